@@ -1,0 +1,178 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger"
+)
+
+// Dirs are the four places banger keeps things in. Every file name that we put
+// on disk is spelled in this file and nowhere else.
+type Dirs struct {
+	Config  string // config.toml
+	State   string // what must not be lost
+	Cache   string // what may be deleted at any time
+	Runtime string // the socket, and nothing else: it may vanish at any time
+}
+
+// Files of the configuration and state directories.
+func (d Dirs) ConfigFile() string { return filepath.Join(d.Config, "config.toml") }
+func (d Dirs) DB() string         { return filepath.Join(d.State, "banger.db") }
+func (d Dirs) Log() string        { return filepath.Join(d.State, "bangerd.log") }
+func (d Dirs) DaemonLock() string { return filepath.Join(d.State, "bangerd.lock") }
+func (d Dirs) Socket() string     { return filepath.Join(d.Runtime, "bangerd.sock") }
+func (d Dirs) VMs() string        { return filepath.Join(d.State, "vms") }
+func (d Dirs) Images() string     { return filepath.Join(d.State, "images") }
+func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
+func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
+func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
+func (d Dirs) ImageBuild() string { return filepath.Join(d.State, "image-build") }
+func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
+func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed25519") }
+func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
+func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
+func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
+
+// FailedConsole is where the console of a VM that never came up is kept after
+// the VM itself is gone.
+func (d Dirs) FailedConsole(name string) string {
+	return filepath.Join(d.Failed(), name+".console.log")
+}
+
+// VM is the private directory of a VM.
+func (d Dirs) VM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), string(id))) }
+
+// NewVM is where a VM's directory is put together before it gets its name: a
+// directory with this name belongs to a create that did not come to its end.
+func (d Dirs) NewVM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), ".new-"+string(id))) }
+
+// GoneVM is what a VM's directory is called once its deletion has begun.
+func (d Dirs) GoneVM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), ".gone-"+string(id))) }
+
+// Image is the directory of an image in the state directory.
+func (d Dirs) Image(id banger.Digest) ImageDir {
+	return ImageDir(filepath.Join(d.Images(), hexOf(id)))
+}
+
+// Kernel is the directory of a kernel set in the state directory.
+func (d Dirs) Kernel(id banger.Digest) KernelDir {
+	return KernelDir(filepath.Join(d.Kernels(), hexOf(id)))
+}
+
+// Agent is the file of an agent binary in the state directory.
+func (d Dirs) Agent(id banger.Digest) string { return filepath.Join(d.Agents(), hexOf(id)) }
+
+// BaseInitrd is the cached initrd that a kernel set and an agent make.
+func (d Dirs) BaseInitrd(kernel, agent banger.Digest) string {
+	return filepath.Join(d.Initrds(), hexOf(kernel)[:16]+"-"+hexOf(agent)[:16]+".cpio")
+}
+
+func hexOf(id banger.Digest) string { return strings.TrimPrefix(string(id), "sha256:") }
+
+// VMDir is the directory of one VM. A VMM runs in it, and is given the names of
+// files relative to it.
+type VMDir string
+
+// Names of files in a VM's directory, as a VMM is given them.
+const (
+	KernelName  = "vmlinux"
+	InitrdName  = "initrd.img"
+	BaseName    = "base.ext4"
+	ModulesName = "mods.ext4"
+	OverlayName = "overlay.ext4"
+	WorkName    = "work.ext4"
+	ConsoleName = "console.log"
+)
+
+func (v VMDir) Path(name string) string { return filepath.Join(string(v), name) }
+func (v VMDir) Kernel() string          { return v.Path(KernelName) }
+func (v VMDir) Initrd() string          { return v.Path(InitrdName) }
+func (v VMDir) Base() string            { return v.Path(BaseName) }
+func (v VMDir) Modules() string         { return v.Path(ModulesName) }
+func (v VMDir) Overlay() string         { return v.Path(OverlayName) }
+func (v VMDir) Work() string            { return v.Path(WorkName) }
+func (v VMDir) Lock() string            { return v.Path("lock") }
+func (v VMDir) Boot() string            { return v.Path("boot.json") }
+func (v VMDir) HostKey() string         { return v.Path("ssh_host_ed25519_key") }
+func (v VMDir) Console() string         { return v.Path(ConsoleName) }
+func (v VMDir) OldConsole() string      { return v.Path(ConsoleName + ".1") }
+
+// VMMLogName is the name of a driver's log: firecracker.log, qemu.log.
+func VMMLogName(driver string) string { return driver + ".log" }
+
+func (v VMDir) VMMLog(driver string) string    { return v.Path(VMMLogName(driver)) }
+func (v VMDir) OldVMMLog(driver string) string { return v.Path(VMMLogName(driver) + ".1") }
+
+// ImageDir is an image's directory in the state directory.
+type ImageDir string
+
+func (i ImageDir) Rootfs() string { return filepath.Join(string(i), "rootfs.ext4") }
+
+// KernelDir is a kernel set's directory, in the state directory or a bundle.
+type KernelDir string
+
+func (k KernelDir) Vmlinux() string { return filepath.Join(string(k), "vmlinux") }
+func (k KernelDir) Modules() string { return filepath.Join(string(k), "modules.ext4") }
+
+// BootModules is a newc archive, as an initrd can hold it: the boot modules
+// and the file that gives their order.
+func (k KernelDir) BootModules() string { return filepath.Join(string(k), "boot.cpio") }
+
+// BundleDir is a runtime bundle.
+type BundleDir string
+
+func (b BundleDir) Manifest() string  { return filepath.Join(string(b), "bundle.json") }
+func (b BundleDir) Kernel() KernelDir { return KernelDir(filepath.Join(string(b), "kernel")) }
+func (b BundleDir) Rootfs() string    { return filepath.Join(string(b), "rootfs-docker.ext4") }
+func (b BundleDir) BaseRootfs() string {
+	return filepath.Join(string(b), "rootfs.ext4")
+}
+func (b BundleDir) Packages() string    { return filepath.Join(string(b), "packages.apt") }
+func (b BundleDir) Agent() string       { return filepath.Join(string(b), "agent") }
+func (b BundleDir) Firecracker() string { return filepath.Join(string(b), "firecracker") }
+
+// DirsFrom applies the XDG rules to an environment. getenv is os.Getenv outside
+// of tests. The runtime directory falls back to /run/user/<uid> where that is
+// the user's own, and then to a private directory below the temporary one.
+func DirsFrom(getenv func(string) string) (Dirs, error) {
+	home := getenv("HOME")
+	base := func(key, below string) (string, error) {
+		if dir := getenv(key); filepath.IsAbs(dir) {
+			return filepath.Join(dir, "banger"), nil
+		}
+		if !filepath.IsAbs(home) {
+			return "", banger.Invalidf("export HOME=/home/you", "neither %s nor HOME names a directory", key)
+		}
+		return filepath.Join(home, below, "banger"), nil
+	}
+	var d Dirs
+	var err error
+	for _, dir := range []struct {
+		to         *string
+		key, below string
+	}{{&d.Config, "XDG_CONFIG_HOME", ".config"}, {&d.State, "XDG_STATE_HOME", ".local/state"}, {&d.Cache, "XDG_CACHE_HOME", ".cache"}} {
+		if *dir.to, err = base(dir.key, dir.below); err != nil {
+			return Dirs{}, err
+		}
+	}
+	// The original's name for the state directory, for scripts that set it.
+	if dir := getenv("BANGER_STATE_DIR"); filepath.IsAbs(dir) {
+		d.State = dir
+	}
+	d.Runtime = runtimeDir(getenv)
+	return d, nil
+}
+
+func runtimeDir(getenv func(string) string) string {
+	if dir := getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "banger")
+	}
+	run := fmt.Sprintf("/run/user/%d", os.Getuid())
+	if info, err := os.Stat(run); err == nil && info.IsDir() && info.Mode().Perm() == 0o700 {
+		return filepath.Join(run, "banger")
+	}
+	return filepath.Join(os.TempDir(), fmt.Sprintf("banger-%d", os.Getuid()))
+}

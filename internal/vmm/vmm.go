@@ -1,0 +1,126 @@
+// Package vmm says what a driver is: one way to run a VM. It owns the contract
+// between the VM lifecycle and the VMMs, and what all drivers share. It does
+// not run anything itself; the drivers below it do.
+package vmm
+
+import (
+	"context"
+	"net"
+	"os"
+	"time"
+
+	"banger"
+)
+
+// Driver runs VMs by one kind of VMM. It holds no state between calls.
+type Driver interface {
+	Name() string
+
+	// Probe looks at the host without changing it. It returns an Unready error
+	// with a fix when VMs cannot run by this driver here.
+	Probe(ctx context.Context) (Capabilities, error)
+
+	// Launch starts a VMM and returns as soon as it runs; the guest boots
+	// afterwards. The VMM inherits spec.Lock, outlives this process, and is
+	// ended again when Launch fails or ctx ends before it returns. The caller
+	// closes its own spec.Lock.
+	Launch(ctx context.Context, spec Spec) (Machine, error)
+
+	// Adopt takes over a VMM that an earlier process launched in dir and that
+	// holds its lock, also one that has only just been forked. It returns
+	// ErrGone when the lock becomes free instead.
+	Adopt(ctx context.Context, dir string) (Machine, error)
+}
+
+// Capabilities are what a driver can do here, as data: callers ask them instead
+// of switching on names.
+type Capabilities struct {
+	Version      string // of the VMM
+	Accelerator  string // "kvm", "tcg"
+	Note         string // one line for the user: what the choice costs, empty when nothing
+	Fix          string // what would make it better, empty when nothing
+	MaxVCPUs     int
+	DefaultVCPUs int
+	GrowOnline   bool
+	PowersOff    bool          // the guest's power-off ends the VMM; else only a reset does
+	BootTimeout  time.Duration // a sane bound for the wait for the agent
+}
+
+// Role names a disk of a VM.
+type Role string
+
+// The disks of a VM.
+const (
+	Base    Role = "base"
+	Modules Role = "modules"
+	Overlay Role = "overlay"
+	Work    Role = "work"
+)
+
+// Disk is one disk of a VM.
+type Disk struct {
+	Role     Role
+	File     string // relative to Spec.Dir
+	ReadOnly bool
+}
+
+// Spec is a VM to launch. All file names are relative to Dir, which is the
+// VM's own private directory (mode 0700) and the VMM's working directory.
+type Spec struct {
+	ID      banger.VMID
+	Name    string
+	Dir     string
+	Lock    *os.File // flock'ed by the caller: what it locks is what the VMM may open
+	Kernel  string   // an ELF vmlinux
+	Initrd  string
+	Disks   []Disk
+	VCPUs   int
+	Memory  banger.Size
+	Console string // file the serial console is appended to
+	Log     string // file the VMM's own output is appended to
+}
+
+// Machine is a running VMM. Its methods may be called by several goroutines.
+type Machine interface {
+	// PID is the VMM's process.
+	PID() int
+
+	// Dial opens a stream to a guest port. It waits, within ctx, for the
+	// guest's agent to answer; after that the stream is the port's protocol.
+	Dial(ctx context.Context, port int) (net.Conn, error)
+
+	// Grow tells the VMM that the file behind a disk has grown to size.
+	Grow(ctx context.Context, role Role, size banger.Size) error
+
+	// Kill ends the VMM at once (SIGKILL). Disks are left as they are. It may
+	// be called twice, and after the end.
+	Kill() error
+
+	// Ended is closed when the VMM process is gone and its lock is free.
+	Ended() <-chan struct{}
+
+	// Exit says how it ended; valid once Ended is closed.
+	Exit() Exit
+
+	// Close lets go of the VMM without ending it.
+	Close() error
+}
+
+// Reason is what the VMM saw as the cause of its own end.
+type Reason string
+
+// The reasons. A panic looks like a reset: only the guest's bye tells more.
+const (
+	ReasonUnknown  Reason = "unknown"  // it ended while nobody listened
+	ReasonPoweroff Reason = "poweroff" // the guest switched itself off
+	ReasonReset    Reason = "reset"    // the guest was reset
+	ReasonKilled   Reason = "killed"   // by Kill
+	ReasonSignal   Reason = "signal"   // by a signal from elsewhere
+	ReasonFailed   Reason = "failed"   // the VMM gave up
+)
+
+// Exit tells how a VMM ended.
+type Exit struct {
+	Reason Reason
+	Detail string // one line: the signal, the last words of its log
+}

@@ -1,0 +1,28 @@
+package banger
+
+import "strings"
+
+// MaxName is the longest VM name: one DNS label.
+const MaxName = 63
+
+// CheckName says whether name may name a VM. Names become host names, DNS
+// labels and file names' parts, so the grammar is a DNS label that starts with
+// a letter: lower-case letters, digits and inner hyphens, at most 63.
+func CheckName(name string) error {
+	const fix = "use lower-case letters, digits and hyphens, starting with a letter: calm-otter"
+	switch {
+	case name == "":
+		return Invalidf(fix, "a VM needs a name")
+	case len(name) > MaxName:
+		return Invalidf(fix, "name %q has %d characters, at most %d are allowed", name, len(name), MaxName)
+	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
+		return Invalidf(fix, "name %q has characters that a host name cannot have", name)
+	case name[0] < 'a' || name[0] > 'z':
+		return Invalidf(fix, "name %q does not start with a letter", name)
+	case strings.HasSuffix(name, "-"):
+		return Invalidf(fix, "name %q ends with a hyphen", name)
+	case name == "localhost":
+		return Invalidf(fix, "name %q is taken by every machine for itself", name)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package banger
+
+import (
+	"context"
+	"io"
+	"net"
+	"time"
+)
+
+// VMService is everything a client can do with VMs. A ref is a VM's name or
+// its ID, or a prefix of the ID that no other VM shares. Every method returns
+// *Error values; NotFound is the kind for a ref that names nothing.
+type VMService interface {
+	CreateVM(ctx context.Context, spec CreateVM, progress Progress) (VM, error)
+	ListVMs(ctx context.Context) ([]VM, error)
+	ShowVM(ctx context.Context, ref string) (VM, error)
+	StartVM(ctx context.Context, ref string, opts StartVM, progress Progress) (VM, error)
+	StopVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)
+	RestartVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)
+	DeleteVM(ctx context.Context, ref string, opts DeleteVM, progress Progress) error
+
+	// VMLogs streams a log. With Follow it ends when ctx does or the VM is deleted.
+	VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error)
+
+	// DialVM opens a raw stream to a guest port of a running VM (22: SSH).
+	// The stream has no half-close: close it as a whole.
+	DialVM(ctx context.Context, ref string, port int) (net.Conn, error)
+}
+
+// HostService is what a client can ask the daemon about itself and its host.
+type HostService interface {
+	Daemon(ctx context.Context) (Daemon, error)
+	StopDaemon(ctx context.Context) error // the VMs keep running
+	ListImages(ctx context.Context) ([]Image, error)
+	ListKernels(ctx context.Context) ([]Kernel, error)
+}
+
+// CreateVM describes a VM to be made. Zero values mean the configured default.
+type CreateVM struct {
+	Name    string `json:"name,omitempty"` // generated when empty
+	Image   string `json:"image,omitempty"`
+	VCPUs   int    `json:"vcpus,omitempty"`
+	Memory  Size   `json:"memory_bytes,omitempty"`
+	Disk    Size   `json:"disk_bytes,omitempty"`
+	Overlay Size   `json:"overlay_bytes,omitempty"`
+	NoStart bool   `json:"no_start,omitempty"`
+}
+
+// StartVM says how to start a VM.
+type StartVM struct {
+	// Timeout bounds the wait for the guest's agent; 0 means the driver's default.
+	Timeout time.Duration `json:"timeout_ns,omitempty"`
+}
+
+// StopVM says how to stop a VM. Starting it again, in RestartVM, waits as StartVM does.
+type StopVM struct {
+	Grace time.Duration `json:"grace_ns,omitempty"` // how long the guest's init may take; 0 means the default
+	Force bool          `json:"force,omitempty"`    // sync, then end the VMM without asking the init
+}
+
+// DeleteVM says how to delete a VM. A running VM is a Conflict without Force.
+type DeleteVM struct {
+	Force bool `json:"force,omitempty"`
+}
+
+// LogKind names one of a VM's logs.
+type LogKind string
+
+// The logs of a VM.
+const (
+	ConsoleLog LogKind = "console" // the guest's serial console
+	VMMLog     LogKind = "vmm"     // what the VMM itself printed
+)
+
+// VMLogs says which log to stream.
+type VMLogs struct {
+	Kind   LogKind `json:"kind"`
+	Follow bool    `json:"follow,omitempty"`
+}
+
+// Event is a step of a long operation, as logs, CLI and TUI name it.
+type Event struct {
+	VM   string        `json:"vm,omitempty"`
+	Step string        `json:"step"`           // "create disks", "boot"
+	Done bool          `json:"done,omitempty"` // false: begun
+	Took time.Duration `json:"took_ns,omitempty"`
+	Note string        `json:"note,omitempty"` // one line worth showing to a person
+}
+
+// Progress receives events in order; nil means nobody listens.
+type Progress func(Event)
+
+// Send hands e to p unless nobody listens.
+func (p Progress) Send(e Event) {
+	if p != nil {
+		p(e)
+	}
+}
+
+// Daemon describes the daemon that answers.
+type Daemon struct {
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
+	Socket  string `json:"socket"`
+	Log     string `json:"log"`
+	State   string `json:"state_dir"`
+	Runtime string `json:"runtime_dir"`
+	Driver  string `json:"driver"`
+	Running int    `json:"running_vms"`
+}

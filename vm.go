@@ -1,0 +1,62 @@
+package banger
+
+import "time"
+
+// VMID identifies a VM for its whole life: 12 lower-case hexadecimal digits.
+type VMID string
+
+// Digest is "sha256:" and 64 hexadecimal digits.
+type Digest string
+
+// VM is a persistent machine as its daemon describes it.
+type VM struct {
+	ID        VMID      `json:"id"`
+	Name      string    `json:"name"`
+	State     State     `json:"state"`
+	Image     string    `json:"image"`        // the image's name when the VM was made
+	ImageID   Digest    `json:"image_digest"` // what the VM is pinned to
+	Kernel    string    `json:"kernel"`
+	KernelID  Digest    `json:"kernel_digest"`
+	VCPUs     int       `json:"vcpus"`
+	Memory    Size      `json:"memory_bytes"`
+	Overlay   Size      `json:"overlay_bytes"`
+	Disk      Size      `json:"disk_bytes"`
+	Driver    string    `json:"driver"`
+	Network   string    `json:"network"`
+	CreatedAt time.Time `json:"created_at"`
+
+	// Of the current run; zero when the VM is stopped.
+	PID       int       `json:"pid,omitempty"`     // of the VMM
+	BootID    string    `json:"boot_id,omitempty"` // the guest kernel's
+	StartedAt time.Time `json:"started_at,omitzero"`
+
+	// Of the last run that ended.
+	Ending   Ending    `json:"ending,omitempty"`
+	EndingBy string    `json:"ending_detail,omitempty"` // one line: the panic, the signal
+	EndedAt  time.Time `json:"ended_at,omitzero"`
+
+	// Where things lie on the host of the daemon.
+	Dir        string `json:"dir"`
+	Console    string `json:"console_log"`
+	VMMLog     string `json:"vmm_log"`
+	SSHKey     string `json:"ssh_key"`
+	KnownHosts string `json:"known_hosts"`
+}
+
+// Image is a read-only root filesystem.
+type Image struct {
+	Name      string    `json:"name"`
+	ID        Digest    `json:"digest"`
+	Size      Size      `json:"size_bytes"`
+	Origin    string    `json:"origin"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Kernel is a kernel set: vmlinux, boot modules and the modules disk.
+type Kernel struct {
+	Name      string    `json:"name"` // the kernel's release: 6.12.117+deb13-cloud-amd64
+	ID        Digest    `json:"digest"`
+	Size      Size      `json:"size_bytes"`
+	Origin    string    `json:"origin"`
+	CreatedAt time.Time `json:"created_at"`
+}

@@ -1,0 +1,155 @@
+package banger_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// floors is the map of the packages: each may import only from lower floors,
+// except that a package and the ones below its directory may import each other.
+// docs/ARCHITECTURE.md says what each of them owns.
+var floors = [][]string{
+	0: {".", "internal/version"},
+	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/debian",
+		"internal/guest/wire", "internal/guest/link"},
+	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
+		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
+	3: {"internal/vmm/qemu", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
+	4: {"internal/daemon", "internal/cli", "internal/bundle/build"},
+	5: {"internal/lab", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle"},
+}
+
+// only lists imports that few packages may have, so that the reason for each
+// stays in one place.
+var only = map[string][]string{
+	"os/exec": {"internal/hostcmd", "internal/cli", "internal/api", "internal/guest/agent", "internal/vmm/qemu"},
+	"github.com/Microsoft/hcsshim/ext4/tar2ext4": {"internal/rootfs"},
+	"modernc.org/sqlite":                         {"internal/store"},
+	"github.com/spf13/cobra":                     {"internal/cli"},
+}
+
+// agentMay is everything outside the standard library and this module that the
+// agent may import: it goes into every VM and has to stay small.
+var agentMay = []string{
+	"github.com/creack/pty", "github.com/hashicorp/yamux", "github.com/pkg/sftp",
+	"golang.org/x/crypto/ssh", "golang.org/x/sys/unix",
+}
+
+// agentIs lists the packages of this module that the agent is made of.
+var agentIs = []string{"internal/guest/agent", "internal/guest/link", "internal/guest/wire", "internal/version"}
+
+func TestPackagesImportFromLowerFloorsOnly(t *testing.T) {
+	for pkg, p := range packages(t) {
+		floor, ok := floorOf(pkg)
+		if !ok {
+			t.Errorf("%s has no floor: add it to floors and to docs/ARCHITECTURE.md", pkg)
+			continue
+		}
+		for _, imported := range p.imports {
+			if few, ok := only[imported]; ok && !slices.Contains(few, pkg) {
+				t.Errorf("%s imports %s, which only %s may", pkg, imported, strings.Join(few, ", "))
+			}
+			target, ours := inModule(imported)
+			if !ours || related(pkg, target) {
+				continue
+			}
+			if below, ok := floorOf(target); !ok || below >= floor {
+				t.Errorf("%s (floor %d) imports %s (floor %d)", pkg, floor, target, below)
+			}
+		}
+	}
+}
+
+func TestPackagesSayWhatTheyOwn(t *testing.T) {
+	for pkg, p := range packages(t) {
+		if !p.documented {
+			t.Errorf("%s has no package comment", pkg)
+		}
+	}
+}
+
+func TestAgentStaysSmall(t *testing.T) {
+	all := packages(t)
+	for _, pkg := range agentIs {
+		for _, imported := range all[pkg].imports {
+			target, ours := inModule(imported)
+			external := strings.Contains(strings.Split(imported, "/")[0], ".")
+			if ours && !slices.Contains(agentIs, target) || external && !slices.Contains(agentMay, imported) {
+				t.Errorf("%s imports %s, which the agent may not carry", pkg, imported)
+			}
+		}
+	}
+}
+
+type pkg struct {
+	imports    []string // of files that are not tests
+	documented bool
+}
+
+// packages parses the files instead of asking `go list`: the test cache sees a
+// file that a test reads, but not what a command does.
+func packages(t *testing.T) map[string]pkg {
+	t.Helper()
+	found := map[string]pkg{}
+	err := filepath.WalkDir(".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && file != "." && (entry.Name() == "testdata" || strings.HasPrefix(entry.Name(), ".") || file == "runtime") {
+			return fs.SkipDir
+		}
+		if entry.IsDir() || !strings.HasSuffix(file, ".go") {
+			return nil
+		}
+		source, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, source, parser.ImportsOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		dir := path.Dir(filepath.ToSlash(file))
+		p := found[dir]
+		p.documented = p.documented || parsed.Doc != nil
+		for _, spec := range parsed.Imports {
+			if imported, err := strconv.Unquote(spec.Path.Value); err == nil && !strings.HasSuffix(file, "_test.go") {
+				p.imports = append(p.imports, imported)
+			}
+		}
+		found[dir] = p
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func floorOf(pkg string) (int, bool) {
+	for floor, row := range floors {
+		if slices.Contains(row, pkg) {
+			return floor, true
+		}
+	}
+	return -1, false
+}
+
+func inModule(imported string) (string, bool) {
+	if imported == "banger" {
+		return ".", true
+	}
+	return strings.CutPrefix(imported, "banger/")
+}
+
+func related(a, b string) bool {
+	return a == b || a != "." && b != "." && (strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/"))
+}

@@ -1,0 +1,107 @@
+// Package disk makes and grows the ext4 disks of VMs as sparse files, and
+// knows how much room the host has. It never looks into a disk of a VM.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// Smallest and Largest bound the size of a disk. Below 64 MiB ext4 has no room
+// for a journal worth the name; 16 TiB is what 4 KiB blocks of 32 bits reach.
+const (
+	Smallest = 64 * banger.MiB
+	Largest  = 16 * banger.TiB
+)
+
+// fresh is what a new disk takes on the host at once.
+const fresh = 8 * banger.MiB
+
+// Create makes a sparse file at path and an empty ext4 with the label in it.
+// path must not exist; nothing is left behind a failure.
+func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Size, label string) (err error) {
+	mke2fs, err := run.Look("mke2fs")
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(path)
+		}
+	}()
+	if err := errors.Join(file.Truncate(int64(size)), file.Close()); err != nil {
+		return fmt.Errorf("make a file of %v: %w", size, err)
+	}
+	// Without a reserve for root: the disk is one user's. The tables are left
+	// to the guest's kernel to write, when it is idle.
+	_, err = run.Run(ctx, hostcmd.Cmd{Argv: []string{mke2fs, "-q", "-F", "-t", "ext4", "-L", label, "-m", "0",
+		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", path}})
+	return err
+}
+
+// Grow makes the file of a disk larger; the file system in it is grown by the
+// guest. A disk is never made smaller.
+func Grow(path string, size banger.Size) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if banger.Size(info.Size()) >= size {
+		return nil
+	}
+	return os.Truncate(path, int64(size))
+}
+
+// Free is the room on the file system that holds dir for this user.
+func Free(dir string) (banger.Size, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, fmt.Errorf("look for free space at %s: %w", dir, err)
+	}
+	return banger.Size(stat.Bavail) * banger.Size(stat.Bsize), nil
+}
+
+// CheckRoom returns an Unready error unless dir's file system has room for n
+// new disks and a reserve, so that a VM's first boot does not fill the host.
+func CheckRoom(dir string, n int) error {
+	const reserve = 256 * banger.MiB
+	free, err := Free(dir)
+	if err != nil {
+		return err
+	}
+	if need := banger.Size(n)*fresh + reserve; free < need {
+		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s has %v free, a new VM needs %v", dir, free, need),
+			Fix: "delete a VM that is not needed any more (banger vm list), or free space on " + mount(dir)}
+	}
+	return nil
+}
+
+// mount is the mount point that dir lies on.
+func mount(dir string) string {
+	device := func(path string) (uint64, bool) {
+		var stat unix.Stat_t
+		err := unix.Stat(path, &stat)
+		return stat.Dev, err == nil
+	}
+	want, ok := device(dir)
+	for ok && dir != "/" {
+		up := filepath.Dir(dir)
+		if dev, seen := device(up); !seen || dev != want {
+			break
+		}
+		dir = up
+	}
+	return dir
+}

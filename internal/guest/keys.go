@@ -1,0 +1,159 @@
+package guest
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger"
+)
+
+// NewKey makes an ed25519 key pair: the private half as OpenSSH PEM, the
+// public one as a line for authorized_keys, without its end of line.
+func NewKey(comment string) (private []byte, public string, err error) {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, "", err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, comment)
+	if err != nil {
+		return nil, "", err
+	}
+	key, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return nil, "", err
+	}
+	return pem.EncodeToMemory(block), authorized(key) + " " + comment, nil
+}
+
+// PublicKey returns the public half of a private key in PEM, as NewKey does.
+func PublicKey(private []byte) (string, error) {
+	signer, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		return "", err
+	}
+	return authorized(signer.PublicKey()), nil
+}
+
+func authorized(key ssh.PublicKey) string {
+	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
+}
+
+// UserKey returns the public half of the key pair at path, which it makes when
+// there is none. An existing key is never touched; of one with a passphrase
+// the file path.pub is read.
+func UserKey(path string) (string, error) {
+	private, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return makeUserKey(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	public, err := PublicKey(private)
+	if err == nil {
+		return public, nil
+	}
+	line, pubErr := os.ReadFile(path + ".pub")
+	if pubErr != nil {
+		return "", &banger.Error{Kind: banger.Invalid, What: "read SSH key " + path, Why: err,
+			Fix: "put its public half at " + path + ".pub"}
+	}
+	return strings.TrimSpace(string(line)), nil
+}
+
+func makeUserKey(path string) (string, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return "", err
+	}
+	private, public, err := NewKey("banger")
+	if err != nil {
+		return "", err
+	}
+	if err := writeWhole(path+".pub", []byte(public+"\n"), 0o644); err != nil {
+		return "", err
+	}
+	if err := writeWhole(path, private, 0o600); err != nil {
+		return "", err
+	}
+	return public, nil
+}
+
+// writeWhole puts a file in place as a whole and on disk, or not at all.
+func writeWhole(path string, data []byte, mode os.FileMode) (err error) {
+	aside, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		aside.Close()
+		if err != nil {
+			os.Remove(aside.Name())
+		}
+	}()
+	if err := aside.Chmod(mode); err != nil {
+		return err
+	}
+	if _, err := aside.Write(data); err != nil {
+		return err
+	}
+	if err := aside.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(aside.Name(), path)
+}
+
+// HostAlias is the name under which a VM's host key is known. It is the ID's,
+// so that neither a renamed VM nor a name used again meets an old key.
+func HostAlias(id banger.VMID) string { return "banger-" + string(id) }
+
+// AddKnownHost records a VM's host key, in place of what was there for the ID.
+func AddKnownHost(path string, id banger.VMID, name, public string) error {
+	lines, err := otherHosts(path, id)
+	if err != nil {
+		return err
+	}
+	lines = append(lines, fmt.Sprintf("%s,%s.vm %s", HostAlias(id), name, public))
+	return writeHosts(path, lines)
+}
+
+// RemoveKnownHost forgets a VM's host key. It may be called twice.
+func RemoveKnownHost(path string, id banger.VMID) error {
+	lines, err := otherHosts(path, id)
+	if err != nil {
+		return err
+	}
+	return writeHosts(path, lines)
+}
+
+func otherHosts(path string, id banger.VMID) ([]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, HostAlias(id)+",") {
+			lines = append(lines, line)
+		}
+	}
+	return lines, nil
+}
+
+func writeHosts(path string, lines []string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	text := strings.Join(lines, "\n")
+	if text != "" {
+		text += "\n"
+	}
+	return writeWhole(path, []byte(text), 0o600)
+}

@@ -1,0 +1,250 @@
+package guest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"banger"
+	"banger/internal/guest/wire"
+)
+
+// SSHArgv is the command line of the user's own ssh that reaches a VM through
+// proxy, a command whose stdin and stdout are the guest's port 22. args follow
+// the host's name: ssh hands them to a shell in the guest, joined by spaces.
+// Options of ssh go between, by inserting them at index 1.
+func SSHArgv(vm banger.VM, proxy []string, args []string) []string {
+	words := make([]string, len(proxy))
+	for i, word := range proxy {
+		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+	}
+	// ssh expands % in both; the shell that runs the proxy command undoes the quotes.
+	escape := func(s string) string { return strings.ReplaceAll(s, "%", "%%") }
+	file := func(s string) string { return `"` + escape(s) + `"` }
+	argv := []string{"ssh",
+		"-o", "ProxyCommand=" + escape(strings.Join(words, " ")),
+		"-o", "User=root",
+		"-o", "HostKeyAlias=" + HostAlias(vm.ID),
+		"-o", "UserKnownHostsFile=" + file(vm.KnownHosts),
+		"-o", "GlobalKnownHostsFile=/dev/null",
+		"-o", "StrictHostKeyChecking=yes",
+		"-o", "UpdateHostKeys=no",
+		"-o", "CheckHostIP=no",
+		"-o", "IdentityFile=" + file(vm.SSHKey),
+		"-o", "IdentitiesOnly=yes",
+		"-o", "PasswordAuthentication=no",
+		"-o", "LogLevel=ERROR",
+		"--", vm.Name + ".vm"}
+	return append(argv, args...)
+}
+
+// Size is a terminal's size in character cells.
+type Size struct{ Cols, Rows int }
+
+// TTY asks for a terminal in the guest.
+type TTY struct {
+	Term string
+	Size
+	Resize <-chan Size
+}
+
+// Session is a program's surroundings on this side.
+type Session struct {
+	Stdin          io.Reader // nil: the program reads an end of file at once
+	Stdout, Stderr io.Writer
+	TTY            *TTY // nil: none
+	Signals        <-chan os.Signal
+}
+
+// Exec runs a program in vm over conn, a stream to its SSH port, and returns
+// the program's exit status; of one ended by a signal, 128 and the signal's
+// number. An error says that the program was not run, or that its end is not
+// known. Cancelling ctx ends the connection, and with it the program.
+func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
+	client, err := dialSSH(ctx, conn, vm)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	stop := context.AfterFunc(ctx, func() { client.Close() })
+	defer stop()
+	channel, requests, err := client.OpenChannel("session", nil)
+	if err != nil {
+		return 0, fmt.Errorf("open a session: %w", err)
+	}
+	defer channel.Close()
+	if err := begin(channel, program, s.TTY); err != nil {
+		return 0, err
+	}
+	return attend(ctx, channel, requests, s)
+}
+
+func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, error) {
+	private, err := os.ReadFile(vm.SSHKey)
+	if err != nil {
+		return nil, fmt.Errorf("read SSH key: %w", err)
+	}
+	signer, err := ssh.ParsePrivateKey(private)
+	if err != nil {
+		return nil, &banger.Error{Kind: banger.Invalid, What: "read SSH key " + vm.SSHKey, Why: err,
+			Fix: fmt.Sprintf("banger vm ssh %s -- command (ssh can ask for a passphrase and use an agent)", vm.Name)}
+	}
+	known, err := knownhosts.New(vm.KnownHosts)
+	if err != nil {
+		return nil, fmt.Errorf("read known hosts: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	conn.SetDeadline(time.Now().Add(60 * time.Second))
+	c, channels, requests, err := ssh.NewClientConn(conn, HostAlias(vm.ID)+":22", &ssh.ClientConfig{
+		User: "root",
+		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
+		HostKeyCallback: func(host string, _ net.Addr, key ssh.PublicKey) error {
+			return known(host, nowhere{}, key)
+		},
+		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
+		ClientVersion:     "SSH-2.0-banger",
+	})
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("log in to the guest: %w", err)
+	}
+	conn.SetDeadline(time.Time{})
+	return ssh.NewClient(c, channels, requests), nil
+}
+
+// nowhere is the address of a stream that has none; knownhosts wants one.
+type nowhere struct{}
+
+func (nowhere) Network() string { return "banger" }
+func (nowhere) String() string  { return "0.0.0.0:0" }
+
+func begin(channel ssh.Channel, program wire.Exec, tty *TTY) error {
+	if tty != nil {
+		request := struct {
+			Term                      string
+			Cols, Rows, Width, Height uint32
+			Modes                     string
+		}{tty.Term, uint32(tty.Cols), uint32(tty.Rows), 0, 0, "\x00"}
+		if ok, err := channel.SendRequest("pty-req", true, ssh.Marshal(request)); err != nil || !ok {
+			return refused("give a terminal", err)
+		}
+	}
+	payload, err := json.Marshal(program)
+	if err != nil {
+		return err
+	}
+	if ok, err := channel.SendRequest(wire.ExecRequest, true, payload); err != nil || !ok {
+		return refused("run a program", err)
+	}
+	return nil
+}
+
+func refused(what string, err error) error {
+	if err == nil {
+		err = errors.New("the agent refused")
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// attend moves the session's data until the program has ended and all that it
+// wrote has arrived.
+func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, s Session) (int, error) {
+	ended := make(chan struct{})
+	defer close(ended)
+	go send(channel, s, ended)
+	copied := make(chan error, 2)
+	go func() { _, err := io.Copy(s.Stdout, channel); copied <- err }()
+	go func() { _, err := io.Copy(s.Stderr, channel.Stderr()); copied <- err }()
+	status, known := 0, false
+	for request := range requests {
+		if code, ok := exitOf(request); ok {
+			status, known = code, true
+		}
+		if request.WantReply {
+			request.Reply(false, nil)
+		}
+	}
+	err := errors.Join(<-copied, <-copied)
+	switch {
+	case ctx.Err() != nil && !known:
+		return 0, ctx.Err()
+	case !known:
+		return 0, errors.New("the connection ended before the program did")
+	case err != nil:
+		return status, fmt.Errorf("write the program's output: %w", err)
+	}
+	return status, nil
+}
+
+func send(channel ssh.Channel, s Session, ended <-chan struct{}) {
+	go func() {
+		if s.Stdin != nil {
+			io.Copy(channel, s.Stdin)
+		}
+		channel.CloseWrite()
+	}()
+	var resize <-chan Size
+	if s.TTY != nil {
+		resize = s.TTY.Resize
+	}
+	for {
+		select {
+		case size := <-resize:
+			channel.SendRequest("window-change", false, ssh.Marshal(struct{ Cols, Rows, Width, Height uint32 }{uint32(size.Cols), uint32(size.Rows), 0, 0}))
+		case signal := <-s.Signals:
+			if name, ok := signalNames[signal]; ok {
+				channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name}))
+			}
+		case <-ended:
+			return
+		}
+	}
+}
+
+// signalNames are the names of RFC 4254, section 6.10.
+var signalNames = map[os.Signal]string{
+	syscall.SIGINT: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT",
+	syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2", syscall.SIGKILL: "KILL", syscall.SIGABRT: "ABRT",
+	syscall.SIGALRM: "ALRM", syscall.SIGPIPE: "PIPE", syscall.SIGSEGV: "SEGV", syscall.SIGFPE: "FPE", syscall.SIGILL: "ILL",
+}
+
+func exitOf(request *ssh.Request) (int, bool) {
+	switch request.Type {
+	case "exit-status":
+		var exit struct{ Status uint32 }
+		if ssh.Unmarshal(request.Payload, &exit) == nil {
+			return int(exit.Status), true
+		}
+	case "exit-signal":
+		var exit struct {
+			Signal   string
+			Core     bool
+			Message  string
+			Language string
+		}
+		if ssh.Unmarshal(request.Payload, &exit) != nil {
+			return 0, false
+		}
+		for signal, name := range signalNames {
+			if name == exit.Signal {
+				return 128 + int(signal.(syscall.Signal)), true
+			}
+		}
+		return 128, true
+	}
+	return 0, false
+}

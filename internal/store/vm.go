@@ -1,0 +1,192 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"banger"
+)
+
+// Phase is how far a VM's life has come: what a daemon that starts must finish
+// or clear away.
+type Phase string
+
+// The phases of a VM.
+const (
+	Creating Phase = "creating"
+	Ready    Phase = "ready"
+	Deleting Phase = "deleting"
+)
+
+// VM is what is stored of a VM: its identity, its settings, what is wanted of
+// it, and how its last run ended.
+type VM struct {
+	ID        banger.VMID
+	Name      string
+	Image     string
+	ImageID   banger.Digest
+	Kernel    string
+	KernelID  banger.Digest
+	VCPUs     int
+	Memory    banger.Size
+	Overlay   banger.Size
+	Disk      banger.Size
+	Driver    string
+	Network   string
+	MachineID string
+	CreatedAt time.Time
+	Phase     Phase
+	Wanted    banger.State
+	Ending    banger.Ending
+	EndingBy  string
+	EndedAt   time.Time
+}
+
+const vmColumns = `id, name, image, image_id, kernel, kernel_id, vcpus, memory, overlay, disk,
+	driver, network, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
+
+func scanVM(row scanner) (VM, error) {
+	var v VM
+	var created, ended int64
+	err := row.Scan(&v.ID, &v.Name, &v.Image, &v.ImageID, &v.Kernel, &v.KernelID, &v.VCPUs, &v.Memory, &v.Overlay, &v.Disk,
+		&v.Driver, &v.Network, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
+	v.CreatedAt, v.EndedAt = instant(created), instant(ended)
+	return v, err
+}
+
+// InsertVM stores a new VM. A name or ID that is taken is a Conflict.
+func (s *Store) InsertVM(ctx context.Context, v VM) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		if err := vacant(ctx, tx, v); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 18)+")",
+			v.ID, v.Name, v.Image, v.ImageID, v.Kernel, v.KernelID, v.VCPUs, v.Memory, v.Overlay, v.Disk,
+			v.Driver, v.Network, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
+		return err
+	})
+	return during(err, "store VM %q", v.Name)
+}
+
+func vacant(ctx context.Context, tx *sql.Tx, v VM) error {
+	other, err := scanVM(tx.QueryRowContext(ctx, "SELECT "+vmColumns+" FROM vms WHERE name = ? OR id = ?", v.Name, v.ID))
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	taken := &banger.Error{Kind: banger.Conflict, Why: errors.New("the name is taken"), Fix: "choose another --name"}
+	switch {
+	case other.Name != v.Name:
+		taken.Why, taken.Fix = fmt.Errorf("the ID %s is taken by VM %q", v.ID, other.Name), ""
+	case other.Phase == Creating:
+		taken.Why = errors.New("a VM of that name is being created")
+	case other.Phase == Deleting:
+		taken.Why, taken.Fix = errors.New("a VM of that name is being deleted"), fmt.Sprintf("banger vm delete %s, to finish that", v.Name)
+	}
+	return taken
+}
+
+// VM returns the VM with that ID; NotFound otherwise.
+func (s *Store) VM(ctx context.Context, id banger.VMID) (VM, error) {
+	v, err := scanVM(s.readers.QueryRowContext(ctx, "SELECT "+vmColumns+" FROM vms WHERE id = ?", id))
+	return v, during(absent(err), "find VM %s", id)
+}
+
+// VMs returns all VMs by name, in whatever phase.
+func (s *Store) VMs(ctx context.Context) ([]VM, error) {
+	all, err := collect(ctx, s.readers, scanVM, "SELECT "+vmColumns+" FROM vms ORDER BY name")
+	return all, during(err, "list VMs")
+}
+
+// minPrefix is the shortest prefix of an ID that names a VM.
+const minPrefix = 3
+
+// FindVM returns the VM that ref names, in whatever phase: by its name, its ID,
+// or a prefix of its ID that no other VM shares. A shared prefix is a Conflict.
+func (s *Store) FindVM(ctx context.Context, ref string) (VM, error) {
+	v, err := s.findVM(ctx, ref)
+	return v, during(err, "find VM %q", ref)
+}
+
+func (s *Store) findVM(ctx context.Context, ref string) (VM, error) {
+	v, err := scanVM(s.readers.QueryRowContext(ctx,
+		"SELECT "+vmColumns+" FROM vms WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1", ref))
+	if !errors.Is(err, sql.ErrNoRows) {
+		return v, err
+	}
+	if len(ref) < minPrefix || strings.Trim(ref, "0123456789abcdef") != "" {
+		return VM{}, absent(sql.ErrNoRows)
+	}
+	found, err := collect(ctx, s.readers, scanVM, "SELECT "+vmColumns+" FROM vms WHERE id GLOB ? ORDER BY name LIMIT 3", ref+"*")
+	switch {
+	case err != nil:
+		return VM{}, err
+	case len(found) == 0:
+		return VM{}, absent(sql.ErrNoRows)
+	case len(found) > 1:
+		return VM{}, &banger.Error{
+			Kind: banger.Conflict, Why: fmt.Errorf("the IDs of %s and %s both begin so", found[0].Name, found[1].Name),
+			Fix: "write the VM's name",
+		}
+	}
+	return found[0], nil
+}
+
+// SetPhase stores how far the VM's life has come.
+func (s *Store) SetPhase(ctx context.Context, id banger.VMID, phase Phase) error {
+	return s.change(ctx, id, "UPDATE vms SET phase = ? WHERE id = ?", phase, id)
+}
+
+// SetWanted stores whether the VM should run.
+func (s *Store) SetWanted(ctx context.Context, id banger.VMID, state banger.State) error {
+	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", state, id)
+}
+
+// SetEnding stores how the VM's last run ended.
+func (s *Store) SetEnding(ctx context.Context, id banger.VMID, ending banger.Ending, detail string, at time.Time) error {
+	return s.change(ctx, id, "UPDATE vms SET ending = ?, ending_by = ?, ended_at = ? WHERE id = ?", ending, detail, stamp(at), id)
+}
+
+// DeleteVM forgets the VM; NotFound when it is not there.
+func (s *Store) DeleteVM(ctx context.Context, id banger.VMID) error {
+	return s.change(ctx, id, "DELETE FROM vms WHERE id = ?", id)
+}
+
+// change runs a statement that must meet exactly one VM.
+func (s *Store) change(ctx context.Context, id banger.VMID, statement string, args ...any) error {
+	result, err := s.writer.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return during(err, "change VM %s", id)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 1 {
+		return err
+	}
+	return during(absent(sql.ErrNoRows), "change VM %s", id)
+}
+
+// absent turns SQL's "no rows" into a NotFound error.
+func absent(err error) error {
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	return &banger.Error{Kind: banger.NotFound, Why: errors.New("there is no such VM"), Fix: "banger vm list"}
+}
+
+// during says what was attempted, in the error itself where it has no words for
+// that yet.
+func during(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	if e, ok := err.(*banger.Error); ok && e.What == "" {
+		return &banger.Error{Kind: e.Kind, What: what, Why: e.Why, Fix: e.Fix}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

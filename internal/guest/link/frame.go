@@ -1,0 +1,163 @@
+package link
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"hash/crc32"
+	"io"
+)
+
+// kind tells what stands on the wire.
+type kind byte
+
+const (
+	data  kind = 'D' // a frame: header, payload
+	syn   kind = 'S' // a mark of the host: a new connection
+	ack   kind = 'A' // a mark of the guest: the connection with this nonce begins here
+	reset kind = 'R' // a mark of the guest: no session, connect again
+	noise kind = 0   // anything else: bytes of a torn frame or mark
+)
+
+const (
+	maxPayload = 16 << 10
+	headerLen  = 10 // magic, 'D', length, CRC of the payload, check of the header
+	nonceLen   = 16
+	markLen    = 3 + len(markMagic) + nonceLen
+
+	magic0    = 0xf5 // in no UTF-8 text
+	magic1    = 0x9b
+	markMagic = "bngrlnk1"
+)
+
+// runMarks is how often a mark is repeated: the rest of a torn frame swallows
+// less than one frame, and the last mark it touches; one more stays whole.
+const runMarks = (headerLen+maxPayload)/markLen + 3
+
+type nonce [nonceLen]byte
+
+func newNonce() nonce {
+	var n nonce
+	rand.Read(n[:]) // never fails
+	return n
+}
+
+func mark(k kind, n nonce) []byte {
+	b := make([]byte, 0, markLen)
+	b = append(b, magic0, magic1, byte(k))
+	b = append(b, markMagic...)
+	return append(b, n[:]...)
+}
+
+// run is a mark repeated until it is longer than one frame.
+func run(k kind, n nonce) []byte { return bytes.Repeat(mark(k, n), runMarks) }
+
+// appendFrame appends payload, at most maxPayload bytes, as a frame.
+func appendFrame(b, payload []byte) []byte {
+	head := len(b)
+	b = append(b, magic0, magic1, byte(data))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(payload))
+	b = append(b, check(b[head:]))
+	return append(b, payload...)
+}
+
+// check is the header's check byte. The bytes count by their place, so that a
+// header with a byte lost or doubled does not pass.
+func check(header []byte) byte {
+	sum := byte(0x5a)
+	for _, b := range header {
+		sum = sum<<1 | sum>>7
+		sum ^= b
+	}
+	return sum
+}
+
+// token is one thing read off the wire. payload is valid until the next read.
+type token struct {
+	kind    kind
+	nonce   nonce
+	payload []byte
+}
+
+// scanner cuts a byte stream into tokens. It never trusts a length that its
+// header does not vouch for, and delivers no payload that its CRC does not.
+type scanner struct {
+	r    *bufio.Reader
+	last int // bytes of the token handed out, dropped at the next read
+}
+
+func newScanner(r io.Reader) *scanner {
+	return &scanner{r: bufio.NewReaderSize(r, 2*(headerLen+maxPayload))}
+}
+
+// restart drops what was read of an unfinished token.
+func (s *scanner) restart(r io.Reader) {
+	s.r.Reset(r)
+	s.last = 0
+}
+
+// next returns the next token. Noise comes in runs of any length.
+func (s *scanner) next() (token, error) {
+	s.r.Discard(s.last) // was peeked: it is there
+	s.last = 0
+	b, err := s.r.Peek(3)
+	if err != nil {
+		return token{}, err
+	}
+	if b[0] != magic0 || b[1] != magic1 {
+		return s.skip()
+	}
+	switch k := kind(b[2]); k {
+	case data:
+		return s.frame()
+	case syn, ack, reset:
+		return s.mark(k)
+	}
+	return s.skip()
+}
+
+// skip drops at least one byte, up to what may begin a token.
+func (s *scanner) skip() (token, error) {
+	b, _ := s.r.Peek(s.r.Buffered())
+	n := bytes.IndexByte(b[1:], magic0) + 1
+	if n == 0 {
+		n = len(b)
+	}
+	s.last = n
+	return token{kind: noise}, nil
+}
+
+func (s *scanner) mark(k kind) (token, error) {
+	b, err := s.r.Peek(markLen)
+	if err != nil {
+		return token{}, err
+	}
+	if string(b[3:markLen-nonceLen]) != markMagic {
+		return s.skip()
+	}
+	s.last = markLen
+	return token{kind: k, nonce: nonce(b[markLen-nonceLen:])}, nil
+}
+
+func (s *scanner) frame() (token, error) {
+	head, err := s.r.Peek(headerLen)
+	if err != nil {
+		return token{}, err
+	}
+	size := int(binary.BigEndian.Uint16(head[3:]))
+	if check(head[:headerLen-1]) != head[headerLen-1] || size > maxPayload {
+		return s.skip()
+	}
+	b, err := s.r.Peek(headerLen + size)
+	if err != nil {
+		return token{}, err
+	}
+	s.last = len(b)
+	payload := b[headerLen:]
+	if crc32.ChecksumIEEE(payload) != binary.BigEndian.Uint32(b[5:]) {
+		return token{kind: noise}, nil // a torn frame, filled up with what came after it
+	}
+	return token{kind: data, payload: payload}, nil
+}

@@ -1,0 +1,151 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// Host is the host's end of a port: it connects to the guest's agent over conn
+// and waits, within ctx, for it to answer. It owns conn from here on: the
+// session closes it at its end, Host itself when it fails.
+func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
+	end := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	in := newScanner(conn)
+	err := connect(conn, in)
+	if !end() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
+		conn.Close()
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("wait for the agent on the serial port: %w", err)
+	}
+	session, err := yamux.Client(&hostEnd{conn: conn, in: in}, settings())
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return session, nil
+}
+
+// connect sends the mark and drops everything up to the guest's answer.
+func connect(conn net.Conn, in *scanner) error {
+	own := newNonce()
+	again := make(chan struct{}, 1)
+	sent := make(chan error, 1)
+	go func() { sent <- sendMarks(conn, run(syn, own), again) }()
+	err := awaitAck(in, own, again)
+	close(again)
+	if err != nil {
+		conn.SetDeadline(time.Unix(1, 0)) // else the marks could wait for ever for a guest that reads
+	}
+	return errors.Join(err, <-sent) // no mark may come after the session's first frame
+}
+
+func sendMarks(conn net.Conn, marks []byte, again <-chan struct{}) error {
+	for {
+		if _, err := conn.Write(marks); err != nil {
+			return err
+		}
+		if _, more := <-again; !more {
+			return nil
+		}
+	}
+}
+
+// awaitAck asks for the marks again when the guest says that it has started
+// anew: what was queued for its predecessor is lost.
+func awaitAck(in *scanner, own nonce, again chan<- struct{}) error {
+	var seen nonce
+	for {
+		tok, err := in.next()
+		if err != nil {
+			return err
+		}
+		switch {
+		case tok.kind == ack && tok.nonce == own:
+			return nil
+		case tok.kind == reset && tok.nonce != seen:
+			seen = tok.nonce
+			select {
+			case again <- struct{}{}:
+			default: // they are about to be sent already
+			}
+		}
+	}
+}
+
+// hostEnd is the host's connection of a session. After the guest's answer the
+// bytes must be exact: whatever is not a frame ends the session.
+type hostEnd struct {
+	conn net.Conn
+	in   *scanner
+	rest []byte // of the last frame
+}
+
+var (
+	errReset = errors.New("the agent has started anew")
+	errTorn  = errors.New("the serial port lost bytes")
+)
+
+func (h *hostEnd) Read(b []byte) (int, error) {
+	for len(h.rest) == 0 {
+		tok, err := h.in.next()
+		if err != nil {
+			return 0, err
+		}
+		switch tok.kind {
+		case data:
+			h.rest = tok.payload
+		case reset:
+			return 0, errReset
+		default:
+			return 0, errTorn
+		}
+	}
+	n := copy(b, h.rest)
+	h.rest = h.rest[n:]
+	return n, nil
+}
+
+func (h *hostEnd) Write(b []byte) (int, error) {
+	return writeFrames(b, func(frame []byte) error {
+		_, err := h.conn.Write(frame)
+		return err
+	})
+}
+
+func (h *hostEnd) Close() error { return h.conn.Close() }
+
+func writeFrames(b []byte, write func([]byte) error) (int, error) {
+	done := 0
+	frame := make([]byte, 0, headerLen+min(len(b), maxPayload))
+	for done < len(b) {
+		part := b[done:min(done+maxPayload, len(b))]
+		if err := write(appendFrame(frame[:0], part)); err != nil {
+			return done, err
+		}
+		done += len(part)
+	}
+	return done, nil
+}
+
+// settings of the sessions. The link itself knows when its other end is gone,
+// so there is no keep-alive, and a guest that is paused is no error.
+func settings() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.EnableKeepAlive = false
+	c.StreamOpenTimeout = 0
+	c.MaxStreamWindowSize = 1 << 20
+	c.ConnectionWriteTimeout = 60 * time.Second
+	c.LogOutput = io.Discard
+	return c
+}

@@ -121,6 +121,9 @@ func (k KernelDir) Modules() string { return filepath.Join(string(k), "modules.e
 // and the file that gives their order.
 func (k KernelDir) BootModules() string { return filepath.Join(string(k), "boot.cpio") }
 
+// Info says what the set is and where it comes from.
+func (k KernelDir) Info() string { return filepath.Join(string(k), "kernel.json") }
+
 // BundleDir is a runtime bundle.
 type BundleDir string
 

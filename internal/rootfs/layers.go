@@ -1,0 +1,179 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"banger"
+)
+
+// layers are the archives, lowest first, each readable twice.
+type layers struct {
+	ctx     context.Context
+	from    []layer
+	spooled []*os.File
+}
+
+type layer struct {
+	r     io.ReadSeeker
+	start int64
+}
+
+func openLayers(ctx context.Context, from []io.Reader, dir string) (*layers, error) {
+	l := &layers{ctx: ctx}
+	for _, r := range from {
+		next, err := l.open(r, dir)
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.from = append(l.from, next)
+	}
+	return l, nil
+}
+
+func (l *layers) open(r io.Reader, dir string) (layer, error) {
+	if s, ok := r.(io.ReadSeeker); ok {
+		// A pipe is an *os.File too: only the call tells.
+		if start, err := s.Seek(0, io.SeekCurrent); err == nil {
+			return layer{s, start}, nil
+		}
+	}
+	f, err := os.CreateTemp(dir, ".spool-*")
+	if err != nil {
+		return layer{}, err
+	}
+	l.spooled = append(l.spooled, f)
+	if err := os.Remove(f.Name()); err != nil {
+		return layer{}, err
+	}
+	n, err := io.Copy(f, io.LimitReader(reader{l.ctx, r}, maxData+1))
+	if err != nil {
+		return layer{}, fmt.Errorf("spool archive: %w", err)
+	}
+	if n > maxData {
+		return layer{}, tooMuch("it holds more than %v", banger.Size(maxData))
+	}
+	return layer{f, 0}, nil
+}
+
+// Close gives back the disk space of what was spooled.
+func (l *layers) Close() {
+	for _, f := range l.spooled {
+		f.Close()
+	}
+}
+
+// each calls do for every entry, in the order of the archives.
+func (l *layers) each(do func(at position, h *tar.Header, data io.Reader) error) error {
+	for i, layer := range l.from {
+		if _, err := layer.r.Seek(layer.start, io.SeekStart); err != nil {
+			return fmt.Errorf("read archive again: %w", err)
+		}
+		t := tar.NewReader(bufio.NewReaderSize(reader{l.ctx, layer.r}, 1<<20))
+		for entry := 0; ; entry++ {
+			h, err := t.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return broken(err)
+			}
+			if err := do(position{i, entry}, h, t); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// index takes every entry of every layer into x.
+func (l *layers) index(x *index) error {
+	current := 0
+	err := l.each(func(at position, h *tar.Header, _ io.Reader) error {
+		if at.layer != current {
+			if err := x.endLayer(); err != nil {
+				return err
+			}
+			current = at.layer
+		}
+		return x.add(at, h)
+	})
+	if err != nil {
+		return err
+	}
+	return x.endLayer()
+}
+
+// emit writes what the plan asks for as one archive without surprises:
+// directories first, then files in the order they are read, each name once.
+func (l *layers) emit(p *plan, w io.Writer) error {
+	t := tar.NewWriter(w)
+	for _, n := range p.made {
+		if err := write1(t, n, n.header, nil); err != nil {
+			return err
+		}
+	}
+	err := l.each(func(at position, h *tar.Header, data io.Reader) error {
+		n := p.files[at]
+		if n == nil {
+			return nil
+		}
+		h, err := clean(h)
+		if err != nil {
+			return err
+		}
+		return write1(t, n, h, data)
+	})
+	if err != nil {
+		return err
+	}
+	return t.Close()
+}
+
+// write1 writes an inode under its first name, and its other names as links.
+func write1(t *tar.Writer, n *inode, h *tar.Header, data io.Reader) error {
+	named := *h
+	named.Name = n.names[0]
+	if err := t.WriteHeader(&named); err != nil {
+		return fmt.Errorf("write entry %q: %w", named.Name, err)
+	}
+	if h.Typeflag == tar.TypeReg && h.Size > 0 {
+		if _, err := io.Copy(t, data); err != nil {
+			return broken(err)
+		}
+	}
+	for _, name := range n.names[1:] {
+		link := tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: n.names[0], Format: tar.FormatPAX}
+		if err := t.WriteHeader(&link); err != nil {
+			return fmt.Errorf("write link %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// broken is what a read error means: the archive's fault, or not.
+func broken(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
+		return &banger.Error{Kind: banger.Invalid, What: "read archive", Why: err, Fix: "fetch or make the archive again: it is no tar archive, or a piece of one"}
+	}
+	return fmt.Errorf("read archive: %w", err)
+}
+
+// reader ends when its context does.
+type reader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}

@@ -1,0 +1,83 @@
+package rootfs
+
+import (
+	"archive/tar"
+	"strings"
+)
+
+// What belongs to one machine. An image that carried it would give every VM
+// the same identity, or the state of the machine it was made on.
+var (
+	resetDrop = []string{
+		".dockerenv",
+		"etc/hostname",
+		"etc/resolv.conf",
+		"etc/ssh/ssh_host_*",
+		"var/lib/dbus/machine-id",
+		"var/lib/systemd/credential.secret",
+		"var/lib/systemd/random-seed",
+	}
+	resetBlank = []string{"etc/machine-id"} // present and empty: systemd then takes the id it is given
+	resetEmpty = []string{"dev", "proc", "run", "sys", "tmp", "var/lib/containerd", "var/lib/docker", "var/tmp"}
+
+	// Here directories stay, for their owners and access lists.
+	resetFiles = []string{"var/cache/apt", "var/lib/apt/lists", "var/log"}
+)
+
+func (x *index) reset() {
+	for _, path := range resetDrop {
+		dir, name := splitPath(path)
+		if parent := x.literal(dir); parent != nil {
+			parent.drop(name)
+		}
+	}
+	for _, path := range resetBlank {
+		dir, name := splitPath(path)
+		if parent := x.literal(dir); parent != nil && parent.children[name] != nil {
+			parent.children[name] = &node{inode: &inode{header: &tar.Header{Typeflag: tar.TypeReg, Mode: 0o444, Format: tar.FormatPAX}}}
+		}
+	}
+	for _, path := range resetEmpty {
+		if n := x.literal(path); n != nil {
+			clear(n.children)
+		}
+	}
+	for _, path := range resetFiles {
+		if n := x.literal(path); n != nil {
+			n.dropFiles()
+		}
+	}
+}
+
+// literal finds a path without following links: /var/run is not /run here.
+func (x *index) literal(path string) *node {
+	n := x.root
+	for part := range strings.SplitSeq(path, "/") {
+		if part == "" {
+			continue
+		}
+		if n = n.children[part]; n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+// drop takes away a name, or with a star at its end all that begin with it.
+func (n *node) drop(name string) {
+	prefix, wild := strings.CutSuffix(name, "*")
+	for child := range n.children {
+		if child == name || wild && strings.HasPrefix(child, prefix) {
+			delete(n.children, child)
+		}
+	}
+}
+
+func (n *node) dropFiles() {
+	for name, child := range n.children {
+		if child.inode.kind == other {
+			delete(n.children, name)
+		}
+		child.dropFiles()
+	}
+}

@@ -1,0 +1,101 @@
+// Package rootfs turns tar archives into read-only ext4 file systems. Whatever
+// wrote the archive is not trusted: one normaliser decides what each name is
+// in the end, repairs what an ext4 writer cannot take, and refuses what has no
+// sane meaning. It does not know where archives come from, and it never mounts
+// or unpacks one.
+package rootfs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"banger"
+)
+
+// Options says how the file system is to be written.
+type Options struct {
+	Label string // at most 16 bytes
+
+	// Reset takes out what belongs to one machine and not to an image: its
+	// host keys, name and machine id, its logs, caches and run-time state.
+	Reset bool
+}
+
+// Result describes a finished file system.
+type Result struct {
+	Digest  banger.Digest // of the file
+	Size    banger.Size   // of the file; holes count
+	Entries int           // names in it, the root not counted
+}
+
+// Write makes the ext4 file system at path out of one tar archive. The result
+// depends on nothing but the archive and opts. A reader that cannot seek is
+// spooled to an unnamed file beside path. The file appears under its name only
+// when it is whole and on disk, read-only; on an error nothing is left. An
+// archive that cannot be used is an Invalid error.
+func Write(ctx context.Context, tar io.Reader, path string, opts Options) (Result, error) {
+	return write(ctx, newIndex(plain), []io.Reader{tar}, path, opts)
+}
+
+// Flatten is Write for a stack of archives, lowest first, in which a name
+// ".wh.x" takes away x of the layers below, and ".wh..wh..opq" all that they
+// have in its directory, as OCI images have it.
+func Flatten(ctx context.Context, layers []io.Reader, path string, opts Options) (Result, error) {
+	return write(ctx, newIndex(layered), layers, path, opts)
+}
+
+func write(ctx context.Context, x *index, from []io.Reader, path string, opts Options) (_ Result, err error) {
+	if len(opts.Label) > labelSize {
+		return Result{}, fmt.Errorf("label %q is longer than %d bytes", opts.Label, labelSize)
+	}
+	layers, err := openLayers(ctx, from, filepath.Dir(path))
+	if err != nil {
+		return Result{}, err
+	}
+	defer layers.Close()
+	if err := layers.index(x); err != nil {
+		return Result{}, err
+	}
+	if opts.Reset {
+		x.reset()
+	}
+	plan, err := x.plan()
+	if err != nil {
+		return Result{}, err
+	}
+	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() {
+		out.Close()
+		if err != nil {
+			os.Remove(out.Name())
+		}
+	}()
+	if err := convert(out, func(w io.Writer) error { return layers.emit(plan, w) }, opts.Label); err != nil {
+		return Result{}, err
+	}
+	result, err := seal(ctx, out)
+	if err != nil {
+		return Result{}, err
+	}
+	result.Entries = plan.entries
+	return result, place(out.Name(), path)
+}
+
+// place gives a finished file its name, for good.
+func place(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(to))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

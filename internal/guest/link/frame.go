@@ -102,11 +102,17 @@ func (s *scanner) restart(r io.Reader) {
 func (s *scanner) next() (token, error) {
 	s.r.Discard(s.last) // was peeked: it is there
 	s.last = 0
-	b, err := s.r.Peek(3)
+	b, err := s.r.Peek(1)
 	if err != nil {
 		return token{}, err
 	}
-	if b[0] != magic0 || b[1] != magic1 {
+	if b[0] != magic0 {
+		return s.skip()
+	}
+	if b, err = s.r.Peek(3); err != nil {
+		return token{}, err
+	}
+	if b[1] != magic1 {
 		return s.skip()
 	}
 	switch k := kind(b[2]); k {

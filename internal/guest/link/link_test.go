@@ -238,3 +238,22 @@ func TestConnectRefused(t *testing.T) {
 	}
 	echo(t, session)
 }
+
+// Garbage on the port costs a session, never the link.
+func TestGarbageEndsTheSessionOnly(t *testing.T) {
+	r := newRelay(t)
+	defer serve(t, r.port)()
+	for _, garbage := range [][]byte{{0}, randomBytes(100000), appendFrame(nil, []byte("not a session's frame"))} {
+		session := mustHost(t, r.connect())
+		echo(t, session)
+		if _, err := r.guest.Write(garbage); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-session.CloseChan():
+		case <-testContext(t).Done():
+			t.Fatal("the host was not told")
+		}
+	}
+	echo(t, mustHost(t, r.connect()))
+}

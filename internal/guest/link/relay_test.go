@@ -20,7 +20,8 @@ type relay struct {
 	mu   sync.Mutex
 	cond *sync.Cond
 	host net.Conn
-	rest []byte // from the guest, for whichever host is there
+	gone chan struct{} // all that was read of the last host is queued for the guest
+	rest []byte        // from the guest, for whichever host is there
 	shut bool
 }
 
@@ -68,11 +69,15 @@ func (r *relay) connect() net.Conn {
 		}
 	}
 	r.hangUp()
+	if r.gone != nil {
+		<-r.gone
+	}
+	gone := make(chan struct{})
+	go func() { defer close(gone); r.fromHost(ends[1]) }()
 	r.mu.Lock()
-	r.host = ends[1]
+	defer r.mu.Unlock()
+	r.host, r.gone = ends[1], gone
 	r.cond.Broadcast()
-	r.mu.Unlock()
-	go r.fromHost(ends[1])
 	return ends[0]
 }
 

@@ -1,0 +1,231 @@
+//go:build vm
+
+package lab
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/vmm"
+)
+
+// TestDaemonDies: VMs do not notice, whenever it happens.
+func TestDaemonDies(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "survivor")
+	boot, pid := h.bootID(t, vm.Name), h.show(t, vm.Name).PID
+
+	t.Run("killed while the VM runs", func(t *testing.T) {
+		h.killDaemon(t)
+		if again := h.bootID(t, vm.Name); again != boot {
+			t.Errorf("the boot id was %s, is %s", boot, again)
+		}
+		if now := h.show(t, vm.Name); now.PID != pid || now.State != banger.Running || now.BootID != boot {
+			t.Errorf("after adoption: %+v", now)
+		}
+	})
+	t.Run("stopped while the VM runs", func(t *testing.T) {
+		h.banger(t, "daemon", "stop")
+		if again := h.bootID(t, vm.Name); again != boot {
+			t.Errorf("the boot id was %s, is %s", boot, again)
+		}
+	})
+	t.Run("a shell without XDG_RUNTIME_DIR finds the same one", func(t *testing.T) {
+		cmd := h.command(t.Context(), "daemon", "status", "--json")
+		cmd.Env = nil
+		for _, kv := range h.env {
+			if !strings.HasPrefix(kv, "XDG_RUNTIME_DIR=") {
+				cmd.Env = append(cmd.Env, kv)
+			}
+		}
+		out, err := cmd.Output()
+		if want := fmt.Sprintf(`"pid": %d`, h.daemonPID(t.Context())); err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("got %s, %v; want %s", out, err, want)
+		}
+	})
+	t.Run("a second daemon is refused", func(t *testing.T) {
+		cmd := exec.CommandContext(t.Context(), filepath.Join(h.bin, "bangerd"))
+		cmd.Env = h.env
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), fmt.Sprint(h.daemonPID(t.Context()))) {
+			t.Errorf("got %v: %s", err, out)
+		}
+	})
+	t.Run("killed while the VM stops", func(t *testing.T) {
+		asked := h.command(t.Context(), "vm", "stop", vm.Name)
+		if err := asked.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, time.Minute, "the stop's begin", func() bool { return h.show(t, vm.Name).State == banger.Stopping })
+		h.killDaemon(t)
+		asked.Wait()
+		until(t, 3*time.Minute, "the end", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+		if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {
+			t.Errorf("the last end is %s %s, want poweroff", now.Ending, now.EndingBy)
+		}
+		cleanVM(t, vm)
+	})
+	t.Run("dead when the guest reboots", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		boot := h.bootID(t, vm.Name)
+		pid := h.show(t, vm.Name).PID
+		h.sh(t, vm.Name, "systemd-run --on-active=3 systemctl reboot")
+		h.killDaemon(t)
+		if err := gone(pid, 3*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		until(t, 3*time.Minute, "the way back", func() bool {
+			now := h.show(t, vm.Name)
+			return now.State == banger.Running && now.BootID != "" && now.BootID != boot
+		})
+	})
+	t.Run("dead when the VMM is killed", func(t *testing.T) {
+		pid := h.show(t, vm.Name).PID
+		h.killDaemon(t)
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if err := gone(pid, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if now := h.show(t, vm.Name); now.State != banger.Stopped || now.Ending != banger.EndedHostDown {
+			t.Errorf("it is %s, ended %s %s", now.State, now.Ending, now.EndingBy)
+		}
+	})
+}
+
+// TestDisksOpenOnce: whatever is started twice or dies in between, never do two
+// VMMs have a VM's disks open.
+func TestDisksOpenOnce(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "once", "--no-start")
+	dir := config.VMDir(vm.Dir)
+
+	t.Run("two starts at once", func(t *testing.T) {
+		var both sync.WaitGroup
+		results := make([]result, 2)
+		for i := range results {
+			both.Go(func() { results[i] = h.run(t.Context(), nil, "vm", "start", vm.Name) })
+		}
+		both.Wait()
+		for _, r := range results {
+			if r.code != 0 {
+				t.Errorf("exit %d: %s", r.code, r.stderr)
+			}
+		}
+		onlyOpener(t, dir, h.show(t, vm.Name).PID)
+		h.banger(t, "vm", "stop", "--force", vm.Name)
+	})
+	t.Run("daemon killed at moments of a start", func(t *testing.T) {
+		for _, after := range []time.Duration{5, 20, 50, 100, 200, 400, 1000} {
+			after *= time.Millisecond
+			h.banger(t, "daemon", "status") // it is up
+			asked := h.command(t.Context(), "vm", "start", vm.Name)
+			if err := asked.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(after) // the moment is the point of the test
+			h.killDaemon(t)
+			asked.Wait()
+			locked, err := vmm.Locked(dir.Lock())
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.banger(t, "vm", "start", vm.Name) // by the next daemon
+			pid := h.show(t, vm.Name).PID
+			t.Logf("killed after %v: locked %v, VMM %d", after, locked, pid)
+			onlyOpener(t, dir, pid)
+			h.sh(t, vm.Name, "true")
+			h.banger(t, "vm", "stop", "--force", vm.Name)
+		}
+	})
+	t.Run("a lock held by a stranger", func(t *testing.T) {
+		lock, err := vmm.Lock(dir.Lock())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close()
+		if r := h.run(t.Context(), nil, "vm", "start", vm.Name); r.code != 4 {
+			t.Errorf("exit %d: %s", r.code, r.stderr)
+		}
+	})
+}
+
+// onlyOpener checks that pid, and nobody else, has the VM's overlay open.
+func onlyOpener(t *testing.T, dir config.VMDir, pid int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, link := range links {
+		if target, _ := os.Readlink(link); target == dir.Overlay() {
+			if opener := strings.Split(link, "/")[2]; opener != fmt.Sprint(pid) {
+				t.Errorf("process %s has %s open, the VMM is %d", opener, target, pid)
+			}
+			found = true
+		}
+	}
+	if !found {
+		t.Errorf("nobody has %s open", dir.Overlay())
+	}
+}
+
+// TestCheckoutVanishes: a VM needs nothing of the tree it was made from.
+func TestCheckoutVanishes(t *testing.T) {
+	tree := t.TempDir()
+	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
+		copyFile(t, filepath.Join(shared.bin, name), filepath.Join(tree, name))
+	}
+	// Hard links, as another file system's copy would be no better a proof.
+	if out, err := exec.Command("cp", "-al", filepath.Join(shared.bin, "runtime"), tree).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	h := newHome(t.TempDir(), tree)
+	defer func() {
+		if err := h.tearDown(); err != nil {
+			t.Error("left behind:", err)
+		}
+	}()
+	vm := h.create(t, "--name", "keeper")
+	boot := h.bootID(t, vm.Name)
+	h.sh(t, vm.Name, "echo kept >/root/proof; sync")
+	if err := os.RemoveAll(tree); err != nil {
+		t.Fatal(err)
+	}
+	h.bin = shared.bin // built again, elsewhere
+	if again := h.bootID(t, vm.Name); again != boot {
+		t.Errorf("the boot id was %s, is %s", boot, again)
+	}
+	h.killDaemon(t)
+	bare := t.TempDir() // programs without a runtime beside them
+	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
+		copyFile(t, filepath.Join(shared.bin, name), filepath.Join(bare, name))
+	}
+	h.bin = bare
+	h.banger(t, "vm", "restart", vm.Name)
+	if got := h.sh(t, vm.Name, "cat /root/proof"); got != "kept" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,59 @@
+//go:build vm
+
+package lab
+
+import (
+	"archive/tar"
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestDocker runs the image's own Docker: started by its first use, with its
+// storage on raw ext4, and a container that is back after a restart of the VM.
+func TestDocker(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "docker", "--memory", "1G")
+	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service").stdout; got != "inactive\n" {
+		t.Errorf("before its first use docker.service is %q", got)
+	}
+	info := h.sh(t, vm.Name, "docker info --format '{{.Driver}} {{.CgroupVersion}} {{.CgroupDriver}}'; docker compose version --short; docker buildx version")
+	if !strings.HasPrefix(info, "overlay2 2 systemd\n") || strings.Count(info, "\n") != 2 {
+		t.Errorf("docker says %q", info)
+	}
+	if r := h.run(t.Context(), busybox(t), "vm", "exec", vm.Name, "--", "docker", "import", "-", "tiny"); r.code != 0 {
+		t.Fatalf("docker import: %s", r.stderr)
+	}
+	if got := h.sh(t, vm.Name, "docker run --rm tiny /busybox echo from a container"); got != "from a container" {
+		t.Errorf("got %q", got)
+	}
+	h.sh(t, vm.Name, "docker run -d --name keeps --restart unless-stopped tiny /busybox sleep 100000")
+	h.banger(t, "vm", "restart", vm.Name)
+	// Nobody uses Docker's socket here: that alone would start it.
+	until(t, 3*time.Minute, "the container's return", func() bool {
+		return h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "pgrep", "-f", "^/busybox sleep 100000").code == 0
+	})
+	h.banger(t, "vm", "stop", vm.Name)
+	cleanVM(t, vm)
+}
+
+// busybox is a tar with one static program.
+func busybox(t *testing.T) []byte {
+	t.Helper()
+	program, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("%v: apt-get install busybox-static", err)
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := w.WriteHeader(&tar.Header{Name: "busybox", Mode: 0o755, Size: int64(len(program))}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(program)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}

@@ -1,0 +1,268 @@
+//go:build vm
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/vmm"
+)
+
+// shared is the home that most tests use: the bundle is taken over once.
+var shared *home
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		root, err := checkout()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		dir, err := os.MkdirTemp("", "banger-lab-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		shared = newHome(dir, root)
+		code := m.Run()
+		if err := shared.tearDown(); err != nil {
+			fmt.Fprintln(os.Stderr, "left behind:", err)
+			code = 1
+		}
+		return code
+	}())
+}
+
+// checkout finds the repository's root and says what it lacks.
+func checkout() (string, error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return "", err
+	}
+	for _, need := range []struct{ path, how string }{
+		{"banger", "make build"}, {"bangerd", "make build"}, {"banger-agent", "make build"}, {"runtime/bundle.json", "make runtime"},
+	} {
+		if _, err := os.Stat(filepath.Join(root, need.path)); err != nil {
+			return "", fmt.Errorf("%s is missing in %s: run %s", need.path, root, need.how)
+		}
+	}
+	return root, nil
+}
+
+// home is one user's surroundings: directories of their own, and so a daemon
+// of their own.
+type home struct {
+	dir  string
+	bin  string // where the programs are
+	env  []string
+	dirs config.Dirs
+}
+
+func newHome(dir, bin string) *home {
+	vars := map[string]string{"HOME": dir, "XDG_CONFIG_HOME": dir + "/config", "XDG_STATE_HOME": dir + "/state",
+		"XDG_CACHE_HOME": dir + "/cache", "XDG_RUNTIME_DIR": dir + "/run"}
+	h := &home{dir: dir, bin: bin}
+	for _, kv := range os.Environ() {
+		key, _, _ := strings.Cut(kv, "=")
+		if _, ours := vars[key]; !ours && !strings.HasPrefix(key, "BANGER_") {
+			h.env = append(h.env, kv)
+		}
+	}
+	for key, value := range vars {
+		h.env = append(h.env, key+"="+value)
+	}
+	os.Mkdir(dir+"/run", 0o700)
+	h.dirs, _ = config.DirsFrom(func(key string) string { return vars[key] })
+	return h
+}
+
+// tearDown deletes every VM, stops the daemon and looks for what is left.
+func (h *home) tearDown() error {
+	ctx := context.Background()
+	for _, vm := range h.list(ctx) {
+		if r := h.run(ctx, nil, "vm", "delete", "--yes", "--force", vm.Name); r.code != 0 {
+			return fmt.Errorf("delete %s: %s", vm.Name, r.stderr)
+		}
+	}
+	left, _ := os.ReadDir(h.dirs.VMs())
+	if len(left) > 0 {
+		return fmt.Errorf("%v in %s", left, h.dirs.VMs())
+	}
+	pid := h.daemonPID(ctx)
+	h.run(ctx, nil, "daemon", "stop")
+	if pid > 0 {
+		if err := gone(pid, time.Minute); err != nil {
+			return fmt.Errorf("the daemon: %w", err)
+		}
+	}
+	return os.RemoveAll(h.dir)
+}
+
+type result struct {
+	stdout, stderr string
+	code           int
+}
+
+func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "banger"), args...)
+	cmd.Env = h.env
+	return cmd
+}
+
+func (h *home) run(ctx context.Context, stdin []byte, args ...string) result {
+	var out, said bytes.Buffer
+	cmd := h.command(ctx, args...)
+	cmd.Stdout, cmd.Stderr = &out, &said
+	if stdin != nil {
+		cmd.Stdin = bytes.NewReader(stdin)
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	code := 0
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		code = -1
+		said.WriteString(err.Error())
+	}
+	return result{out.String(), said.String(), code}
+}
+
+// banger runs a command of banger's that must succeed, and returns its output.
+func (h *home) banger(t *testing.T, args ...string) string {
+	t.Helper()
+	begun := time.Now()
+	r := h.run(t.Context(), nil, args...)
+	t.Logf("%5.1fs banger %s", time.Since(begun).Seconds(), strings.Join(args, " "))
+	if r.code != 0 {
+		t.Fatalf("banger %s: exit %d\n%s%s", strings.Join(args, " "), r.code, r.stdout, r.stderr)
+	}
+	return r.stdout
+}
+
+// sh runs a shell command in a VM and returns what it printed.
+func (h *home) sh(t *testing.T, name, script string) string {
+	t.Helper()
+	return strings.TrimSuffix(h.banger(t, "vm", "exec", name, "--", "sh", "-c", script), "\n")
+}
+
+func (h *home) create(t *testing.T, args ...string) banger.VM {
+	t.Helper()
+	out := h.banger(t, append([]string{"vm", "create", "--json"}, args...)...)
+	var vm banger.VM
+	if err := json.Unmarshal([]byte(out), &vm); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			tail, _ := os.ReadFile(vm.Console)
+			t.Logf("console of %s:\n%s", vm.Name, tail[max(0, len(tail)-4000):])
+		}
+		h.run(context.Background(), nil, "vm", "delete", "--yes", "--force", vm.Name)
+		if _, err := os.Stat(vm.Dir); err == nil {
+			t.Errorf("%s is left behind", vm.Dir)
+		}
+	})
+	return vm
+}
+
+func (h *home) show(t *testing.T, name string) banger.VM {
+	t.Helper()
+	r := h.run(context.Background(), nil, "vm", "show", "--json", name)
+	var vm banger.VM
+	if err := json.Unmarshal([]byte(r.stdout), &vm); err != nil {
+		t.Fatalf("show %s: %v in %s%s", name, err, r.stdout, r.stderr)
+	}
+	return vm
+}
+
+func (h *home) list(ctx context.Context) []banger.VM {
+	var vms []banger.VM
+	json.Unmarshal([]byte(h.run(ctx, nil, "vm", "list", "--json").stdout), &vms)
+	return vms
+}
+
+func (h *home) daemonPID(ctx context.Context) int {
+	var status banger.Daemon
+	json.Unmarshal([]byte(h.run(ctx, nil, "daemon", "status", "--json").stdout), &status)
+	return status.PID
+}
+
+// killDaemon ends the daemon as a crash would.
+func (h *home) killDaemon(t *testing.T) {
+	t.Helper()
+	pid := h.daemonPID(t.Context())
+	if pid == 0 {
+		t.Fatal("no daemon runs")
+	}
+	if err := errors.Join(syscall.Kill(pid, syscall.SIGKILL), gone(pid, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// gone waits for the end of a process that is not our child.
+func gone(pid int, limit time.Duration) error {
+	end := time.Now().Add(limit)
+	for syscall.Kill(pid, 0) == nil {
+		if state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); bytes.Contains(state, []byte(") Z ")) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d is still there", pid)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil
+}
+
+// until asks again and again whether something has become true that happens by
+// itself in a VM. Only tests do that; the programs are told.
+func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !ok(); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s did not come true within %v", what, limit)
+		}
+	}
+}
+
+func (h *home) bootID(t *testing.T, name string) string {
+	t.Helper()
+	return h.sh(t, name, "cat /proc/sys/kernel/random/boot_id")
+}
+
+// clean checks that a disk was unmounted: no journal to replay, no error.
+func clean(t *testing.T, disk string) {
+	t.Helper()
+	out, err := exec.Command("/usr/sbin/dumpe2fs", "-h", disk).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "Filesystem state:         clean") || strings.Contains(string(out), "needs_recovery") {
+		t.Errorf("%s is not clean: %v\n%s", disk, err, out)
+	}
+	if out, err := exec.Command("/usr/sbin/e2fsck", "-fn", disk).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck %s: %v\n%s", disk, err, out)
+	}
+}
+
+func cleanVM(t *testing.T, vm banger.VM) {
+	t.Helper()
+	dir := config.VMDir(vm.Dir)
+	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
+		t.Fatalf("the VM is locked: %v, %v", locked, err)
+	}
+	clean(t, dir.Overlay())
+	clean(t, dir.Work())
+}

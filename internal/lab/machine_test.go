@@ -1,0 +1,387 @@
+//go:build vm
+
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+)
+
+// TestData is the life of two VMs of one image: what is written stays, each has
+// its own, and the image stays what it was.
+func TestData(t *testing.T) {
+	h := shared
+	one := h.create(t, "--name", "data-one", "--disk-size", "2G", "--overlay-size", "2G")
+	base := digest(t, config.VMDir(one.Dir).Base())
+	if want := string(one.ImageID); want != "sha256:"+base {
+		t.Errorf("the base image is %s, the VM is pinned to %s", base, want)
+	}
+	first := h.bootID(t, one.Name)
+	h.sh(t, one.Name, `echo mine >/root/proof; echo mine >/etc/proof; rm -r /usr/share/perl5 /etc/motd; mv /usr/share/doc /usr/share/papers; ln -s /nowhere /root/link`)
+
+	t.Run("where changes live", func(t *testing.T) {
+		if got := h.sh(t, one.Name, "findmnt -no FSTYPE / ; findmnt -no FSTYPE /root; findmnt -no FSTYPE /var/lib/docker"); got != "overlay\next4\next4" {
+			t.Errorf("file systems of /, /root and /var/lib/docker: %q", got)
+		}
+		if got := h.sh(t, one.Name, "hostname; id -un; pwd"); got != "data-one\nroot\n/root" {
+			t.Errorf("identity: %q", got)
+		}
+	})
+	h.banger(t, "vm", "stop", one.Name)
+	stopped := h.show(t, one.Name)
+	if stopped.State != banger.Stopped || stopped.Ending != banger.EndedPoweroff {
+		t.Errorf("after the stop: %s, %s %s", stopped.State, stopped.Ending, stopped.EndingBy)
+	}
+	cleanVM(t, one)
+	h.banger(t, "vm", "start", one.Name)
+	if second := h.bootID(t, one.Name); second == first {
+		t.Errorf("the boot id is still %s", first)
+	}
+	if got := h.sh(t, one.Name, `cat /root/proof /etc/proof; readlink /root/link; ls -d /usr/share/papers; ls -d /usr/share/perl5 /etc/motd 2>/dev/null`); got != "mine\nmine\n/nowhere\n/usr/share/papers" {
+		t.Errorf("after the restart: %q", got)
+	}
+
+	two := h.create(t, "--name", "data-two", "--disk-size", "2G", "--overlay-size", "2G")
+	if got := h.sh(t, two.Name, `ls -d /root/proof /etc/proof /usr/share/papers 2>/dev/null; ls -d /usr/share/doc; cat /etc/machine-id`); !strings.HasPrefix(got, "/usr/share/doc\n") {
+		t.Errorf("the second VM sees the first one's changes: %q", got)
+	} else if got == "/usr/share/doc\n"+h.sh(t, one.Name, "cat /etc/machine-id") {
+		t.Error("both VMs have one machine-id")
+	}
+	h.banger(t, "vm", "stop", one.Name, two.Name)
+	cleanVM(t, one)
+	cleanVM(t, two)
+	if after := digest(t, config.VMDir(one.Dir).Base()); after != base {
+		t.Errorf("the base image changed from %s to %s", base, after)
+	}
+}
+
+func digest(t *testing.T, path string) string {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		t.Fatal(err)
+	}
+	return hex.EncodeToString(hash.Sum(nil))
+}
+
+// TestExec is about programs in a VM: their arguments, input, ends.
+func TestExec(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "exec")
+	ctx := t.Context()
+
+	t.Run("arguments arrive as sent", func(t *testing.T) {
+		args := []string{"", "a b", `"quoted" 'twice'`, "two\nlines", "$HOME `id` \\ *", "-n", "--", "\xff\xfe bytes"}
+		r := h.run(ctx, nil, append([]string{"vm", "exec", vm.Name, "--", "/usr/bin/printf", `<%s>\0`}, args...)...)
+		if want := "<" + strings.Join(args, ">\x00<") + ">\x00"; r.stdout != want {
+			t.Errorf("got %q, want %q (%s)", r.stdout, want, r.stderr)
+		}
+	})
+	t.Run("exit status", func(t *testing.T) {
+		for _, c := range []struct {
+			args []string
+			want int
+		}{
+			{[]string{vm.Name, "--", "sh", "-c", "exit 7"}, 7},
+			{[]string{vm.Name, "--", "sh", "-c", "kill -9 $$"}, 128 + 9},
+			{[]string{vm.Name, "--", "no-such-program"}, 127},
+			{[]string{vm.Name, "--", "/etc"}, 126},
+			{[]string{"no-such-vm", "--", "true"}, 125},
+		} {
+			if r := h.run(ctx, nil, append([]string{"vm", "exec"}, c.args...)...); r.code != c.want {
+				t.Errorf("exec %q: exit %d, want %d (%s)", c.args, r.code, c.want, r.stderr)
+			}
+		}
+		if r := h.run(ctx, nil, "vm", "ssh", vm.Name, "--", "exit 9"); r.code != 9 {
+			t.Errorf("ssh: exit %d, want 9 (%s)", r.code, r.stderr)
+		}
+	})
+	t.Run("input, output and surroundings", func(t *testing.T) {
+		big := strings.Repeat("0123456789abcdef\n", 40000)
+		if r := h.run(ctx, []byte(big), "vm", "exec", vm.Name, "--", "sh", "-c", "cat; echo done >&2"); r.stdout != big || r.stderr != "done\n" {
+			t.Errorf("%d bytes came back of %d, stderr %q", len(r.stdout), len(big), r.stderr)
+		}
+		got := h.banger(t, "vm", "exec", "--user", "nobody", "--workdir", "/tmp", "--env", "A=b c", vm.Name, "--", "sh", "-c", `id -un; pwd; echo "$A"`)
+		if got != "nobody\n/tmp\nb c\n" {
+			t.Errorf("got %q", got)
+		}
+	})
+	t.Run("Ctrl-C reaches the program", func(t *testing.T) {
+		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c", `trap 'echo caught; exit 42' INT; echo ready; while :; do sleep 0.1; done`)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 64)
+		n, _ := out.Read(buf)
+		if string(buf[:n]) != "ready\n" {
+			t.Fatalf("got %q", buf[:n])
+		}
+		cmd.Process.Signal(os.Interrupt)
+		rest, _ := io.ReadAll(out)
+		cmd.Wait()
+		if string(rest) != "caught\n" || cmd.ProcessState.ExitCode() != 42 {
+			t.Errorf("got %q, exit %d", rest, cmd.ProcessState.ExitCode())
+		}
+	})
+	t.Run("a terminal", func(t *testing.T) {
+		if got := h.banger(t, "vm", "exec", "-t", vm.Name, "--", "sh", "-c", "test -t 0 && tty"); !strings.HasPrefix(got, "/dev/pts/") {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+// TestGuestEnds is about ends that the guest decides on.
+func TestGuestEnds(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "ends")
+	first := h.bootID(t, vm.Name)
+	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "reboot")
+	until(t, 3*time.Minute, "the guest's reboot", func() bool {
+		now := h.show(t, vm.Name)
+		return now.State == banger.Running && now.BootID != "" && now.BootID != first
+	})
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedReboot {
+		t.Errorf("the last end is %s, want reboot", now.Ending)
+	}
+	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "poweroff")
+	until(t, 3*time.Minute, "the guest's power-off", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {
+		t.Errorf("the last end is %s %s, want poweroff", now.Ending, now.EndingBy)
+	}
+	cleanVM(t, vm)
+	h.banger(t, "vm", "start", vm.Name)
+	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger")
+	until(t, time.Minute, "the panic", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedCrashed || !strings.Contains(now.EndingBy, "panic") {
+		t.Errorf("the last end is %s %q, want a crash by a panic", now.Ending, now.EndingBy)
+	}
+}
+
+// TestKilledVMM is a power cut for the guest: what it fsynced is there.
+func TestKilledVMM(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "power-cut")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c",
+		`i=0; while :; do i=$((i+1)); echo $i >/root/n; sync /root/n; echo $i >/etc/n; sync /etc/n; echo $i; done`)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := ""
+	buf := make([]byte, 4096)
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		n, err := out.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Fields(string(buf[:n]))
+		told = lines[len(lines)-1]
+	}
+	if err := syscall.Kill(h.show(t, vm.Name).PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	until(t, time.Minute, "the end", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedVMMDied {
+		t.Errorf("the last end is %s %s, want vmm-died", now.Ending, now.EndingBy)
+	}
+	h.banger(t, "vm", "start", vm.Name)
+	for _, file := range []string{"/root/n", "/etc/n"} {
+		got := h.sh(t, vm.Name, "cat "+file)
+		if atoi(got) < atoi(told) {
+			t.Errorf("%s holds %q, the guest had synced %q", file, got, told)
+		}
+	}
+	h.banger(t, "vm", "stop", vm.Name)
+	cleanVM(t, vm)
+}
+
+func atoi(s string) int {
+	n := 0
+	for _, c := range s {
+		n = n*10 + int(c-'0')
+	}
+	return n
+}
+
+// TestStopWhileBooting asks for a stop as soon as the agent answers, long before
+// the init listens to signals.
+func TestStopWhileBooting(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "hasty")
+	for range 3 {
+		h.banger(t, "vm", "stop", vm.Name)
+		if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {
+			t.Errorf("the last end is %s %s, want poweroff", now.Ending, now.EndingBy)
+		}
+		cleanVM(t, vm)
+		h.banger(t, "vm", "start", vm.Name)
+	}
+}
+
+// TestTwentyEnds is the riskiest thing there is: the hand-over to systemd and
+// the way back, again and again.
+func TestTwentyEnds(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "again")
+	for i := range 10 {
+		boot := h.bootID(t, vm.Name)
+		until(t, 3*time.Minute, "multi-user.target", func() bool {
+			return h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "-q", "multi-user.target").code == 0
+		})
+		if failed := h.sh(t, vm.Name, "systemctl --failed --no-legend --plain"); failed != "" {
+			t.Errorf("failed units: %s", failed)
+		}
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "reboot")
+		until(t, 3*time.Minute, "the reboot", func() bool {
+			now := h.show(t, vm.Name)
+			return now.State == banger.Running && now.BootID != "" && now.BootID != boot
+		})
+		h.banger(t, "vm", "stop", vm.Name)
+		if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {
+			t.Errorf("round %d: the last end is %s %s, want poweroff", i, now.Ending, now.EndingBy)
+		}
+		cleanVM(t, vm)
+		if strings.Contains(console(t, vm)+oldConsole(t, vm), "recovery complete") {
+			t.Errorf("round %d: a journal was replayed", i)
+		}
+		h.banger(t, "vm", "start", vm.Name)
+	}
+}
+
+func console(t *testing.T, vm banger.VM) string    { return read(t, config.VMDir(vm.Dir).Console()) }
+func oldConsole(t *testing.T, vm banger.VM) string { return read(t, config.VMDir(vm.Dir).OldConsole()) }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestFullDisk fills the work disk: the guest says so, the VM goes on.
+func TestFullDisk(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "full", "--disk-size", "64M", "--overlay-size", "256M")
+	r := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "dd", "if=/dev/zero", "of=/root/fill", "bs=1M", "count=128")
+	if r.code != 1 || !strings.Contains(r.stderr, "No space left on device") {
+		t.Errorf("exit %d: %s", r.code, r.stderr)
+	}
+	h.banger(t, "vm", "restart", vm.Name)
+	h.sh(t, vm.Name, "rm /root/fill; echo fits >/root/proof")
+	h.banger(t, "vm", "stop", vm.Name)
+	cleanVM(t, vm)
+}
+
+// TestBadStarts is about VMs that cannot come up: an error within a bounded
+// time, and nothing left.
+func TestBadStarts(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "broken", "--no-start")
+	dir := config.VMDir(vm.Dir)
+	fails := func(t *testing.T, code int, want string, args ...string) {
+		t.Helper()
+		begun := time.Now()
+		r := h.run(t.Context(), nil, args...)
+		t.Logf("%.1fs: %s", time.Since(begun).Seconds(), r.stderr)
+		if r.code != code || !strings.Contains(r.stderr, want) || !strings.Contains(r.stderr, "\nfix: ") {
+			t.Errorf("exit %d, want %d, %q and a fix:\n%s", r.code, code, want, r.stderr)
+		}
+		if now := h.show(t, vm.Name); now.State != banger.Stopped || now.PID != 0 {
+			t.Errorf("the VM is %s, pid %d", now.State, now.PID)
+		}
+		for _, name := range []string{dir.Initrd(), dir.Boot()} {
+			if _, err := os.Stat(name); err == nil {
+				t.Errorf("%s is left behind", name)
+			}
+		}
+	}
+	swap := func(t *testing.T, path string, content []byte) {
+		t.Helper()
+		kept := path + ".kept"
+		if err := os.Rename(path, kept); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.Rename(kept, path) })
+	}
+	t.Run("a broken image", func(t *testing.T) {
+		swap(t, dir.Base(), make([]byte, 1<<20))
+		fails(t, 5, "banger-base", "vm", "start", vm.Name)
+	})
+	t.Run("a lost disk", func(t *testing.T) {
+		os.Rename(dir.Work(), dir.Work()+".kept")
+		defer os.Rename(dir.Work()+".kept", dir.Work())
+		fails(t, 5, "work.ext4", "vm", "start", vm.Name)
+	})
+	t.Run("a kernel that is none", func(t *testing.T) {
+		swap(t, dir.Kernel(), []byte("not a kernel"))
+		fails(t, 1, "", "vm", "start", vm.Name)
+	})
+	initrds, err := filepath.Glob(h.dirs.Initrds() + "/*.cpio")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(initrds) == 0 { // nothing has booted yet in this home
+		h.banger(t, "vm", "start", vm.Name)
+		h.banger(t, "vm", "stop", "--force", vm.Name)
+		initrds, _ = filepath.Glob(h.dirs.Initrds() + "/*.cpio")
+	}
+	t.Run("a kernel that panics", func(t *testing.T) {
+		swap(t, initrds[0], nil)
+		fails(t, 1, "kernel panic", "vm", "start", vm.Name)
+	})
+	t.Run("an agent that does not answer", func(t *testing.T) {
+		begun := time.Now()
+		fails(t, 1, "did not answer within 1s", "vm", "start", "--timeout", "1s", vm.Name)
+		if took := time.Since(begun); took > 30*time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+	t.Run("a create that does not boot leaves its console", func(t *testing.T) {
+		swap(t, initrds[0], nil)
+		r := h.run(t.Context(), nil, "vm", "create", "--name", "stillborn")
+		kept := h.dirs.FailedConsole("stillborn")
+		if r.code != 1 || !strings.Contains(r.stderr, "kernel panic") || !strings.Contains(r.stderr, "fix: less "+kept) {
+			t.Errorf("exit %d: %s", r.code, r.stderr)
+		}
+		if _, err := os.Stat(kept); err != nil {
+			t.Error(err)
+		}
+		if r := h.run(t.Context(), nil, "vm", "show", "stillborn"); r.code != 3 {
+			t.Errorf("the VM is still there: %s", r.stdout)
+		}
+	})
+	h.banger(t, "vm", "start", vm.Name)
+	h.banger(t, "vm", "stop", vm.Name)
+	cleanVM(t, vm)
+}

@@ -1,0 +1,132 @@
+package vm
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"banger/internal/config"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+)
+
+// newID is n random bytes in hexadecimal.
+func newID(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// boot is what a later daemon must know of a VM's current boot and cannot ask
+// anybody for: the secrets that prove who the agent is.
+type boot struct {
+	guest.Identity
+	StartedAt time.Time `json:"started_at"`
+}
+
+func newBoot() boot {
+	return boot{guest.Identity{Token: newID(32), Nonce: newID(16)}, time.Now().UTC()}
+}
+
+func writeBoot(dir config.VMDir, b boot) error {
+	data, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(dir.Boot(), data, 0o600)
+}
+
+func readBoot(dir config.VMDir) (boot, error) {
+	var b boot
+	data, err := os.ReadFile(dir.Boot())
+	if err != nil {
+		return b, err
+	}
+	return b, json.Unmarshal(data, &b)
+}
+
+// consoleTail is how much of a console's end is searched for last words.
+const consoleTail = 64 << 10
+
+// lastWords is what the end of a console log tells of a boot.
+type lastWords struct {
+	Bye    wire.Verb
+	Failed *wire.Failure
+	Panic  string
+}
+
+// listen reads the end of a console log. The guest can write what it likes
+// there, so only lines with this boot's nonce count as the agent's.
+func listen(console, nonce string) lastWords {
+	var words lastWords
+	text, err := tailOf(console, consoleTail)
+	if err != nil {
+		return words
+	}
+	for line := range bytes.Lines(text) {
+		// The kernel's own lines may end with \r\n or lack an end of line.
+		line := strings.TrimSpace(string(line))
+		if _, rest, ok := strings.Cut(line, wire.ConsoleBye+nonce+" "); ok {
+			if verb := wire.Verb(strings.TrimSpace(rest)); verb == wire.Poweroff || verb == wire.Reboot || verb == wire.Halt {
+				words.Bye = verb
+			}
+		}
+		if _, rest, ok := strings.Cut(line, wire.ConsoleFailed+nonce+" "); ok {
+			failure := new(wire.Failure)
+			if json.Unmarshal([]byte(rest), failure) == nil {
+				words.Failed = failure
+			}
+		}
+		if _, rest, ok := strings.Cut(line, "Kernel panic - not syncing: "); ok {
+			words.Panic = "kernel panic: " + printable(rest)
+		}
+	}
+	return words
+}
+
+// printable keeps a guest's words from driving the terminal they end up on.
+func printable(s string) string {
+	const limit = 300
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, s)
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "..."
+	}
+	return s
+}
+
+func tailOf(path string, limit int64) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if info, err := file.Stat(); err != nil {
+		return nil, err
+	} else if over := info.Size() - limit; over > 0 {
+		if _, err := file.Seek(over, io.SeekStart); err != nil {
+			return nil, err
+		}
+	}
+	return io.ReadAll(io.LimitReader(file, limit))
+}
+
+// keepOld renames a log before a new boot begins it again. A missing log is
+// no error.
+func keepOld(log, old string) error {
+	if err := os.Rename(log, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("keep the last log: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,298 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+	"banger/internal/store"
+	"banger/internal/undo"
+)
+
+// smallestMemory is what a Debian guest with systemd boots in.
+const smallestMemory = 192 * banger.MiB
+
+// creating is what the steps of a create hand on to each other.
+type creating struct {
+	*operation
+	row  store.VM
+	undo undo.Stack
+}
+
+// CreateVM implements banger.VMService: it makes a VM and, unless told
+// otherwise, starts it. Whatever fails, no part of the VM is left; the console
+// of one that did not boot is kept for its reader.
+func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (_ banger.VM, err error) {
+	row, err := v.plan(ctx, spec)
+	if err != nil {
+		named(&err, "create", spec.Name)
+		return banger.VM{}, err
+	}
+	defer func() { named(&err, "create", row.Name) }()
+	c := &creating{operation: v.operation("create", row.ID, row.Name, progress), row: row}
+	e := v.entry(row.ID)
+	if err := e.take(ctx); err != nil {
+		return banger.VM{}, err
+	}
+	defer e.release()
+	defer c.undo.OnError(ctx, &err)
+	for _, step := range []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"reserve the name", c.reserve},
+		{"create disks", c.makeDir},
+		{"record", c.place},
+	} {
+		if err := c.step(ctx, step.name, step.do); err != nil {
+			return banger.VM{}, err
+		}
+	}
+	if !spec.NoStart {
+		if err := v.start(ctx, c.operation, c.row, e, 0); err != nil {
+			if ctx.Err() != nil {
+				return banger.VM{}, err
+			}
+			return banger.VM{}, v.explain(err, c.row, v.keepConsole(c.row))
+		}
+	}
+	vm, err := v.show(ctx, row.ID)
+	if err == nil {
+		c.undo.Keep()
+	}
+	return vm, err
+}
+
+// plan checks what was asked for and fills in the defaults.
+func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) {
+	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Driver: v.Driver.Name(), Network: "none",
+		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.Stopped,
+		VCPUs:  first(spec.VCPUs, v.Config.VCPUs),
+		Memory: first(spec.Memory, v.Config.Memory), Disk: first(spec.Disk, v.Config.Disk), Overlay: first(spec.Overlay, v.Config.Overlay)}
+	if row.Name != "" {
+		if err := banger.CheckName(row.Name); err != nil {
+			return row, err
+		}
+	}
+	for _, disk := range []struct {
+		flag string
+		size banger.Size
+	}{{"--disk-size", row.Disk}, {"--overlay-size", row.Overlay}} {
+		if err := checkDiskSize(disk.flag, disk.size); err != nil {
+			return row, err
+		}
+	}
+	caps, err := v.Driver.Probe(ctx)
+	if err != nil {
+		return row, err
+	}
+	row.VCPUs = first(row.VCPUs, caps.DefaultVCPUs)
+	if row.VCPUs < 1 || row.VCPUs > caps.MaxVCPUs {
+		return row, banger.Invalidf(fmt.Sprintf("--vcpu 1 to --vcpu %d", caps.MaxVCPUs), "%d vCPUs are not possible here", row.VCPUs)
+	}
+	if err := v.checkMemory(row.Memory); err != nil {
+		return row, err
+	}
+	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {
+		return row, err
+	}
+	if row.Kernel, row.KernelID, err = v.kernel(ctx); err != nil {
+		return row, err
+	}
+	return row, disk.CheckRoom(v.Dirs.VMs(), 2)
+}
+
+func first[T comparable](values ...T) T {
+	var zero T
+	for _, value := range values {
+		if value != zero {
+			return value
+		}
+	}
+	return zero
+}
+
+func checkDiskSize(flag string, size banger.Size) error {
+	if size < disk.Smallest || size > disk.Largest {
+		return banger.Invalidf(flag+" 16G", "%s of %v is not between %v and %v", flag, size, disk.Smallest, disk.Largest)
+	}
+	return nil
+}
+
+func (v *VMs) checkMemory(size banger.Size) error {
+	if size < smallestMemory {
+		return banger.Invalidf("--memory 1G", "--memory of %v is less than the %v a VM needs", size, smallestMemory)
+	}
+	total, err := hostMemory()
+	if err != nil {
+		return err
+	}
+	if size > total {
+		return banger.Invalidf(fmt.Sprintf("--memory %d", total/banger.MiB/2), "--memory of %v is more than the host's %v", size, total)
+	}
+	return nil
+}
+
+func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, error) {
+	asked := name
+	name = first(name, v.Config.DefaultImage, v.Installed.Image.Name)
+	image, err := v.Store.Image(ctx, name)
+	if asked == "" && banger.KindOf(err) == banger.NotFound {
+		return "", "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the default image %q is not there", name),
+			Fix: "make runtime, then: banger daemon stop"}
+	}
+	return image.Name, image.ID, err
+}
+
+func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {
+	if v.Installed.Kernel.ID != "" {
+		return v.Installed.Kernel.Name, v.Installed.Kernel.ID, nil
+	}
+	kernels, err := v.Store.Kernels(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	if len(kernels) == 0 {
+		return "", "", &banger.Error{Kind: banger.Unready, Why: errors.New("there is no kernel"), Fix: "make runtime, then: banger daemon stop"}
+	}
+	newest := kernels[0]
+	for _, kernel := range kernels {
+		if kernel.CreatedAt.After(newest.CreatedAt) {
+			newest = kernel
+		}
+	}
+	return newest.Name, newest.ID, nil
+}
+
+// reserve takes the VM's name. A generated one is tried again when taken.
+func (c *creating) reserve(ctx context.Context) error {
+	generated := c.row.Name == ""
+	for tries := 0; ; tries++ {
+		if generated {
+			name, err := c.v.newName(ctx)
+			if err != nil {
+				return err
+			}
+			c.row.Name, c.name = name, name
+		}
+		err := c.v.Store.InsertVM(ctx, c.row)
+		if err != nil && generated && banger.KindOf(err) == banger.Conflict && tries < 20 {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		c.undo.Push("reserve the name", func(ctx context.Context) error {
+			defer c.v.forget(c.row.ID)
+			return c.v.Store.DeleteVM(ctx, c.row.ID)
+		})
+		return nil
+	}
+}
+
+// makeDir puts the VM's directory together under a name that says it is not
+// finished yet.
+func (c *creating) makeDir(ctx context.Context) error {
+	dir := c.v.Dirs.NewVM(c.row.ID)
+	if err := os.Mkdir(string(dir), 0o700); err != nil {
+		return err
+	}
+	c.undo.Push("create disks", func(context.Context) error { return os.RemoveAll(string(dir)) })
+	private, public, err := guest.NewKey(guest.HostAlias(c.row.ID))
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(dir.HostKey(), private, 0o600); err != nil {
+		return err
+	}
+	if err := disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay); err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
+	if err := disk.Create(ctx, c.v.Run, dir.Work(), c.row.Disk, wire.LabelWork); err != nil {
+		return fmt.Errorf("work disk: %w", err)
+	}
+	if err := c.v.linkShared(dir, c.row); err != nil {
+		return err
+	}
+	c.undo.Push("create disks", func(context.Context) error { return c.v.forgetHost(c.row.ID) })
+	return c.v.knowHost(c.row.ID, c.row.Name, public)
+}
+
+// linkShared gives a VM's directory names for the files that it shares with
+// others: hard links of immutable files in the same state directory.
+func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
+	kernel := v.Dirs.Kernel(row.KernelID)
+	for _, link := range []struct{ from, to string }{
+		{kernel.Vmlinux(), dir.Kernel()},
+		{kernel.Modules(), dir.Modules()},
+		{v.Dirs.Image(row.ImageID).Rootfs(), dir.Base()},
+	} {
+		err := os.Link(link.from, link.to)
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("link to what the VM was made from: %w", err), Fix: "banger doctor"}
+		}
+	}
+	return nil
+}
+
+// place makes the VM real: its directory gets its name, then its row does.
+func (c *creating) place(ctx context.Context) error {
+	dir := c.v.Dirs.VM(c.row.ID)
+	if err := os.Rename(string(c.v.Dirs.NewVM(c.row.ID)), string(dir)); err != nil {
+		return err
+	}
+	c.undo.Push("record", func(context.Context) error { return os.RemoveAll(string(dir)) })
+	if err := syncDir(filepath.Dir(string(dir))); err != nil {
+		return err
+	}
+	if err := c.v.Store.SetPhase(ctx, c.row.ID, store.Ready); err != nil {
+		return err
+	}
+	c.row.Phase = store.Ready
+	return nil
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// keepConsole saves the console of a VM that is about to vanish, and returns
+// where to. Only the newest of a name is kept.
+func (v *VMs) keepConsole(row store.VM) string {
+	kept := v.Dirs.FailedConsole(row.Name)
+	from := v.Dirs.VM(row.ID).Console()
+	err := func() error {
+		in, err := os.Open(from)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if err := os.MkdirAll(v.Dirs.Failed(), 0o700); err != nil {
+			return err
+		}
+		out, err := os.OpenFile(kept, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(out, io.LimitReader(in, 1<<20))
+		return errors.Join(err, out.Close())
+	}()
+	if err != nil {
+		return v.Dirs.Log()
+	}
+	return kept
+}
+

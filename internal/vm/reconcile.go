@@ -1,0 +1,113 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/store"
+	"banger/internal/vmm"
+)
+
+// reconcile compares what is on record with what is there, after whatever
+// happened to the last daemon: it ends what was begun, adopts what runs, and
+// tells how what runs no longer has ended. One VM's trouble is not another's.
+func (v *VMs) reconcile(ctx context.Context) error {
+	if v.Installed.Agent == "" {
+		v.Installed.Agent = newestAgent(v.Dirs)
+	}
+	rows, err := v.Store.VMs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if err := v.reconcileVM(ctx, row); err != nil {
+			v.Log.Error("reconcile", "vm", row.Name, "id", row.ID, "err", err)
+		}
+	}
+	return nil
+}
+
+func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
+	log := v.Log.With("vm", row.Name, "id", row.ID)
+	if row.Phase != store.Ready {
+		log.Info("reconcile: remove what was left", "phase", row.Phase)
+		return v.remove(ctx, row)
+	}
+	dir, e := v.Dirs.VM(row.ID), v.entry(row.ID)
+	b, err := readBoot(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("read who booted: %w", err)
+	}
+	machine, err := v.Driver.Adopt(ctx, string(dir))
+	if errors.Is(err, vmm.ErrGone) {
+		return v.reconcileStopped(ctx, row, b)
+	}
+	if err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
+	log.Info("reconcile: adopted", "pid", machine.PID())
+	r := newRun(machine, b)
+	e.set(banger.Running, r)
+	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
+	v.task(func(ctx context.Context) { v.watch(ctx, row, e, r) })
+	if row.Wanted == banger.Stopped {
+		log.Info("reconcile: end the stop that was begun")
+		v.task(func(ctx context.Context) { v.StopVM(ctx, string(row.ID), banger.StopVM{}, nil) })
+	}
+	return nil
+}
+
+// reconcileStopped tells how a VM ended that was wanted running when the last
+// daemon lived, by what its guest wrote on the console.
+func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, b boot) error {
+	dir := v.Dirs.VM(row.ID)
+	if err := removeAny(dir.Initrd()); err != nil {
+		return err
+	}
+	if row.Wanted != banger.Running {
+		return nil
+	}
+	if b.Nonce == "" {
+		return v.Store.SetWanted(ctx, row.ID, banger.Stopped) // its start never came to the launch
+	}
+	r := newRun(ended{}, b)
+	close(r.tended)
+	ending, detail := r.ending(dir)
+	v.Log.Info("reconcile: ended while no daemon watched", "vm", row.Name, "id", row.ID, "ending", ending, "detail", detail)
+	if err := v.record(ctx, row.ID, ending, detail); err != nil {
+		return err
+	}
+	if ending == banger.EndedReboot {
+		v.task(func(ctx context.Context) { v.reboot(ctx, row.ID) })
+	}
+	return nil
+}
+
+// ended stands for a VMM that nobody saw end.
+type ended struct{ vmm.Machine }
+
+func (ended) Exit() vmm.Exit { return vmm.Exit{Reason: vmm.ReasonUnknown} }
+
+// newestAgent is the agent that VMs boot with when neither a bundle nor a build
+// offers one: the last that was installed.
+func newestAgent(dirs config.Dirs) banger.Digest {
+	files, err := os.ReadDir(dirs.Agents())
+	if err != nil {
+		return ""
+	}
+	var newest os.FileInfo
+	for _, file := range files {
+		info, err := file.Info()
+		if err == nil && info.Mode().IsRegular() && len(info.Name()) == 64 && (newest == nil || info.ModTime().After(newest.ModTime())) {
+			newest = info
+		}
+	}
+	if newest == nil {
+		return ""
+	}
+	return banger.Digest("sha256:" + newest.Name())
+}

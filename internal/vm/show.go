@@ -1,0 +1,85 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"banger"
+	"banger/internal/store"
+)
+
+// ListVMs implements banger.VMService, in the order of names.
+func (v *VMs) ListVMs(ctx context.Context) ([]banger.VM, error) {
+	rows, err := v.Store.VMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]banger.VM, len(rows))
+	for i, row := range rows {
+		list[i] = v.describe(row)
+	}
+	return list, nil
+}
+
+// ShowVM implements banger.VMService.
+func (v *VMs) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
+	row, err := v.Store.FindVM(ctx, ref)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	return v.describe(row), nil
+}
+
+func (v *VMs) show(ctx context.Context, id banger.VMID) (banger.VM, error) {
+	row, err := v.Store.VM(ctx, id)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	return v.describe(row), nil
+}
+
+func (v *VMs) describe(row store.VM) banger.VM {
+	dir := v.Dirs.VM(row.ID)
+	vm := banger.VM{
+		ID: row.ID, Name: row.Name, Image: row.Image, ImageID: row.ImageID, Kernel: row.Kernel, KernelID: row.KernelID,
+		VCPUs: row.VCPUs, Memory: row.Memory, Overlay: row.Overlay, Disk: row.Disk,
+		Driver: row.Driver, Network: row.Network, CreatedAt: row.CreatedAt,
+		Ending: row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
+		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: v.sshKey, KnownHosts: v.knownHosts,
+	}
+	var r *run
+	vm.State, r = v.entry(row.ID).now()
+	if row.Phase == store.Deleting {
+		vm.State = banger.Deleting
+	}
+	if r != nil {
+		vm.PID, vm.StartedAt = r.machine.PID(), r.boot.StartedAt
+		r.mu.Lock()
+		vm.BootID = r.hello.BootID
+		r.mu.Unlock()
+	}
+	return vm
+}
+
+// DialVM implements banger.VMService.
+func (v *VMs) DialVM(ctx context.Context, ref string, port int) (_ net.Conn, err error) {
+	row, err := v.Store.FindVM(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer named(&err, "reach", row.Name)
+	if port < 1 || port > 65535 {
+		return nil, banger.Invalidf("use a port from 1 to 65535", "%d is not a port", port)
+	}
+	r := v.entry(row.ID).current()
+	if r == nil {
+		return nil, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
+	}
+	conn, err := r.machine.Dial(ctx, port)
+	if err != nil {
+		return nil, fmt.Errorf("port %d: %w", port, err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,161 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"banger"
+	"banger/internal/guest/wire"
+	"banger/internal/store"
+)
+
+const (
+	// defaultGrace is how long a guest's init may take to stop its services. A
+	// container that ignores SIGTERM costs Docker 10 s, a unit systemd 90 s.
+	defaultGrace = 100 * time.Second
+	// lastStage is how long the agent's own end may take after that.
+	lastStage = 20 * time.Second
+	// syncTime bounds the sync before a forced stop.
+	syncTime = 10 * time.Second
+)
+
+// StopVM implements banger.VMService. A VM that is stopped already is left alone.
+func (v *VMs) StopVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (_ banger.VM, err error) {
+	row, e, err := v.hold(ctx, ref)
+	if err != nil {
+		named(&err, "stop", ref)
+		return banger.VM{}, err
+	}
+	defer e.release()
+	defer named(&err, "stop", row.Name)
+	if err := v.stop(ctx, v.operation("stop", row.ID, row.Name, progress), row, e, opts); err != nil {
+		return banger.VM{}, err
+	}
+	return v.show(ctx, row.ID)
+}
+
+// RestartVM implements banger.VMService. A stopped VM is started.
+func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (_ banger.VM, err error) {
+	row, e, err := v.hold(ctx, ref)
+	if err != nil {
+		named(&err, "restart", ref)
+		return banger.VM{}, err
+	}
+	defer e.release()
+	defer named(&err, "restart", row.Name)
+	if err := usable(row); err != nil {
+		return banger.VM{}, err
+	}
+	op := v.operation("restart", row.ID, row.Name, progress)
+	if err := v.stop(ctx, op, row, e, opts); err != nil {
+		return banger.VM{}, err
+	}
+	if err := v.start(ctx, op, row, e, 0); err != nil {
+		return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
+	}
+	return v.show(ctx, row.ID)
+}
+
+// stop brings a VM down: by the guest's own init within the grace time, then by
+// the agent, and in the end by killing the VMM. The caller holds the VM. When
+// ctx ends early, the guest goes on stopping by itself.
+func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, opts banger.StopVM) error {
+	// Also of a stopped VM: it may be between its guest's reboot and the start.
+	if err := v.Store.SetWanted(ctx, row.ID, banger.Stopped); err != nil {
+		return err
+	}
+	state, r := e.now()
+	if r == nil {
+		return nil
+	}
+	if opts.Grace == 0 {
+		opts.Grace = defaultGrace
+	}
+	e.setState(banger.Stopping)
+	var err error
+	if opts.Force {
+		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
+	} else {
+		err = r.shutDown(ctx, op, opts.Grace)
+	}
+	if err != nil {
+		// It may still end; until then it is what it was.
+		e.mu.Lock()
+		if e.run == r {
+			e.state = state
+		}
+		e.mu.Unlock()
+	}
+	return err
+}
+
+func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) error {
+	end := time.NewTimer(grace + lastStage)
+	defer end.Stop()
+	err := op.step(ctx, "ask the guest to stop", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, grace)
+		defer cancel()
+		return r.ask(ctx, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: grace.Milliseconds()})
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil && r.alive() {
+		op.log.Warn("the guest cannot be asked to stop", "err", err)
+		return op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
+	}
+	return op.step(ctx, "wait for the guest", func(ctx context.Context) error {
+		select {
+		case <-r.over:
+			return nil
+		case <-end.C:
+			return r.forceOff(ctx)
+		case <-ctx.Done():
+			return fmt.Errorf("%w; the guest goes on stopping", ctx.Err())
+		}
+	})
+}
+
+func (r *run) alive() bool {
+	select {
+	case <-r.machine.Ended():
+		return false
+	default:
+		return true
+	}
+}
+
+func (r *run) ask(ctx context.Context, method string, params any) error {
+	control, err := r.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return control.Call(ctx, method, params, nil)
+}
+
+// forceOff kills the VMM. What the guest's programs wrote is put on the disks
+// first, if the guest still answers.
+func (r *run) forceOff(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, syncTime)
+	defer cancel()
+	unsynced := r.ask(bounded, wire.MethodSync, nil)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := r.kill(); err != nil {
+		return errors.Join(err, unsynced)
+	}
+	return r.ended(ctx)
+}
+
+// ended waits until the run's end is on record.
+func (r *run) ended(ctx context.Context) error {
+	select {
+	case <-r.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

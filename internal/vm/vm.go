@@ -1,0 +1,251 @@
+// Package vm is the lifecycle of VMs: create, start, stop, restart, delete,
+// and what happens to a VM by itself. It owns the order of things and what
+// undoes them; the parts below it know how each thing is done.
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"banger"
+	"banger/internal/bundle"
+	"banger/internal/config"
+	"banger/internal/guest"
+	"banger/internal/hostcmd"
+	"banger/internal/store"
+	"banger/internal/vmm"
+)
+
+// Host is what the VMs live on.
+type Host struct {
+	Dirs      config.Dirs
+	Config    config.Config
+	Store     *store.Store
+	Driver    vmm.Driver
+	Installed bundle.Installed // what a new VM gets; parts of it may be missing
+	Run       hostcmd.Runner
+	Log       *slog.Logger
+	Program   string // "bangerd 0.1.0", for the guest's ears
+
+	// Before, when set, is called before each step of each operation, and its
+	// error is the step's. Tests use it to make every step fail once.
+	Before func(step string) error
+}
+
+// VMs implements banger.VMService.
+type VMs struct {
+	Host
+	authorized string // the user's public key
+	knownHosts string
+	sshKey     string
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu      sync.Mutex
+	entries map[banger.VMID]*entry
+	closed  bool
+
+	hostsFile sync.Mutex // of known hosts
+}
+
+var _ banger.VMService = (*VMs)(nil)
+
+// entry is what the daemon holds in memory about one VM: nothing that could
+// not be found out again.
+type entry struct {
+	busy chan struct{} // holds a token while an operation is at work
+
+	mu    sync.Mutex
+	state banger.State
+	run   *run // nil when the VM is stopped
+}
+
+// Open looks at every VM, repairs what an earlier daemon left unfinished,
+// adopts what runs, and reports what it did to the log.
+func Open(ctx context.Context, host Host) (*VMs, error) {
+	v := &VMs{Host: host, entries: map[banger.VMID]*entry{}, knownHosts: host.Dirs.KnownHosts(), sshKey: host.Dirs.SSHKey()}
+	if host.Config.SSHKeyPath != "" {
+		v.sshKey = host.Config.SSHKeyPath
+	}
+	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	var err error
+	if v.authorized, err = guest.UserKey(v.sshKey); err != nil {
+		return nil, fmt.Errorf("prepare the SSH key: %w", err)
+	}
+	if err := os.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
+		return nil, err
+	}
+	if err := v.reconcile(ctx); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// Close lets go of all VMs. Those that run keep running.
+func (v *VMs) Close() {
+	v.mu.Lock()
+	v.closed = true
+	v.mu.Unlock()
+	v.cancel()
+	v.tasks.Wait()
+}
+
+// Running counts the VMs that run.
+func (v *VMs) Running() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := 0
+	for _, e := range v.entries {
+		if e.current() != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// task runs f in the background until Close, which waits for it. After Close
+// f runs at once, on a context that has ended: what it owes others is done.
+func (v *VMs) task(f func(context.Context)) {
+	v.mu.Lock()
+	closed := v.closed
+	if !closed {
+		v.tasks.Go(func() { f(v.ctx) })
+	}
+	v.mu.Unlock()
+	if closed {
+		f(v.ctx)
+	}
+}
+
+func (v *VMs) entry(id banger.VMID) *entry {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e, ok := v.entries[id]
+	if !ok {
+		e = &entry{busy: make(chan struct{}, 1), state: banger.Stopped}
+		v.entries[id] = e
+	}
+	return e
+}
+
+func (v *VMs) forget(id banger.VMID) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.entries, id)
+}
+
+// take waits until no other operation is at work on the VM.
+func (e *entry) take(ctx context.Context) error {
+	select {
+	case e.busy <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *entry) release() { <-e.busy }
+
+func (e *entry) current() *run {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.run
+}
+
+func (e *entry) set(state banger.State, r *run) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state, e.run = state, r
+}
+
+func (e *entry) setState(state banger.State) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.state = state
+}
+
+func (e *entry) now() (banger.State, *run) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.state, e.run
+}
+
+// hold finds a VM and waits for its turn. The row is read again once the VM is
+// held, since the operation before may have changed or deleted it.
+func (v *VMs) hold(ctx context.Context, ref string) (store.VM, *entry, error) {
+	row, err := v.Store.FindVM(ctx, ref)
+	if err != nil {
+		return store.VM{}, nil, err
+	}
+	e := v.entry(row.ID)
+	if err := e.take(ctx); err != nil {
+		return store.VM{}, nil, err
+	}
+	if row, err = v.Store.VM(ctx, row.ID); err != nil {
+		e.release()
+		return store.VM{}, nil, err
+	}
+	return row, e, nil
+}
+
+// named puts an operation's name before its error, and tells a cancellation.
+func named(err *error, verb, name string) {
+	if *err == nil {
+		return
+	}
+	what := verb + " VM"
+	if name != "" {
+		what = fmt.Sprintf("%s VM %q", verb, name)
+	}
+	kind := banger.KindOf(*err)
+	switch {
+	case kind != banger.Unknown:
+	case errors.Is(*err, context.Canceled):
+		kind = banger.Canceled
+	case errors.Is(*err, context.DeadlineExceeded):
+		kind = banger.TimedOut
+	}
+	*err = &banger.Error{Kind: kind, What: what, Why: *err}
+}
+
+// operation is one verb at work on one VM: its steps are told by the same
+// names to the log, to the client and to whoever injects failures.
+type operation struct {
+	v        *VMs
+	name     string // of the VM
+	progress banger.Progress
+	log      *slog.Logger
+}
+
+func (v *VMs) operation(verb string, id banger.VMID, name string, progress banger.Progress) *operation {
+	return &operation{v: v, name: name, progress: progress,
+		log: v.Log.With("op", newID(4), "verb", verb, "vm", name, "id", id)}
+}
+
+func (o *operation) step(ctx context.Context, name string, do func(context.Context) error) error {
+	o.progress.Send(banger.Event{VM: o.name, Step: name})
+	begun := time.Now()
+	err := ctx.Err()
+	if err == nil && o.v.Before != nil {
+		err = o.v.Before(name)
+	}
+	if err == nil {
+		err = do(ctx)
+	}
+	took := time.Since(begun)
+	if err != nil {
+		o.log.Warn("step failed", "step", name, "took", took, "err", err)
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	o.log.Info("step", "step", name, "took", took)
+	o.progress.Send(banger.Event{VM: o.name, Step: name, Done: true, Took: took})
+	return nil
+}

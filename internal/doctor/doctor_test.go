@@ -1,0 +1,211 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+)
+
+// modelHost is a Debian 12 on which everything is there, as a plain user.
+type modelHost struct {
+	Host
+	t      *testing.T
+	absent map[string]bool
+	says   map[string]string // what a command prints, by its first two words
+}
+
+func newHost(t *testing.T) *modelHost {
+	root := t.TempDir()
+	m := &modelHost{t: t, absent: map[string]bool{}, says: map[string]string{
+		"qemu-system-x86_64 -machine":  "pc\nmicrovm  microvm (i386)\n",
+		"qemu-system-x86_64 --version": "QEMU emulator version 7.2.22 (Debian 1:7.2)\n",
+		"go env":                       "go1.26.8\n",
+	}}
+	m.Host = Host{
+		Runner: m, Purpose: ToRun, Root: root, User: "otto", UID: 1000,
+		Dirs:    config.Dirs{State: "/home/otto/.local/state/banger"},
+		Config:  config.Config{RuntimeDir: filepath.Join(root, "runtime")},
+		OpenKVM: func() error { return nil },
+		Free:    func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
+		Daemon: func(context.Context) (banger.Daemon, error) {
+			return banger.Daemon{}, &banger.Error{Kind: banger.NotFound, Why: errors.New("none")}
+		},
+	}
+	m.write("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n")
+	m.write("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme vmx sse2\n")
+	m.write("etc/group", "root:x:0:\nkvm:x:106:anna\n")
+	m.write("etc/subuid", "anna:100000:65536\notto:165536:65536\n")
+	m.write("etc/subgid", "anna:100000:65536\notto:165536:65536\n")
+	m.write("runtime/bundle.json", "{}")
+	return m
+}
+
+func (m *modelHost) write(path, text string) {
+	m.t.Helper()
+	path = filepath.Join(m.Root, path)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+func (m *modelHost) Look(name string) (string, error) {
+	if m.absent[name] {
+		return "", fmt.Errorf("the command %s is not on this host", name)
+	}
+	return "/usr/bin/" + name, nil
+}
+
+func (m *modelHost) Run(_ context.Context, c hostcmd.Cmd) ([]byte, error) {
+	key := filepath.Base(c.Argv[0]) + " " + c.Argv[1]
+	text, ok := m.says[key]
+	if !ok {
+		return nil, fmt.Errorf("run %s: exit status 1", key)
+	}
+	return []byte(text), nil
+}
+
+func find(t *testing.T, checks []Check, name string) Check {
+	t.Helper()
+	for _, c := range checks {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("no row %q in %v", name, checks)
+	return Check{}
+}
+
+func TestAHostWithEverythingIsReady(t *testing.T) {
+	for _, purpose := range []Purpose{ToRun, ToBuild} {
+		h := newHost(t)
+		h.Purpose = purpose
+		checks := Run(context.Background(), h.Host)
+		for _, c := range checks {
+			if c.State != OK || c.Fix != "" || c.Detail == "" {
+				t.Errorf("%s: %+v", purpose, c)
+			}
+		}
+		if !Ready(checks) {
+			t.Errorf("%s: not ready", purpose)
+		}
+	}
+}
+
+func TestEveryLackHasItsFix(t *testing.T) {
+	denied := func() error { return &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.EACCES} }
+	tests := map[string]struct {
+		change      func(*modelHost)
+		row         string
+		state       State
+		detail, fix string
+	}{
+		"no qemu": {func(h *modelHost) { h.absent["qemu-system-x86_64"] = true },
+			"QEMU", Missing, "not installed", "sudo apt-get install -y --no-install-recommends qemu-system-x86"},
+		"qemu without microvm": {func(h *modelHost) { h.says["qemu-system-x86_64 -machine"] = "pc\n" },
+			"QEMU", Missing, "no machine type microvm", "sudo apt-get install -y --no-install-recommends qemu-system-x86"},
+		"no mke2fs": {func(h *modelHost) { h.absent["mke2fs"] = true },
+			"e2fsprogs", Missing, "mke2fs is not installed", "sudo apt-get install -y --no-install-recommends e2fsprogs"},
+		"no ssh": {func(h *modelHost) { h.absent["ssh"] = true },
+			"ssh", Missing, "not installed", "sudo apt-get install -y --no-install-recommends openssh-client"},
+		"no mmdebstrap to build with": {func(h *modelHost) { h.Purpose = ToBuild; h.absent["mmdebstrap"] = true },
+			"mmdebstrap", Missing, "not installed", "sudo apt-get install -y --no-install-recommends mmdebstrap"},
+		"no newuidmap to build with": {func(h *modelHost) { h.Purpose = ToBuild; h.absent["newuidmap"] = true },
+			"newuidmap", Missing, "not installed", "sudo apt-get install -y --no-install-recommends uidmap"},
+		"no range of IDs": {func(h *modelHost) { h.Purpose = ToBuild; h.write("etc/subgid", "anna:100000:65536\n") },
+			"newuidmap", Missing, "no range", "sudo usermod --add-subuids 231072-296607 --add-subgids 231072-296607 otto"},
+		"namespaces forbidden": {func(h *modelHost) {
+			h.Purpose = ToBuild
+			h.write("proc/sys/kernel/unprivileged_userns_clone", "0\n")
+		}, "user namespaces", Missing, "kernel.unprivileged_userns_clone is 0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"},
+		"namespaces restricted by AppArmor": {func(h *modelHost) {
+			h.Purpose = ToBuild
+			h.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n")
+		}, "user namespaces", Warn, "is 1", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
+		"CPU without virtualization": {func(h *modelHost) { h.write("proc/cpuinfo", "flags : fpu sse2\n") },
+			"/dev/kvm", Warn, "neither vmx nor svm", "switch virtualization on in the firmware, or nested virtualization on if this host is a VM itself"},
+		"KVM module missing": {func(h *modelHost) {
+			h.write("proc/cpuinfo", "flags : fpu svm\n")
+			h.OpenKVM = func() error { return &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.ENOENT} }
+		}, "/dev/kvm", Warn, "kvm_amd is not loaded", "sudo modprobe kvm_amd"},
+		"not in the group kvm": {func(h *modelHost) { h.OpenKVM = denied },
+			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again"},
+		"in the group kvm since this login": {func(h *modelHost) { h.OpenKVM = denied; h.write("etc/group", "kvm:x:106:anna,otto\n") },
+			"/dev/kvm", Warn, "next login", "newgrp kvm"},
+		"another distribution": {func(h *modelHost) { h.write("etc/os-release", "ID=fedora\nVERSION_ID=42\nPRETTY_NAME=\"Fedora 42\"\n") },
+			"host", Warn, "Fedora 42: untested", ""},
+		"full disk": {func(h *modelHost) { h.Free = func(string) (banger.Size, error) { return banger.GiB, nil } },
+			"disk space", Missing, "1G free", "free 3G where "},
+		"no runtime": {func(h *modelHost) { os.Remove(h.Config.Bundle().Manifest()) },
+			"runtime", Missing, "none in", "make runtime"},
+		"a daemon that does not answer": {func(h *modelHost) {
+			h.Daemon = func(context.Context) (banger.Daemon, error) {
+				return banger.Daemon{}, &banger.Error{Kind: banger.TimedOut, Why: errors.New("no answer"), Fix: "banger daemon stop"}
+			}
+		}, "daemon", Missing, "no answer", "banger daemon stop"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			test.change(h)
+			checks := Run(context.Background(), h.Host)
+			c := find(t, checks, test.row)
+			if c.State != test.state || !strings.Contains(c.Detail, test.detail) || !strings.HasPrefix(c.Fix, test.fix) {
+				t.Errorf("got %+v, want %s, %q, %q", c, test.state, test.detail, test.fix)
+			}
+			if Ready(checks) != (test.state != Missing) {
+				t.Errorf("ready: %v", Ready(checks))
+			}
+		})
+	}
+}
+
+func TestRunningNeedsNoToolsOfTheBuild(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"go", "make", "mmdebstrap", "newuidmap"} {
+		h.absent[name] = true
+	}
+	if checks := Run(context.Background(), h.Host); !Ready(checks) {
+		t.Errorf("not ready: %+v", checks)
+	}
+	os.Remove(h.Config.Bundle().Manifest())
+	checks := Run(context.Background(), h.Host)
+	if c := find(t, checks, "mmdebstrap"); c.State != Missing {
+		t.Errorf("without a runtime: %+v", c)
+	}
+}
+
+func TestRootNeedsNoRangeOfIDs(t *testing.T) {
+	h := newHost(t)
+	h.Purpose, h.UID = ToBuild, 0
+	h.absent["newuidmap"] = true
+	h.write("proc/sys/kernel/unprivileged_userns_clone", "0\n")
+	if checks := Run(context.Background(), h.Host); !Ready(checks) {
+		t.Errorf("not ready: %+v", checks)
+	}
+}
+
+func TestThisHostIsLookedAtWithoutWriting(t *testing.T) {
+	dir := t.TempDir()
+	dirs := config.Dirs{State: filepath.Join(dir, "state")}
+	cfg := config.Config{RuntimeDir: filepath.Join(dir, "runtime")}
+	for _, c := range Run(context.Background(), ThisHost(ToBuild, dirs, cfg, nil)) {
+		if c.Detail == "" || c.State == Missing && c.Fix == "" {
+			t.Errorf("%+v", c)
+		}
+	}
+	if left, _ := os.ReadDir(dir); len(left) > 0 {
+		t.Errorf("wrote %v", left)
+	}
+}

@@ -1,0 +1,103 @@
+package kernel
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"banger/internal/guest/wire"
+	"banger/internal/initrd"
+)
+
+// bootModules are what a VM needs before it has its root, in the order they are
+// loaded in, each after what it needs itself. Some kernels have them built in.
+var bootModules = []struct {
+	name     string
+	optional bool // a kernel may lack it altogether
+}{
+	{name: "virtio_pci"}, {name: "virtio_mmio"}, {name: "virtio_blk"},
+	{name: "ext4"}, {name: "overlay"},
+	{name: "virtio_console"}, {name: "vsock"}, {name: "vmw_vsock_virtio_transport"},
+	{name: "virtio_net"}, {name: "virtio_rng", optional: true}, {name: "virtio_balloon", optional: true},
+}
+
+// bootOrder returns the boot modules that have to be loaded.
+func (s *moduleSet) bootOrder() ([]*module, error) {
+	builtin, err := s.builtin()
+	if err != nil {
+		return nil, err
+	}
+	var order []*module
+	for _, want := range bootModules {
+		m, ok := s.byName[want.name]
+		if !ok && !want.optional && !slices.Contains(builtin, want.name) {
+			return nil, fmt.Errorf("this kernel has no %s", want.name)
+		}
+		if !ok {
+			continue
+		}
+		needs, err := s.needs(m)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range append(needs, m) {
+			if !slices.Contains(order, m) {
+				order = append(order, m)
+			}
+		}
+	}
+	return order, nil
+}
+
+// builtin lists the names of the modules that are part of the kernel itself.
+func (s *moduleSet) builtin() ([]string, error) {
+	text, err := os.ReadFile(filepath.Join(s.dir, "modules.builtin"))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, path := range strings.Fields(string(text)) {
+		names = append(names, moduleName(path))
+	}
+	return names, nil
+}
+
+// writeBootModules writes the boot modules as an archive for an initrd. They
+// are unpacked: a guest that unpacks them itself takes three times as long.
+func (s *moduleSet) writeBootModules(path string) error {
+	order, err := s.bootOrder()
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	out := bufio.NewWriterSize(file, 1<<20)
+	archive := initrd.NewWriter(out)
+	archive.Dir("lib", 0o755)
+	archive.Dir("lib/modules", 0o755)
+	var lines strings.Builder
+	for _, m := range order {
+		data, err := moduleData(filepath.Join(s.dir, m.path))
+		if err != nil {
+			return err
+		}
+		name := "lib/modules/" + m.name + ".ko"
+		archive.File(name, 0o644, int64(len(data)), bytes.NewReader(data))
+		lines.WriteString(name + "\n")
+	}
+	archive.File(wire.ModulesPath, 0o644, int64(lines.Len()), strings.NewReader(lines.String()))
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	return file.Close()
+}

@@ -1,0 +1,196 @@
+package guest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/guest/wire"
+)
+
+var identity = Identity{Token: "secret", Nonce: "boot-1"}
+
+// fake plays the guest's end of a connection.
+type fake struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+// say sends lines; whether they are read is the host's business.
+func (f fake) say(lines ...string) {
+	for _, line := range lines {
+		if _, err := f.Write([]byte(line + "\n")); err != nil {
+			return
+		}
+	}
+}
+
+func agent(t *testing.T, lines ...string) (net.Conn, fake) {
+	t.Helper()
+	host, guest := net.Pipe()
+	t.Cleanup(func() { guest.Close() })
+	f := fake{guest, bufio.NewReader(guest)}
+	go f.say(lines...)
+	return host, f
+}
+
+const goodHello = `{"hello":{"version":1,"token":"secret","nonce":"boot-1","boot_id":"b","program":"agent","later":"field"}}`
+
+func TestHello(t *testing.T) {
+	failed := `{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"find disks","why":"no overlay","fix":"banger doctor"}}}`
+	for _, c := range []struct {
+		name, line string
+		check      func(error) bool
+	}{
+		{"wrong token", strings.Replace(goodHello, "secret", "guess", 1), func(err error) bool { return errors.Is(err, ErrStranger) }},
+		{"another boot", strings.Replace(goodHello, "boot-1", "boot-0", 1), func(err error) bool { return errors.Is(err, ErrStranger) }},
+		{"no hello", `{"event":{"kind":"bye"}}`, func(err error) bool { return errors.Is(err, ErrStranger) }},
+		{"no JSON", "SSH-2.0-OpenSSH", func(err error) bool { return err != nil }},
+		{"too long", strings.Repeat("x", wire.MaxLine+1), func(err error) bool { return strings.Contains(err.Error(), "longer than") }},
+		{"failed boot", failed, func(err error) bool {
+			var boot *BootError
+			return errors.As(err, &boot) && boot.Step == "find disks" && boot.Fix == "banger doctor"
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conn, _ := agent(t, c.line)
+			if _, err := OpenControl(t.Context(), conn, identity, "test", nil); err == nil || !c.check(err) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := conn.Write([]byte("x")); err == nil {
+				t.Error("the connection was left open")
+			}
+		})
+	}
+}
+
+func TestHelloIsCancelled(t *testing.T) {
+	conn, _ := agent(t) // says nothing
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	if _, err := OpenControl(ctx, conn, identity, "test", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestControl(t *testing.T) {
+	conn, guest := agent(t, goodHello)
+	events := make(chan wire.Event, 2)
+	opened := make(chan *Control)
+	go func() {
+		c, err := OpenControl(t.Context(), conn, identity, "test", func(e wire.Event) { events <- e })
+		if err != nil {
+			t.Error(err)
+		}
+		opened <- c
+	}()
+	if hello, err := readMessage(guest.in); err != nil || hello.Hello == nil || hello.Hello.Program != "test" {
+		t.Fatalf("the host's hello: %+v, %v", hello, err)
+	}
+	c := <-opened
+	if c.Hello().BootID != "b" {
+		t.Errorf("hello %+v", c.Hello())
+	}
+
+	answers := make(chan error, 2)
+	var info wire.Info
+	go func() { answers <- c.Call(t.Context(), wire.MethodInfo, nil, &info) }()
+	request, err := readMessage(guest.in)
+	if err != nil || request.Request == nil || request.Request.Method != wire.MethodInfo {
+		t.Fatalf("got %+v, %v", request, err)
+	}
+	guest.say(`{"event":{"kind":"bye","verb":"poweroff","nonce":"boot-1"}}`)
+	guest.say(`{"reply":{"id":99}}`) // of nobody's request
+	guest.say(`{"reply":{"id":1,"result":{"boot_id":"b","uptime_ms":5}}}`)
+	if err := <-answers; err != nil || info.Uptime != 5 {
+		t.Errorf("info %+v, %v", info, err)
+	}
+	if e := <-events; e.Verb != wire.Poweroff {
+		t.Errorf("event %+v", e)
+	}
+	go func() { answers <- c.Call(t.Context(), "dance", nil, nil) }()
+	if _, err := readMessage(guest.in); err != nil {
+		t.Fatal(err)
+	}
+	guest.say(`{"reply":{"id":2,"error":"unknown method"}}`)
+	if err := <-answers; err == nil || !strings.Contains(err.Error(), "refused to dance: unknown method") {
+		t.Errorf("got %v", err)
+	}
+	c.Close()
+	<-c.Done()
+	if err := c.Call(t.Context(), wire.MethodPing, nil, nil); err == nil {
+		t.Error("a call on a closed connection succeeded")
+	}
+}
+
+func TestUserKeyIsMadeOnceAndLeftAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ssh", "id_ed25519")
+	public, err := UserKey(path)
+	if err != nil || !strings.HasPrefix(public, "ssh-ed25519 ") {
+		t.Fatalf("%q, %v", public, err)
+	}
+	before, _ := os.ReadFile(path)
+	again, err := UserKey(path)
+	after, _ := os.ReadFile(path)
+	if err != nil || strings.Fields(again)[1] != strings.Fields(public)[1] || string(before) != string(after) {
+		t.Errorf("the second time: %q, %v", again, err)
+	}
+	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v", info.Mode())
+	}
+	os.WriteFile(path, []byte("not a key"), 0o600)
+	os.Remove(path + ".pub")
+	if _, err := UserKey(path); banger.KindOf(err) != banger.Invalid {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKnownHosts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ssh", "known_hosts")
+	for _, add := range []struct{ id, name, key string }{{"a1", "otter", "k1"}, {"b2", "fox", "k2"}, {"a1", "renamed", "k3"}} {
+		if err := AddKnownHost(path, banger.VMID(add.id), add.name, add.key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, _ := os.ReadFile(path)
+	if want := "banger-b2,fox.vm k2\nbanger-a1,renamed.vm k3\n"; string(text) != want {
+		t.Errorf("got %q, want %q", text, want)
+	}
+	for range 2 {
+		if err := RemoveKnownHost(path, "a1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, _ = os.ReadFile(path)
+	if want := "banger-b2,fox.vm k2\n"; string(text) != want {
+		t.Errorf("got %q, want %q", text, want)
+	}
+}
+
+// TestSSHArgv asks the real ssh how it understands the arguments.
+func TestSSHArgv(t *testing.T) {
+	ssh, err := exec.LookPath("ssh")
+	if err != nil {
+		t.Skip("ssh is missing: apt-get install openssh-client")
+	}
+	vm := banger.VM{ID: "a1b2", Name: "otter", SSHKey: "/home/a b/100% key", KnownHosts: "/home/a b/known%h"}
+	argv := SSHArgv(vm, []string{"/opt/it's 5%/banger", "vm", "proxy", "a1b2"}, []string{"echo", "hi"})
+	out, err := exec.Command(ssh, append([]string{"-G", "-F", "none"}, argv[1:]...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, want := range []string{"user root", "hostname otter.vm", "hostkeyalias banger-a1b2", "identityfile /home/a b/100%% key",
+		"userknownhostsfile /home/a b/known%h", `proxycommand '/opt/it'\''s 5%%/banger' 'vm' 'proxy' 'a1b2'`} {
+		if !strings.Contains(string(out), "\n"+want+"\n") && !strings.HasPrefix(string(out), want+"\n") {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+}

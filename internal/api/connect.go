@@ -1,0 +1,182 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+)
+
+// ConnectOptions say how to come to a daemon. The zero value starts the usual
+// one if need be.
+type ConnectOptions struct {
+	NoStart bool     // NotFound when no daemon runs
+	Program string   // the bangerd to start; default: beside this program, else in PATH
+	Env     []string // its environment, which must lead to the same directories; nil: this program's
+}
+
+// readyFD is the descriptor on which a started daemon reports.
+const readyFD = 3
+
+// attempts bounds how often Connect follows a daemon that goes away again.
+const attempts = 3
+
+// Connect returns a client of the daemon of dirs.State, wherever it listens,
+// and starts it when none runs. Clients that do so at the same time end up with
+// the same daemon. It returns once the daemon serves.
+func Connect(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (*Client, error) {
+	var c *Client
+	var err error
+	for range attempts {
+		c, err = find(ctx, dirs)
+		if err == nil || opts.NoStart || banger.KindOf(err) != banger.NotFound {
+			return c, err
+		}
+		var socket string
+		if socket, err = start(ctx, dirs, opts); err != nil {
+			return nil, err
+		}
+		c, err = serving(ctx, socket, dirs)
+		if err == nil || banger.KindOf(err) != banger.NotFound {
+			return c, err
+		}
+	}
+	return nil, err
+}
+
+// find looks where the daemon's own record says, then at the usual place.
+func find(ctx context.Context, dirs config.Dirs) (*Client, error) {
+	if record, err := ReadRecord(dirs.DaemonLock()); err == nil && record.Socket != "" && record.Socket != dirs.Socket() {
+		c, err := serving(ctx, record.Socket, dirs)
+		if err == nil || ctx.Err() != nil {
+			return c, err
+		}
+	}
+	return serving(ctx, dirs.Socket(), dirs)
+}
+
+// serving makes a client of the daemon at socket and waits until it serves. It
+// is NotFound when that daemon has another state directory or goes away.
+func serving(ctx context.Context, socket string, dirs config.Dirs) (*Client, error) {
+	c, err := Dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	d, err := c.Daemon(ctx)
+	switch {
+	case err == nil && sameDir(d.State, dirs.State):
+		return c, nil
+	case err == nil:
+		err = noDaemon(socket, fmt.Errorf("the daemon there keeps its state in %s", d.State))
+	case ctx.Err() == nil && banger.KindOf(err) == banger.Unknown:
+		err = noDaemon(socket, err)
+	}
+	c.Close()
+	return nil, err
+}
+
+func sameDir(a, b string) bool {
+	if filepath.Clean(a) == filepath.Clean(b) {
+		return true
+	}
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+// start starts a daemon in a session of its own and waits for its report. When
+// another daemon was faster, it is that one's socket.
+func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, error) {
+	fail := func(err error) (string, error) {
+		return "", &banger.Error{Kind: kindOf(err), What: "start the daemon", Why: err, Fix: banger.FixOf(err)}
+	}
+	program, err := locate(opts.Program)
+	if err != nil {
+		return fail(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fail(err)
+	}
+	defer r.Close()
+	cmd := exec.Command(program, "--ready-fd", strconv.Itoa(readyFD))
+	cmd.Env = opts.Env
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	w.Close() // only the daemon holds it now: if it dies, we read the end
+	if err != nil {
+		return fail(err)
+	}
+	defer cmd.Process.Release()
+	defer context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
+	socket, err := readReady(r)
+	if err == nil {
+		return socket, nil
+	}
+	if ctx.Err() != nil {
+		return fail(ctx.Err())
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = &banger.Error{Why: errors.New("bangerd ended before it was ready"), Fix: "read " + dirs.Log()}
+	}
+	return fail(err)
+}
+
+func locate(program string) (string, error) {
+	if program != "" {
+		return program, nil
+	}
+	if exe, err := os.Executable(); err == nil {
+		if path := filepath.Join(filepath.Dir(exe), "bangerd"); isProgram(path) {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath("bangerd")
+	if err != nil {
+		return "", &banger.Error{Kind: banger.Unready, Why: errors.New("bangerd is neither beside banger nor in PATH"), Fix: "make build, or make install"}
+	}
+	return path, nil
+}
+
+func isProgram(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+}
+
+// ready is the one line that a started daemon writes.
+type ready struct {
+	Socket string     `json:"socket,omitempty"`
+	Error  *wireError `json:"error,omitempty"`
+}
+
+// WriteReady tells the client that started this daemon how that went. With an
+// error, socket is where another daemon of the same state directory listens.
+func WriteReady(w io.Writer, socket string, err error) error {
+	said := ready{Socket: socket}
+	if err != nil {
+		said.Error = toWire(err)
+	}
+	return json.NewEncoder(w).Encode(said)
+}
+
+func readReady(r io.Reader) (string, error) {
+	var said ready
+	if err := json.NewDecoder(io.LimitReader(r, maxBody)).Decode(&said); err != nil {
+		return "", err
+	}
+	if said.Socket == "" && said.Error != nil {
+		return "", said.Error.err()
+	}
+	return said.Socket, nil
+}

@@ -1,0 +1,148 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"banger"
+)
+
+// DialVM implements banger.VMService. The returned stream outlives ctx.
+func (c *Client) DialVM(ctx context.Context, ref string, port int) (net.Conn, error) {
+	path, err := vmPath(ref, "dial")
+	if err != nil {
+		return nil, err
+	}
+	req, err := request(ctx, "POST", path+"?port="+strconv.Itoa(port), nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", streamProtocol)
+	conn, err := dialSocket(ctx, c.socket)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := upgrade(ctx, conn, req)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return stream, nil
+}
+
+func upgrade(ctx context.Context, conn net.Conn, req *http.Request) (net.Conn, error) {
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := req.Write(conn); err != nil {
+		return nil, broken(ctx, err)
+	}
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, broken(ctx, err)
+	}
+	if err := succeeded(resp); resp.StatusCode != http.StatusSwitchingProtocols {
+		if err == nil {
+			err = &banger.Error{What: "talk to the daemon", Why: fmt.Errorf("it answered %s", resp.Status), Fix: restart}
+		}
+		return nil, err
+	}
+	if !stop() {
+		return nil, broken(ctx, ctx.Err()) // the deadline is set, or about to be
+	}
+	return &stream{Conn: conn, r: r}, nil
+}
+
+// stream is a connection whose first bytes may have been read already.
+type stream struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
+
+// dial connects a client with a port of a guest.
+func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
+	port, err := strconv.Atoi(r.URL.Query().Get("port"))
+	switch {
+	case err != nil || port < 1 || port > 65535:
+		refuse(w, banger.Invalidf("write a port between 1 and 65535", "%q is not a port", r.URL.Query().Get("port")))
+		return
+	case r.Header.Get("Upgrade") != streamProtocol:
+		refuse(w, banger.Invalidf("send the headers Connection: Upgrade and Upgrade: "+streamProtocol, "dial needs an upgrade"))
+		return
+	}
+	guest, err := s.vms.DialVM(r.Context(), r.PathValue("ref"), port)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer guest.Close()
+	client, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	defer client.Close()
+	if !s.track(client) {
+		return
+	}
+	defer s.untrack(client)
+	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {streamProtocol}}
+	mark(header)
+	fmt.Fprint(buffered, "HTTP/1.1 101 Switching Protocols\r\n")
+	header.Write(buffered)
+	fmt.Fprint(buffered, "\r\n")
+	if buffered.Flush() == nil {
+		join(client, buffered.Reader, guest)
+	}
+}
+
+// join copies both ways until either end closes; there is no half-close. r
+// reads from client and may hold bytes that came early.
+func join(client net.Conn, r *bufio.Reader, guest net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		copyAll(guest, r)
+		guest.Close()
+		client.Close()
+	}()
+	copyAll(client, guest)
+	client.Close()
+	guest.Close()
+	<-done
+}
+
+// copyAll hides the ends' own ways to copy: splicing from a bufio.Reader's
+// connection would pass over what the reader holds.
+func copyAll(to io.Writer, from io.Reader) {
+	io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
+}
+
+// track counts a raw stream in, unless the server is stopping.
+func (s *Server) track(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.ctx.Err(), context.Canceled) {
+		return false
+	}
+	s.streams[conn] = true
+	s.busy.Add(1)
+	return true
+}
+
+func (s *Server) untrack(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, conn)
+	s.busy.Done()
+}

@@ -1,0 +1,114 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"banger"
+	"banger/internal/version"
+)
+
+// Protocol changes when a client of the one cannot use a daemon of the other.
+// Adding routes or fields does not change it. `GET /daemon` and
+// `POST /daemon/stop` stay as they are in every protocol.
+const Protocol = "1"
+
+const (
+	protocolHeader = "Banger-Protocol"
+	versionHeader  = "Banger-Version"
+	streamProtocol = "banger-stream" // what `dial` upgrades to
+	eventStream    = "application/x-ndjson"
+	maxBody        = 1 << 20
+)
+
+// restart is the fix whenever client and daemon do not fit.
+const restart = "banger daemon stop, then run the command again: VMs keep running"
+
+// wireError is a banger.Error on the wire.
+type wireError struct {
+	Kind banger.Kind `json:"kind"`
+	What string      `json:"what,omitempty"`
+	Why  string      `json:"why,omitempty"`
+	Fix  string      `json:"fix,omitempty"`
+}
+
+// line is one line of an event stream, and failure the body of any other
+// answer that is no success.
+type line struct {
+	Event  *banger.Event   `json:"event,omitempty"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  *wireError      `json:"error,omitempty"`
+}
+
+// statuses gives the HTTP status of every kind of error.
+var statuses = map[banger.Kind]int{
+	banger.Unknown:  http.StatusInternalServerError,
+	banger.Invalid:  http.StatusBadRequest,
+	banger.NotFound: http.StatusNotFound,
+	banger.Conflict: http.StatusConflict,
+	banger.Unready:  http.StatusServiceUnavailable,
+	banger.Canceled: 499, // nginx's "client closed request": there is no official one
+	banger.TimedOut: http.StatusGatewayTimeout,
+}
+
+// toWire takes an error apart so that the other end can put it together with
+// the same text, kind and fix.
+func toWire(err error) *wireError {
+	w := &wireError{Kind: kindOf(err), Why: err.Error(), Fix: banger.FixOf(err)}
+	if e, ok := err.(*banger.Error); ok && e.What != "" {
+		w.What, w.Why = e.What, ""
+		if e.Why != nil {
+			w.Why = e.Why.Error()
+		}
+	}
+	if w.Kind == banger.Unknown && w.Fix == "" {
+		w.Fix = "banger daemon status, to find the daemon's log, which may say more"
+	}
+	return w
+}
+
+func (w *wireError) err() error {
+	e := &banger.Error{Kind: w.Kind, What: w.What, Fix: w.Fix}
+	if w.Why != "" || w.What == "" {
+		e.Why = errors.New(w.Why)
+	}
+	return e
+}
+
+// kindOf is banger.KindOf, and knows the errors of a context.
+func kindOf(err error) banger.Kind {
+	kind := banger.KindOf(err)
+	switch {
+	case kind != banger.Unknown:
+		return kind
+	case errors.Is(err, context.Canceled):
+		return banger.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return banger.TimedOut
+	}
+	return banger.Unknown
+}
+
+// mark tells the other end who speaks.
+func mark(h http.Header) {
+	h.Set(protocolHeader, Protocol)
+	h.Set(versionHeader, version.Version)
+}
+
+// eternal says whether a route is the same in every protocol.
+func eternal(path string) bool { return path == "/daemon" || path == "/daemon/stop" }
+
+// fits is nil when the client and the daemon speak the same protocol.
+func fits(client, clientVersion, daemon, daemonVersion string) error {
+	if client == daemon {
+		return nil
+	}
+	return &banger.Error{
+		Kind: banger.Conflict, What: "talk to the daemon",
+		Why: fmt.Errorf("banger %s speaks protocol %s and the daemon, bangerd %s, speaks %s", clientVersion, client, daemonVersion, daemon),
+		Fix: restart,
+	}
+}

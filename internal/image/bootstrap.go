@@ -1,0 +1,198 @@
+package image
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"banger"
+	"banger/internal/debian"
+	"banger/internal/hostcmd"
+)
+
+const installTools = "sudo apt install mmdebstrap uidmap"
+
+// Ready says whether this host can build the default image: nil, or an Unready
+// error with what to install.
+func Ready(runner hostcmd.Runner) error {
+	tools := []string{"mmdebstrap"}
+	if os.Getuid() != 0 {
+		tools = append(tools, "newuidmap", "newgidmap")
+	}
+	for _, tool := range tools {
+		if _, err := runner.Look(tool); err != nil {
+			return &banger.Error{Kind: banger.Unready, What: "look for the tools", Why: fmt.Errorf("the command %s is not on this host", tool), Fix: installTools}
+		}
+	}
+	if os.Getuid() == 0 {
+		return nil
+	}
+	return subordinateIDs()
+}
+
+// subordinateIDs checks that a plain user can have a tree of files with many
+// owners.
+func subordinateIDs() error {
+	me, err := user.Current()
+	if err != nil {
+		return fmt.Errorf("look up the user: %w", err)
+	}
+	for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
+		text, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if !grants(string(text), me.Username, me.Uid) {
+			return &banger.Error{
+				Kind: banger.Unready, What: "make a tree of files without root", Why: fmt.Errorf("%s has no range for %s", path, me.Username),
+				Fix: "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + me.Username,
+			}
+		}
+	}
+	return nil
+}
+
+// grants looks for a range that holds every owner a Debian tree has.
+func grants(text, name, id string) bool {
+	for line := range strings.Lines(text) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) != 3 || fields[0] != name && fields[0] != id {
+			continue
+		}
+		if n, err := strconv.Atoi(fields[2]); err == nil && n >= 65536 {
+			return true
+		}
+	}
+	return false
+}
+
+// bootstrap lets mmdebstrap install the packages and writes the tree to out,
+// as a tar archive. Its work lies where a user namespace's root gets to, which
+// a user's own directories often are not.
+func bootstrap(ctx context.Context, runner hostcmd.Runner, opts DefaultOptions, packages []string, out io.Writer, progress func(string)) (err error) {
+	scratch, err := os.MkdirTemp(cmp.Or(os.Getenv("TMPDIR"), "/var/tmp"), "banger-image-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sweep(ctx, runner, scratch)) }()
+	if err := os.Chmod(scratch, 0o711); err != nil {
+		return err
+	}
+	keyring, err := keys(scratch, opts.Keyring)
+	if err != nil {
+		return err
+	}
+	log := cmp.Or(opts.Log, io.Discard)
+	steps := &stepWriter{progress: progress}
+	_, err = runner.Run(ctx, hostcmd.Cmd{
+		Argv:   argv(packages),
+		Env:    append(os.Environ(), "TMPDIR="+scratch, "LC_ALL=C.UTF-8"),
+		Stdin:  strings.NewReader(debian.Sources(opts.Mirror, keyring)),
+		Stdout: out,
+		Stderr: io.MultiWriter(log, steps),
+	})
+	return err
+}
+
+// argv gives root its own way, since not every mmdebstrap finds subordinate
+// ids for root.
+func argv(packages []string) []string {
+	mode := "unshare"
+	if os.Getuid() == 0 {
+		mode = "root"
+	}
+	return []string{
+		"mmdebstrap", "--mode=" + mode, "--variant=minbase", "--format=tar", "--verbose",
+		"--architectures=" + debian.Arch,
+		"--include=" + strings.Join(packages, ","),
+		`--aptopt=APT::Install-Recommends "false"`,
+		`--aptopt=Acquire::Languages "none"`,
+		"--dpkgopt=path-exclude=/usr/share/man/*",
+		"--dpkgopt=path-exclude=/usr/share/locale/*",
+		"--dpkgopt=path-exclude=/usr/share/doc/*",
+		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
+		debian.Suite, "-", "-",
+	}
+}
+
+// keys puts the keyring where apt, which may run as another user, can read it.
+func keys(dir, from string) (string, error) {
+	if from == "" {
+		return debian.WriteKeyring(dir)
+	}
+	ring, err := os.ReadFile(from)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "keyring"+filepath.Ext(from))
+	if err := os.WriteFile(path, ring, 0o644); err != nil {
+		return "", err
+	}
+	return path, os.Chmod(path, 0o644)
+}
+
+// sweep removes the scratch directory. What an interrupted mmdebstrap leaves
+// belongs to the users of its namespace, so only the namespace can remove it.
+func sweep(ctx context.Context, runner hostcmd.Runner, dir string) error {
+	if os.RemoveAll(dir) == nil {
+		return nil
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return err
+	}
+	argv := append([]string{"mmdebstrap", "--unshare-helper", "rm", "-rf", "--one-file-system", "--"}, left...)
+	if _, err := runner.Run(context.WithoutCancel(ctx), hostcmd.Cmd{Argv: argv}); err != nil {
+		return fmt.Errorf("remove %s: %w", dir, err)
+	}
+	return os.RemoveAll(dir)
+}
+
+// stepWriter tells progress from what mmdebstrap and apt print.
+type stepWriter struct {
+	progress func(string)
+	rest     []byte
+}
+
+const maxLine = 64 << 10 // a longer one says nothing about a step
+
+func (w *stepWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(w.rest, []byte("\n"))
+		if !ok {
+			break
+		}
+		if step := stepOf(string(line)); step != "" {
+			w.progress(step)
+		}
+		w.rest = rest
+	}
+	if len(w.rest) > maxLine {
+		w.rest = nil
+	}
+	return len(p), nil
+}
+
+// stepOf returns the step that a line begins, or nothing.
+func stepOf(line string) string {
+	var upgraded, installed int
+	if n, _ := fmt.Sscanf(line, "%d upgraded, %d newly installed,", &upgraded, &installed); n == 2 && installed > 0 {
+		return fmt.Sprintf("install %d packages", installed)
+	}
+	switch {
+	case strings.HasPrefix(line, "I: running apt-get update"):
+		return "read Debian's package lists"
+	case strings.HasPrefix(line, "I: creating tarball"):
+		return "pack the installed tree"
+	}
+	return ""
+}

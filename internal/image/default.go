@@ -1,0 +1,86 @@
+// Package image makes images. It owns what the default image contains and how
+// it is put together from Debian's archive, without root. It does not know
+// where images are kept or registered.
+package image
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"banger"
+	"banger/internal/guest/wire"
+	"banger/internal/hostcmd"
+	"banger/internal/rootfs"
+)
+
+// DefaultOptions says what the default image is made of and where it goes.
+type DefaultOptions struct {
+	Packages string    // path of the list of packages, packages.apt
+	Out      string    // path of the image
+	WorkDir  string    // for the archive between the steps, about as large as the image; empty: Out's directory
+	Keyring  string    // keys that the archive's signatures are checked with; empty: the built-in ones
+	Mirror   string    // used for the build only; empty: Debian's own
+	Log      io.Writer // gets all that the tools say; may be nil
+}
+
+// Built describes a finished image.
+type Built struct {
+	Digest banger.Digest
+	Size   banger.Size
+	Origin string // "debian trixie 13.8, 230 packages"
+}
+
+// BuildDefault makes the default image at opts.Out. progress gets a line for
+// each step. A host that lacks the tools is an Unready error; whatever the
+// error, nothing is left at opts.Out or beside it.
+func BuildDefault(ctx context.Context, runner hostcmd.Runner, opts DefaultOptions, progress func(string)) (Built, error) {
+	fail := func(err error) (Built, error) {
+		return Built{}, &banger.Error{What: "build default image", Why: err}
+	}
+	packages, err := readPackages(opts.Packages)
+	if err != nil {
+		return fail(err)
+	}
+	if err := Ready(runner); err != nil {
+		return fail(err)
+	}
+	tree, err := unnamed(cmp.Or(opts.WorkDir, filepath.Dir(opts.Out)))
+	if err != nil {
+		return fail(err)
+	}
+	defer tree.Close()
+	if err := bootstrap(ctx, runner, opts, packages, tree, progress); err != nil {
+		return fail(err)
+	}
+	origin, err := describe(tree)
+	if err != nil {
+		return fail(err)
+	}
+	extras, err := extrasLayer()
+	if err != nil {
+		return fail(err)
+	}
+	progress("write the file system")
+	result, err := rootfs.Flatten(ctx, []io.Reader{tree, extras}, opts.Out, rootfs.Options{Label: wire.LabelBase, Reset: true})
+	if err != nil {
+		return fail(err)
+	}
+	return Built{Digest: result.Digest, Size: result.Size, Origin: origin}, nil
+}
+
+// unnamed returns a file that is gone when it is closed, however we end.
+func unnamed(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".image-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("make work file: %w", err)
+	}
+	return f, nil
+}

@@ -1,0 +1,107 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"embed"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+)
+
+// files is what the default image has beyond its packages, as a tree.
+//
+//go:embed all:files
+var files embed.FS
+
+// removed is what the packages bring, or mmdebstrap leaves, and the image has
+// not: Docker starts by its socket, no console has a login that could succeed,
+// and a VM does not upgrade itself in the background.
+var removed = []string{
+	"etc/apt/apt.conf.d/99mmdebstrap",
+	"etc/apt/sources.list",
+	"etc/dpkg/dpkg.cfg.d/99mmdebstrap",
+	"etc/systemd/system/getty.target.wants/getty@tty1.service",
+	"etc/systemd/system/multi-user.target.wants/containerd.service",
+	"etc/systemd/system/multi-user.target.wants/docker.service",
+	"etc/systemd/system/sysinit.target.wants/systemd-pstore.service",
+	"etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer",
+	"etc/systemd/system/timers.target.wants/apt-daily.timer",
+}
+
+// emptied is where only our own files are left: sources of the build's mirror
+// are not the image's.
+var emptied = []string{"etc/apt/sources.list.d"}
+
+// linked is the symbolic links that are added.
+var linked = []struct{ name, target string }{
+	{"etc/systemd/system/multi-user.target.wants/banger-docker-restart.service", "/etc/systemd/system/banger-docker-restart.service"},
+	{"etc/systemd/system/serial-getty@ttyS0.service", "/dev/null"},
+}
+
+// stamps are newer than /usr, so that systemd does not begin the first boot
+// with rebuilding caches that the packages have just built.
+var stamps = []string{"etc/.updated", "var/.updated"}
+
+// entry is a file or a symbolic link of the layer.
+type entry struct {
+	name, target string
+	data         []byte
+}
+
+// extrasLayer returns the layer that goes over the packages.
+func extrasLayer() (*bytes.Reader, error) {
+	entries, err := extras()
+	if err != nil {
+		return nil, err
+	}
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	now := time.Now()
+	for _, e := range entries {
+		h := tar.Header{Typeflag: tar.TypeReg, Name: e.name, Mode: 0o644, Size: int64(len(e.data)), ModTime: now, Format: tar.FormatPAX}
+		if e.target != "" {
+			h.Typeflag, h.Linkname, h.Mode = tar.TypeSymlink, e.target, 0o777
+		}
+		if err := w.WriteHeader(&h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(e.data); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return bytes.NewReader(buf.Bytes()), nil
+}
+
+func extras() ([]entry, error) {
+	var all []entry
+	for _, name := range removed {
+		all = append(all, entry{name: path.Dir(name) + "/.wh." + path.Base(name)})
+	}
+	for _, name := range emptied {
+		all = append(all, entry{name: name + "/.wh..wh..opq"})
+	}
+	for _, name := range stamps {
+		all = append(all, entry{name: name})
+	}
+	for _, link := range linked {
+		all = append(all, entry{name: link.name, target: link.target})
+	}
+	err := fs.WalkDir(files, "files", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := files.ReadFile(name)
+		all = append(all, entry{name: strings.TrimPrefix(name, "files/"), data: data})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read banger's own files: %w", err)
+	}
+	return all, nil
+}

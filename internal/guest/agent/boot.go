@@ -1,0 +1,174 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
+)
+
+// boot is what the steps hand on to each other.
+type boot struct {
+	config  wire.Config
+	release string            // of the kernel
+	disks   map[string]string // device by label
+	program string            // the image's init; empty: it has none
+	kind    initKind
+}
+
+// step is one step of the boot. fix is what a user can do when it fails.
+type step struct {
+	name string
+	run  func(*boot) error
+	fix  string
+}
+
+const (
+	fixBundle = "make runtime (the kernel set or the agent does not fit), then start the VM again"
+	fixLog    = "read the VM's console log for the kernel's reason"
+	fixImage  = "use an image with an ordinary root file system: banger image list"
+	fixDisk   = "check the VM's disk on the host with e2fsck, or delete the VM"
+)
+
+// newRoot is where the root file system comes together.
+const newRoot = "/newroot"
+
+// bootSteps is the boot, in order.
+var bootSteps = []step{
+	{"mount kernel file systems", (*boot).mountKernel, fixBundle},
+	{"read configuration", (*boot).readConfiguration, "start the VM again"},
+	{"set clock", (*boot).setClock, fixLog},
+	{"load modules", (*boot).loadModules, fixBundle},
+	{"find disks", (*boot).findDisks, "see that the VM's disks are in its directory, or delete the VM"},
+	{"mount base", (*boot).mountBase, "make the image again: the VM's base is damaged"},
+	{"mount overlay disk", (*boot).mountOverlayDisk, fixDisk},
+	{"mount root", (*boot).mountRoot, fixLog},
+	{"mount modules disk", (*boot).mountModules, fixBundle},
+	{"mount direct directories", (*boot).mountDirect, fixDisk},
+	{"mount work disk", (*boot).mountWork, fixDisk},
+	{"mount run", (*boot).mountRun, fixImage},
+	{"keep agent", (*boot).keepAgent, "give the VM more memory: banger vm set --memory"},
+	{"find init", (*boot).findInit, fixImage},
+	{"write identity", (*boot).writeIdentity, fixDisk},
+	{"write host key", (*boot).writeHostKey, fixDisk},
+	{"prepare init", (*boot).prepareInit, fixLog},
+	{"register modprobe", (*boot).registerModprobe, fixLog},
+	{"mount terminals and control groups", (*boot).mountRest, fixBundle},
+	{"become root", (*boot).becomeRoot, fixLog},
+	{"raise loopback", (*boot).raiseLoopback, fixLog},
+	{"start server", (*boot).startServer, fixLog},
+}
+
+// runBoot is the life of the first process: it returns only when it could not
+// end the machine.
+func runBoot() int {
+	b := &boot{}
+	if failure := b.runSteps(bootSteps); failure != nil {
+		b.fail(*failure)
+		return 1
+	}
+	logf(prioInfo, "hand over to %s init %s", b.kind, b.program)
+	if b.program != "" {
+		err := handOver(b.program)
+		b.fail(wire.Failure{Step: "start init", Why: fmt.Sprintf("exec %s: %v", b.program, err), Fix: fixImage})
+		return 1
+	}
+	return runReaper()
+}
+
+func (b *boot) runSteps(steps []step) *wire.Failure {
+	for _, s := range steps {
+		begun := time.Now()
+		if err := s.try(b); err != nil {
+			return &wire.Failure{Step: s.name, Why: err.Error(), Fix: s.fix}
+		}
+		logf(prioInfo, "%s: %d ms", s.name, time.Since(begun).Milliseconds())
+	}
+	return nil
+}
+
+// try turns a panic into an error: one of process 1 would be the kernel's.
+func (s step) try(b *boot) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return s.run(b)
+}
+
+// handOver becomes the image's init; it returns only an error.
+func handOver(program string) error {
+	env := []string{
+		"PATH=" + defaultPath,
+		"HOME=/",
+		"TERM=linux",
+		"NOTIFY_SOCKET=" + notifySocket,
+	}
+	return unix.Exec(program, []string{program}, env)
+}
+
+func (b *boot) readConfiguration() error {
+	path := "/" + wire.ConfigPath
+	c, err := readConfig(path)
+	if err != nil {
+		return err
+	}
+	b.config = c
+	if c.Version != wire.Version {
+		return fmt.Errorf("configuration has version %d, this agent knows %d", c.Version, wire.Version)
+	}
+	if c.Nonce == "" || c.Token == "" {
+		return errors.New("configuration has no nonce or no token")
+	}
+	return os.Remove(path)
+}
+
+// clockBehind and clockAhead are how far the guest's clock may be from the
+// moment the host wrote the configuration. It cannot be earlier; it is later
+// by the time the boot took.
+const (
+	clockBehind = time.Second
+	clockAhead  = time.Hour
+)
+
+func (b *boot) setClock() error {
+	if b.config.UnixNano == 0 {
+		return nil
+	}
+	off := time.Since(time.Unix(0, b.config.UnixNano))
+	if off > -clockBehind && off < clockAhead {
+		return nil
+	}
+	return setClock(b.config.UnixNano)
+}
+
+func setClock(nano int64) error {
+	t := unix.NsecToTimespec(nano)
+	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &t); err != nil {
+		return fmt.Errorf("set clock: %w", err)
+	}
+	return nil
+}
+
+// failedTime bounds how long a failed boot waits for the host to hear of it.
+const failedTime = 20 * time.Second
+
+// fail tells the console and the host what failed, then ends the machine.
+func (b *boot) fail(f wire.Failure) {
+	logf(prioError, "%s: %s", f.Step, f.Why)
+	text, _ := json.Marshal(f)
+	nonce := b.config.Nonce
+	if nonce == "" {
+		nonce = "-"
+	}
+	sayOnConsole(wire.ConsoleFailed + nonce + " " + string(text))
+	serveFailure(b.config, f, failedTime)
+	unix.Sync()
+	endMachine(wire.Poweroff, b.config.ResetToOff)
+}

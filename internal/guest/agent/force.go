@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
+)
+
+// force ends the machine in place of an init that has not: process 1 is frozen
+// so that it starts nothing anew, everything else is killed, and the kernel
+// makes the disks read-only, which leaves them clean.
+func (s *server) force(verb wire.Verb) {
+	logf(prioError, "the init has not ended the machine in time: end it without")
+	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb))
+	s.control.bye(s.byeEvent(verb), byeTime)
+	if group := groupOf(1); group != "/" {
+		os.WriteFile(cgroupRoot+group+"/cgroup.freeze", []byte("1"), 0)
+	}
+	killSessions()
+	endProcesses(unix.SIGKILL, killTime)
+	unix.Sync()
+	remountReadOnly()
+	endMachine(verb, s.config.ResetToOff)
+}
+
+// groupOf is the control group of a process, seen from the root.
+func groupOf(pid int) string {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return "/"
+	}
+	for line := range bytes.Lines(raw) {
+		if group, ok := bytes.CutPrefix(line, []byte("0::")); ok {
+			return string(bytes.TrimSpace(group))
+		}
+	}
+	return "/"
+}
+
+// killTime bounds how long killed processes may take to be gone.
+const killTime = 2 * time.Second
+
+// endProcesses signals every process but the kernel's, our own and those whose
+// name begins with @, and waits until they are gone or the time is over.
+func endProcesses(sig unix.Signal, within time.Duration) {
+	var waiting []unix.PollFd
+	names, _ := filepath.Glob("/proc/[0-9]*")
+	for _, name := range names {
+		pid, err := strconv.Atoi(filepath.Base(name))
+		if err != nil || pid == 1 || pid == os.Getpid() {
+			continue
+		}
+		args, err := os.ReadFile(name + "/cmdline")
+		if err != nil || len(args) == 0 || args[0] == '@' {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue
+		}
+		defer unix.Close(fd)
+		if unix.PidfdSendSignal(fd, sig, nil, 0) == nil {
+			unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
+			waiting = append(waiting, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
+	}
+	pollGone(waiting, time.Now().Add(within))
+}
+
+// pollGone waits until each of the processes has ended.
+func pollGone(waiting []unix.PollFd, end time.Time) {
+	for len(waiting) > 0 {
+		left := time.Until(end)
+		if left <= 0 {
+			return
+		}
+		if _, err := unix.Poll(waiting, int(left.Milliseconds())+1); err != nil && err != unix.EINTR {
+			return
+		}
+		alive := waiting[:0]
+		for _, w := range waiting {
+			if w.Revents == 0 {
+				alive = append(alive, w)
+			}
+		}
+		waiting = alive
+	}
+}
+
+// remountTime bounds the kernel's emergency remount.
+const remountTime = 10 * time.Second
+
+// remountReadOnly makes the kernel write out and close all disks, whoever uses
+// them, and waits until its log says that it has.
+func remountReadOnly() {
+	log, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(log)
+	unix.Seek(log, 0, unix.SEEK_END)
+	if err := os.WriteFile("/proc/sysrq-trigger", []byte("u"), 0); err != nil {
+		return
+	}
+	end := time.Now().Add(remountTime)
+	record := make([]byte, 8<<10)
+	for time.Now().Before(end) {
+		n, err := unix.Read(log, record)
+		switch {
+		case err == unix.EAGAIN:
+			unix.Poll([]unix.PollFd{{Fd: int32(log), Events: unix.POLLIN}}, int(time.Until(end).Milliseconds())+1)
+		case err == unix.EPIPE: // records were overwritten
+		case err != nil:
+			return
+		case bytes.Contains(record[:n], []byte("Emergency Remount complete")):
+			return
+		}
+	}
+}
+
+// endMachine is the very end. It returns only when the kernel refuses.
+func endMachine(verb wire.Verb, resetToOff bool) {
+	err := unix.Reboot(rebootCommand(verb, resetToOff))
+	logf(prioError, "end the machine: %v", err)
+}
+
+// rebootCommand is what to ask of the kernel for a verb.
+func rebootCommand(verb wire.Verb, resetToOff bool) int {
+	if known, ok := verbs[verb]; ok && !resetToOff {
+		return known.reboot
+	}
+	return unix.LINUX_REBOOT_CMD_RESTART
+}

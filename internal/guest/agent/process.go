@@ -1,0 +1,202 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+
+	"github.com/creack/pty"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
+)
+
+// signals are the names of RFC 4254, section 6.10.
+var signals = map[string]unix.Signal{
+	"ABRT": unix.SIGABRT, "ALRM": unix.SIGALRM, "FPE": unix.SIGFPE, "HUP": unix.SIGHUP, "ILL": unix.SIGILL,
+	"INT": unix.SIGINT, "KILL": unix.SIGKILL, "PIPE": unix.SIGPIPE, "QUIT": unix.SIGQUIT, "SEGV": unix.SIGSEGV,
+	"TERM": unix.SIGTERM, "USR1": unix.SIGUSR1, "USR2": unix.SIGUSR2,
+}
+
+// process is a session's program, in a session and process group of its own.
+type process struct {
+	cmd    *exec.Cmd
+	tty    *os.File   // our side of its terminal, if it has one
+	ours   []*os.File // all that we hold of it
+	copies sync.WaitGroup
+
+	mu    sync.Mutex
+	ended bool
+}
+
+// run starts a program and returns; it is attended to in the background.
+func (s *session) run(user account, cmd *exec.Cmd) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: user.credential()}
+	p := &process{cmd: cmd}
+	begin := s.startPiped
+	if s.tty != nil {
+		begin = s.startOnTTY
+	}
+	if err := begin(p, user); err != nil {
+		p.close()
+		s.refuse(err)
+		return
+	}
+	s.process = p
+	go s.attend(p)
+}
+
+// refuse ends a session whose program could not be run, as a shell would.
+func (s *session) refuse(err error) {
+	fmt.Fprintf(s.channel.Stderr(), "banger: %v\r\n", err)
+	status := uint32(wire.ExitCannotRun)
+	if errors.Is(err, fs.ErrNotExist) {
+		status = wire.ExitNotFound
+	}
+	s.channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
+	s.channel.Close()
+}
+
+func (s *session) startPiped(p *process, _ account) error {
+	var theirs, ours [3]*os.File
+	for i := range theirs {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		theirs[i], ours[i] = w, r
+		if i == 0 {
+			theirs[i], ours[i] = r, w
+		}
+		defer theirs[i].Close()
+		p.ours = append(p.ours, ours[i])
+	}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1], theirs[2]
+	if err := s.server.start(p.cmd); err != nil {
+		return err
+	}
+	go func() {
+		io.Copy(ours[0], s.channel)
+		ours[0].Close()
+	}()
+	p.copyOut(s.channel, ours[1])
+	p.copyOut(s.channel.Stderr(), ours[2])
+	return nil
+}
+
+// copyOut moves output until its end. A reader that is gone closes the pipe
+// under the program, which is how it gets to know.
+func (p *process) copyOut(to io.Writer, from *os.File) {
+	p.copies.Go(func() {
+		io.Copy(to, from)
+		from.Close()
+	})
+}
+
+func (s *session) startOnTTY(p *process, user account) error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("open terminal: %w", err)
+	}
+	defer slave.Close()
+	p.tty, p.ours = master, []*os.File{master}
+	if user.credential() != nil {
+		const groupTTY = 5
+		if err := errors.Join(slave.Chown(int(user.uid), groupTTY), slave.Chmod(0o620)); err != nil {
+			return err
+		}
+	}
+	if err := p.resize(s.tty); err != nil {
+		return err
+	}
+	p.cmd.Env = append(p.cmd.Env, "SSH_TTY="+slave.Name())
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
+	p.cmd.SysProcAttr.Setctty = true
+	if err := s.server.start(p.cmd); err != nil {
+		return err
+	}
+	go io.Copy(master, s.channel)
+	p.copyOut(s.channel, master)
+	return nil
+}
+
+func (p *process) resize(size *ttyRequest) error {
+	if p.tty == nil {
+		return nil
+	}
+	return pty.Setsize(p.tty, &pty.Winsize{Rows: uint16(size.Rows), Cols: uint16(size.Cols)})
+}
+
+// attend waits for the program's end and for all of its output, and only then
+// tells the client.
+func (s *session) attend(p *process) {
+	p.cmd.Wait()
+	p.mu.Lock()
+	p.ended = true
+	p.mu.Unlock()
+	p.copies.Wait()
+	p.close()
+	kind, payload := exitMessage(p.cmd.ProcessState.Sys().(syscall.WaitStatus))
+	s.channel.SendRequest(kind, false, payload)
+	s.channel.Close()
+}
+
+func exitMessage(status syscall.WaitStatus) (kind string, payload []byte) {
+	if !status.Signaled() {
+		return "exit-status", ssh.Marshal(struct{ Status uint32 }{uint32(status.ExitStatus())})
+	}
+	name := fmt.Sprintf("%d@banger", int(status.Signal()))
+	for known, sig := range signals {
+		if sig == status.Signal() {
+			name = known
+		}
+	}
+	return "exit-signal", ssh.Marshal(struct {
+		Signal   string
+		Core     bool
+		Message  string
+		Language string
+	}{name, status.CoreDump(), status.Signal().String(), ""})
+}
+
+// signal signals the program's group, or what is in the foreground of its terminal.
+func (p *process) signal(sig unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ended {
+		return
+	}
+	group := p.cmd.Process.Pid
+	if p.tty != nil {
+		if raw, err := p.tty.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				if front, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && front > 1 {
+					group = front
+				}
+			})
+		}
+	}
+	unix.Kill(-group, sig)
+}
+
+// hangUp tells the program that its client is gone.
+func (p *process) hangUp() {
+	p.signal(unix.SIGHUP)
+	if p.tty == nil {
+		p.signal(unix.SIGTERM)
+	}
+	p.signal(unix.SIGCONT)
+	p.close()
+}
+
+func (p *process) close() {
+	for _, f := range p.ours {
+		f.Close()
+	}
+}

@@ -1,0 +1,240 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/link"
+	"banger/internal/guest/wire"
+	"banger/internal/version"
+)
+
+// server is the agent that the host talks to.
+type server struct {
+	config  wire.Config
+	init    *initWatch
+	control *control
+	ssh     *sshServer
+	ending  ending
+	ended   chan struct{} // closed after bye
+}
+
+// byeTime bounds how long the last stage waits until the host has heard bye.
+const byeTime = 2 * time.Second
+
+// runServer serves until the machine says bye; then it ends with status 0.
+func runServer() int {
+	shrugOff()
+	setOOMScore(oomNever)
+	openLog()
+	s, err := newServer()
+	if err != nil {
+		logf(prioError, "start server: %v", err)
+		return 1
+	}
+	failed := make(chan error, 4)
+	go func() { failed <- readNotify(os.NewFile(fdNotify, notifySocket), s.hear) }()
+	go func() { failed <- acceptBye(os.NewFile(fdBye, byeSocket), s.bye) }()
+	go func() { failed <- servePort(wire.SerialControl, s.serveStream, wire.PortControl) }()
+	go func() { failed <- servePort(wire.SerialStreams, s.serveStream, wire.PortSSH) }()
+	for {
+		select {
+		case <-s.ended:
+			return 0
+		case err := <-failed:
+			if !errors.Is(err, fs.ErrNotExist) {
+				logf(prioError, "server: %v", err)
+				return 1
+			}
+			logf(prioInfo, "server: %v", err)
+		}
+	}
+}
+
+func newServer() (*server, error) {
+	config, err := readConfig(serverConfig())
+	if err != nil {
+		return nil, err
+	}
+	s := &server{config: config, ended: make(chan struct{})}
+	if s.init, err = openInitWatch(progressFile); err != nil {
+		return nil, err
+	}
+	if s.ssh, err = newSSHServer(config, startInGuest); err != nil {
+		return nil, err
+	}
+	s.control = newControl(s.hello, s.handle)
+	if s.init.kind() == initOther {
+		omitFromKill("server", os.Getpid())
+	}
+	return s, nil
+}
+
+// serverConfig is the configuration's place: the last stage has moved it for a
+// server that starts that late.
+func serverConfig() string {
+	if _, err := os.Stat(configFile); err != nil {
+		return lastConfig
+	}
+	return configFile
+}
+
+// servePort serves one serial port, for ever. A machine may have none.
+func servePort(name string, serve link.Handler, ports ...int) error {
+	port, err := link.OpenPort(name)
+	if err != nil {
+		return err
+	}
+	defer port.Close()
+	return link.Serve(port, serve, ports...)
+}
+
+// serveStream serves one stream, whatever carried it here.
+func (s *server) serveStream(stream net.Conn, port int) {
+	switch port {
+	case wire.PortControl:
+		s.control.serve(stream, nil)
+	case wire.PortSSH:
+		s.ssh.serve(stream)
+	default:
+		stream.Close()
+	}
+}
+
+func (s *server) hello() wire.Hello {
+	h := helloOf(s.config)
+	h.Init, _ = s.init.state()
+	return h
+}
+
+func helloOf(c wire.Config) wire.Hello {
+	var name unix.Utsname
+	unix.Uname(&name)
+	return wire.Hello{
+		Version: wire.Version,
+		Program: "banger-agent " + version.Version,
+		Token:   c.Token,
+		Nonce:   c.Nonce,
+		BootID:  bootID(),
+		Kernel:  unix.ByteSliceToString(name.Release[:]),
+	}
+}
+
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
+}
+
+func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
+	switch r.Method {
+	case wire.MethodPing:
+		return nil, nil
+	case wire.MethodSync:
+		unix.Sync()
+		return nil, nil
+	case wire.MethodClock:
+		p, err := params[wire.ClockParams](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, setClock(p.UnixNano)
+	case wire.MethodInfo:
+		return s.info()
+	case wire.MethodGrow:
+		return nil, growAll()
+	case wire.MethodStop:
+		p, err := params[wire.StopParams](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.stop(p)
+	}
+	return nil, fmt.Errorf("unknown method %q", r.Method)
+}
+
+func (s *server) info() (wire.Info, error) {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return wire.Info{}, err
+	}
+	state, _ := s.init.state()
+	return wire.Info{BootID: bootID(), Uptime: up.Nano() / 1e6, Init: state}, nil
+}
+
+// hear acts on a notification of the init.
+func (s *server) hear(datagram string) {
+	entered, again := s.init.hear(datagram)
+	for _, state := range entered {
+		s.control.broadcast(wire.Event{Kind: wire.EventInit, Init: state})
+		switch state {
+		case wire.InitStopping:
+			askSessions()
+		case wire.InitShutdown:
+			killSessions()
+		}
+	}
+	if again {
+		if err := remountAfterSoftReboot(s.config); err != nil {
+			logf(prioError, "mount again after soft reboot: %v", err)
+		}
+	}
+}
+
+// bye passes the last stage's word on to the host and ends the server. It does
+// not return: the last stage goes on when the process is gone, and with it all
+// that it had open.
+func (s *server) bye(verb string) {
+	s.control.bye(s.byeEvent(wire.Verb(verb)), byeTime)
+	close(s.ended)
+	select {}
+}
+
+func (s *server) byeEvent(verb wire.Verb) wire.Event {
+	return wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce}
+}
+
+// serveFailure tells the host of a failed boot, and returns when it has heard
+// or the time is over.
+func serveFailure(c wire.Config, f wire.Failure, within time.Duration) {
+	heard := make(chan struct{}, 1)
+	k := newControl(func() wire.Hello {
+		h := helloOf(c)
+		h.Failed = &f
+		return h
+	}, func(_ context.Context, r wire.Request) (any, error) {
+		return nil, fmt.Errorf("the boot failed at %q", f.Step)
+	})
+	serve := func(stream net.Conn, _ int) {
+		k.serve(stream, func() {
+			select {
+			case heard <- struct{}{}:
+			default:
+			}
+		})
+	}
+	if err := openFailurePort(serve); err != nil {
+		logf(prioError, "tell the host: %v", err)
+		return
+	}
+	select {
+	case <-heard:
+	case <-time.After(within):
+	}
+}
+
+func openFailurePort(serve link.Handler) error {
+	port, err := link.OpenPort(wire.SerialControl)
+	if err != nil {
+		return err
+	}
+	go link.Serve(port, serve, wire.PortControl)
+	return nil
+}

@@ -1,0 +1,66 @@
+# make help lists the targets.
+
+PREFIX  ?= $(HOME)/.local
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO      ?= go
+
+export CGO_ENABLED = 0
+goflags = -trimpath -buildvcs=false -ldflags '-s -w -X banger/internal/version.Version=$(VERSION)'
+
+# The agent goes into every VM's initrd.
+agent_max = 6291456
+
+.DEFAULT_GOAL = build
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench install
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+try: ## from a fresh clone to a running VM: checks, builds, and shows you around
+	@sh scripts/try.sh
+
+build: ## build banger, bangerd and banger-agent into this directory
+	$(GO) build $(goflags) -o . ./cmd/banger ./cmd/bangerd ./cmd/banger-agent
+	@size=$$(stat -c %s banger-agent); test $$size -lt $(agent_max) || \
+		{ echo "banger-agent has $$size bytes, at most $(agent_max) are allowed" >&2; exit 1; }
+
+runtime: ## build the runtime in ./runtime: a kernel set and the default image, from Debian
+	$(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle build --dir ./runtime
+
+runtime-bundle: ## the same for now: no bundle is published yet that could be fetched
+	@echo "no runtime bundle is published yet: building one here"
+	@$(MAKE) --no-print-directory runtime
+
+rootfs: ## build ./runtime/rootfs-docker.ext4 anew from packages.apt
+	rm -f runtime/rootfs-docker.ext4
+	@$(MAKE) --no-print-directory runtime
+
+runtime-package: ## pack ./runtime as dist/banger-runtime.tar.gz and print its SHA-256
+	@test -f runtime/bundle.json || { echo "there is no ./runtime; fix: make runtime" >&2; exit 1; }
+	@mkdir -p dist
+	tar -C runtime --sparse --sort=name --owner=0 --group=0 --numeric-owner --exclude='./.*' -czf dist/banger-runtime.tar.gz .
+	@sha256sum dist/banger-runtime.tar.gz
+
+test: unit vmtest ## everything that can be tested here
+
+unit: ## vet, format and unit tests: no root, no VM, no network
+	@test -z "$$(gofmt -l cmd internal *.go)" || { gofmt -d cmd internal *.go; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags vm ./internal/lab/...
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+vmtest: build runtime ## the tests that boot real VMs
+	$(GO) test -count=1 -timeout 25m -tags vm ./internal/lab/...
+
+bench: build runtime ## time from create to the first program run, against plain QEMU
+	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . ./internal/lab/...
+
+install: build ## install into PREFIX (~/.local), the runtime with it
+	@test -f runtime/bundle.json || { echo "there is no ./runtime to install; fix: make runtime" >&2; exit 1; }
+	install -d $(PREFIX)/bin $(PREFIX)/lib
+	install -m 0755 banger bangerd $(PREFIX)/bin
+	rm -rf $(PREFIX)/lib/.banger.new
+	cp -R --reflink=auto --sparse=always runtime $(PREFIX)/lib/.banger.new
+	install -m 0755 banger-agent $(PREFIX)/lib/.banger.new/agent
+	rm -rf $(PREFIX)/lib/banger
+	mv $(PREFIX)/lib/.banger.new $(PREFIX)/lib/banger

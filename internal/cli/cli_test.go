@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"banger"
+)
+
+// fakeDaemon keeps VMs in memory and answers as the daemon's client does.
+type fakeDaemon struct {
+	mu      sync.Mutex
+	vms     map[string]banger.VM
+	created int
+	made    banger.VM     // what create makes, when set
+	hang    chan struct{} // closed by a create that waits until it is canceled
+	running bool
+	logs    string
+	guest   func(banger.VM) (net.Conn, error)
+	took    []string // what was asked, in words
+}
+
+func newFake(vms ...banger.VM) *fakeDaemon {
+	f := &fakeDaemon{vms: map[string]banger.VM{}, running: true}
+	for _, vm := range vms {
+		f.vms[vm.Name] = vm
+	}
+	return f
+}
+
+func aVM(name string, state banger.State) banger.VM {
+	return banger.VM{ID: banger.VMID(fmt.Sprintf("%012x", len(name))), Name: name, State: state, Image: "docker", VCPUs: 1,
+		Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: "none",
+		CreatedAt: time.Now().Add(-3 * time.Hour)}
+}
+
+func (f *fakeDaemon) find(ref, verb string) (banger.VM, error) {
+	vm, ok := f.vms[ref]
+	for _, other := range f.vms {
+		if string(other.ID) == ref {
+			vm, ok = other, true
+		}
+	}
+	if !ok {
+		return vm, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("%s VM %q", verb, ref), Why: errors.New("there is no such VM"), Fix: "banger vm list"}
+	}
+	return vm, nil
+}
+
+func (f *fakeDaemon) change(ref, verb string, to banger.State, from ...banger.State) (banger.VM, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(ref, verb)
+	if err != nil {
+		return vm, err
+	}
+	if len(from) > 0 && vm.State != from[0] {
+		return vm, &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("%s VM %q", verb, ref), Why: fmt.Errorf("the VM is %s", vm.State)}
+	}
+	vm.State = to
+	f.vms[ref] = vm
+	return vm, nil
+}
+
+func (f *fakeDaemon) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Progress) (banger.VM, error) {
+	if f.hang != nil {
+		close(f.hang)
+		<-ctx.Done()
+		return banger.VM{}, &banger.Error{Kind: banger.Canceled, What: "create VM \"" + spec.Name + "\"", Why: ctx.Err()}
+	}
+	p.Send(banger.Event{VM: spec.Name, Step: "boot"})
+	p.Send(banger.Event{VM: spec.Name, Step: "boot", Done: true, Took: 1200 * time.Millisecond})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.took = append(f.took, fmt.Sprintf("create %+v", spec))
+	if spec.Name == "" {
+		f.created++
+		spec.Name = fmt.Sprintf("made-up-%d", f.created)
+	}
+	if _, ok := f.vms[spec.Name]; ok {
+		return banger.VM{}, &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("create VM %q", spec.Name), Why: errors.New("the name is taken"), Fix: "choose another --name"}
+	}
+	state := banger.Running
+	if spec.NoStart {
+		state = banger.Stopped
+	}
+	vm := aVM(spec.Name, state)
+	vm.ID = banger.VMID(vm.Name) // so that deletion by ID finds it
+	if f.made.Name != "" {
+		vm = f.made
+	}
+	f.vms[vm.Name] = vm
+	return vm, nil
+}
+
+func (f *fakeDaemon) ListVMs(context.Context) ([]banger.VM, error) {
+	var list []banger.VM
+	for _, name := range []string{"otter", "wombat"} {
+		if vm, ok := f.vms[name]; ok {
+			list = append(list, vm)
+		}
+	}
+	return list, nil
+}
+
+func (f *fakeDaemon) ShowVM(_ context.Context, ref string) (banger.VM, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.find(ref, "show")
+}
+
+func (f *fakeDaemon) StartVM(_ context.Context, ref string, _ banger.StartVM, _ banger.Progress) (banger.VM, error) {
+	return f.change(ref, "start", banger.Running, banger.Stopped)
+}
+
+func (f *fakeDaemon) StopVM(_ context.Context, ref string, _ banger.StopVM, _ banger.Progress) (banger.VM, error) {
+	return f.change(ref, "stop", banger.Stopped, banger.Running)
+}
+
+func (f *fakeDaemon) RestartVM(_ context.Context, ref string, _ banger.StopVM, _ banger.Progress) (banger.VM, error) {
+	return f.change(ref, "restart", banger.Running)
+}
+
+func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(ref, "delete")
+	if err != nil {
+		return err
+	}
+	if vm.State == banger.Running && !opts.Force {
+		return &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("delete VM %q", ref), Why: errors.New("the VM is running"), Fix: "banger vm delete --force " + ref}
+	}
+	delete(f.vms, vm.Name)
+	return nil
+}
+
+func (f *fakeDaemon) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
+	if _, err := f.find(ref, "read the log of"); err != nil {
+		return nil, err
+	}
+	return io.NopCloser(strings.NewReader(string(opts.Kind) + ":\n" + f.logs)), nil
+}
+
+func (f *fakeDaemon) DialVM(_ context.Context, ref string, _ int) (net.Conn, error) {
+	vm, err := f.find(ref, "dial")
+	if err != nil {
+		return nil, err
+	}
+	return f.guest(vm)
+}
+
+func (f *fakeDaemon) Daemon(context.Context) (banger.Daemon, error) {
+	return banger.Daemon{PID: 42, Version: "1", Socket: "/run/b.sock", Log: "/state/bangerd.log", Driver: "qemu"}, nil
+}
+
+func (f *fakeDaemon) StopDaemon(context.Context) error { f.running = false; return nil }
+
+func (f *fakeDaemon) ListImages(context.Context) ([]banger.Image, error) {
+	return []banger.Image{{Name: "docker", ID: "sha256:0123456789abcdef", Size: 429 * banger.MiB, Origin: "debian trixie", CreatedAt: time.Now()}}, nil
+}
+func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
+
+// run is one run of the program and what came of it.
+type run struct {
+	code        int
+	out, errOut string
+}
+
+type setup struct {
+	in      string
+	tty     bool // all three streams are terminals
+	signals chan os.Signal
+	spawn   func([]string, <-chan os.Signal) (int, error)
+}
+
+func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	home := t.TempDir()
+	a := &app{
+		std: Std{In: strings.NewReader(s.in), Out: &out, Err: &errOut, InTTY: s.tty, OutTTY: s.tty, ErrTTY: s.tty,
+			Signals: s.signals, Getenv: func(key string) string {
+				return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home}[key]
+			}},
+		connect: func(_ context.Context, mode start) (service, error) {
+			if !f.running && mode == noStart {
+				return nil, &banger.Error{Kind: banger.NotFound, What: "find the daemon", Why: errors.New("none is running"), Fix: "banger vm list"}
+			}
+			return f, nil
+		},
+		replace: func(_ string, argv, _ []string) error {
+			fmt.Fprintln(&out, strings.Join(argv, "\x1f"))
+			return nil
+		},
+		spawn: s.spawn,
+		quit:  func(code int) { t.Errorf("quit with %d", code) },
+	}
+	code := a.main(context.Background(), args)
+	return run{code, out.String(), errOut.String()}
+}
+
+func (r run) want(t *testing.T, code int, out, errOut string) {
+	t.Helper()
+	if r.code != code || r.out != out || r.errOut != errOut {
+		t.Errorf("got exit code %d\nstdout %q\nstderr %q\nwant %d\nstdout %q\nstderr %q", r.code, r.out, r.errOut, code, out, errOut)
+	}
+}

@@ -1,0 +1,165 @@
+package cli
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+)
+
+// sshGuest is a guest whose SSH server hands every program to run.
+type sshGuest struct {
+	config *ssh.ServerConfig
+	vm     banger.VM
+	run    func(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32
+}
+
+func newGuest(t *testing.T, name string) *sshGuest {
+	t.Helper()
+	dir := t.TempDir()
+	vm := aVM(name, banger.Running)
+	vm.SSHKey, vm.KnownHosts = filepath.Join(dir, "id"), filepath.Join(dir, "known_hosts")
+	if _, err := guest.UserKey(vm.SSHKey); err != nil {
+		t.Fatal(err)
+	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := guest.AddKnownHost(vm.KnownHosts, vm.ID, name, string(ssh.MarshalAuthorizedKey(signer.PublicKey()))); err != nil {
+		t.Fatal(err)
+	}
+	g := &sshGuest{vm: vm, config: &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) { return nil, nil }}}
+	g.config.AddHostKey(signer)
+	return g
+}
+
+func (g *sshGuest) dial(banger.VM) (net.Conn, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer listener.Close()
+	go func() {
+		conn, err := listener.Accept()
+		if err == nil {
+			g.serve(conn)
+		}
+	}()
+	return net.Dial("tcp", listener.Addr().String())
+}
+
+func (g *sshGuest) serve(conn net.Conn) {
+	_, channels, global, err := ssh.NewServerConn(conn, g.config)
+	if err != nil {
+		return
+	}
+	go ssh.DiscardRequests(global)
+	for request := range channels {
+		channel, requests, err := request.Accept()
+		if err != nil {
+			return
+		}
+		for request := range requests {
+			if request.Type != wire.ExecRequest {
+				request.Reply(true, nil)
+				continue
+			}
+			var program wire.Exec
+			ok := json.Unmarshal(request.Payload, &program) == nil
+			request.Reply(ok, nil)
+			status := g.run(program, channel, requests)
+			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
+			channel.Close()
+		}
+	}
+}
+
+func TestExecPassesEverythingThrough(t *testing.T) {
+	g := newGuest(t, "otter")
+	var got wire.Exec
+	g.run = func(program wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
+		got = program
+		text, _ := io.ReadAll(channel)
+		fmt.Fprintf(channel, "read %q\n", text)
+		fmt.Fprintf(channel.Stderr(), "warned\n")
+		return 7
+	}
+	f := newFake(g.vm)
+	f.guest = g.dial
+	f.run(t, setup{in: "from stdin"}, "vm", "exec", "--user", "nobody", "-w", "/tmp", "-e", "A=1", "--env", "B", "otter", "--", "sh", "-c", "a 'b' \"c\"\n\xff", "--json").
+		want(t, 7, "read \"from stdin\"\n", "warned\n")
+	want := wire.Exec{User: "nobody", Workdir: []byte("/tmp"), Env: bytesOf([]string{"A=1", "B="}), Argv: bytesOf([]string{"sh", "-c", "a 'b' \"c\"\n\xff", "--json"})}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	f.run(t, setup{in: "unread"}, "vm", "exec", "--no-stdin", "otter", "true").want(t, 7, "read \"\"\n", "warned\n")
+}
+
+func TestExecForwardsSignals(t *testing.T) {
+	g := newGuest(t, "otter")
+	signals := make(chan os.Signal, 1)
+	g.run = func(_ wire.Exec, _ ssh.Channel, requests <-chan *ssh.Request) uint32 {
+		signals <- syscall.SIGTERM
+		request := <-requests
+		if request.Type != "signal" {
+			return 1
+		}
+		return 143
+	}
+	f := newFake(g.vm)
+	f.guest = g.dial
+	f.run(t, setup{signals: signals}, "vm", "exec", "otter", "--", "sleep", "60").want(t, 143, "", "")
+}
+
+func TestOwnFailuresOfExecAre125(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	f.guest = func(banger.VM) (net.Conn, error) {
+		return nil, &banger.Error{Kind: banger.TimedOut, What: "dial VM \"otter\"", Why: io.ErrUnexpectedEOF}
+	}
+	for _, args := range [][]string{
+		{"vm", "exec"}, {"vm", "exec", "otter"}, {"vm", "exec", "otter", "--"}, {"vm", "exec", "--bogus", "otter", "ls"},
+		{"vm", "exec", "nobody", "--", "ls"}, {"vm", "exec", "otter", "--", "ls"}, {"vm", "exec", "-t", "otter", "--", "ls"},
+		{"vm", "exec", "-e", "=x", "otter", "ls"}, {"vm", "run", "--name", "otter", "--", "ls"}, {"vm", "run", "--memory", "none"},
+	} {
+		if r := f.run(t, setup{}, args...); r.code != 125 || r.out != "" || r.errOut == "" {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+}
+
+func TestRunDeletesWithRM(t *testing.T) {
+	g := newGuest(t, "otter")
+	g.run = func(program wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
+		fmt.Fprintf(channel, "%s\n", program.Argv[0])
+		return 9
+	}
+	f := newFake()
+	f.guest = func(vm banger.VM) (net.Conn, error) { return g.dial(vm) }
+	// The VM that is made has to be one whose keys the guest knows.
+	f.made = g.vm
+	f.run(t, setup{}, "vm", "run", "--rm", "--name", "otter", "--", "uname").want(t, 9, "uname\n", "")
+	if len(f.vms) != 0 {
+		t.Errorf("left %v", f.vms)
+	}
+	f.run(t, setup{}, "vm", "run", "--name", "otter", "uname").want(t, 9, "uname\n", "")
+	if len(f.vms) != 1 {
+		t.Errorf("left %v", f.vms)
+	}
+}

@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+func newLogs(a *app) *cobra.Command {
+	opts := banger.VMLogs{Kind: banger.ConsoleLog}
+	var vmm bool
+	cmd := &cobra.Command{
+		Use:               "logs NAME",
+		Short:             "Print a VM's console, or what its VMM said",
+		Example:           "  banger vm logs calm-otter\n  banger vm logs -f calm-otter\n  banger vm logs --vmm calm-otter",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: a.firstVM,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if vmm {
+				opts.Kind = banger.VMMLog
+			}
+			return a.runLogs(cmd.Context(), args[0], opts)
+		},
+	}
+	cmd.Flags().BoolVarP(&opts.Follow, "follow", "f", false, "go on as the log grows")
+	cmd.Flags().BoolVar(&vmm, "vmm", false, "the log of the VMM instead of the guest's console")
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runLogs(ctx context.Context, ref string, opts banger.VMLogs) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	log, err := svc.VMLogs(ctx, ref, opts)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if a.json {
+		err = a.printLines(log)
+	} else {
+		_, err = io.Copy(a.std.Out, log)
+	}
+	if ctx.Err() != nil {
+		return reported(exitInterrupted)
+	}
+	return err
+}
+
+// printLines prints each line as a JSON object of its own. A line longer than
+// the buffer comes in parts.
+func (a *app) printLines(log io.Reader) error {
+	in := bufio.NewReaderSize(log, 64<<10)
+	out := json.NewEncoder(a.std.Out)
+	for {
+		line, _, err := in.ReadLine()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(map[string]string{"line": string(line)}); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,169 @@
+// Package cli is the program banger: its commands, what they print, and their
+// exit codes. It holds no state and knows VMs only through the services of the
+// daemon, which it starts when none answers.
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"banger"
+	"banger/internal/api"
+	"banger/internal/config"
+)
+
+// Std is what a command sees of the process it runs in.
+type Std struct {
+	In                    io.Reader
+	Out, Err              io.Writer
+	InTTY, OutTTY, ErrTTY bool
+	Getenv                func(string) string
+	Signals               <-chan os.Signal // that ask the command to end
+}
+
+// OS returns the Std of this process.
+func OS() Std {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	tty := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+	return Std{
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+		InTTY: tty(os.Stdin), OutTTY: tty(os.Stdout), ErrTTY: tty(os.Stderr),
+		Getenv: os.Getenv, Signals: signals,
+	}
+}
+
+// Main runs the command that args name and returns its exit code.
+func Main(ctx context.Context, std Std, args []string) int {
+	a := &app{std: std, quit: os.Exit, replace: syscall.Exec, spawn: spawn}
+	a.connect = a.dial
+	return a.main(ctx, args)
+}
+
+// service is what the daemon offers.
+type service interface {
+	banger.VMService
+	banger.HostService
+}
+
+// start says whether a daemon that does not run is started.
+type start bool
+
+const (
+	autoStart start = true
+	noStart   start = false
+)
+
+// app is one run of the program.
+type app struct {
+	std     Std
+	connect func(context.Context, start) (service, error)
+	replace func(path string, argv, env []string) error // syscall.Exec outside of tests
+	spawn   func(argv []string, signals <-chan os.Signal) (status int, err error)
+	quit    func(code int)
+	stop    *interrupts
+
+	json    bool
+	verbose bool
+	began   bool // the arguments were understood: what fails now is no usage error
+}
+
+func (a *app) main(ctx context.Context, args []string) int {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	a.stop = &interrupts{cancel: cancel, app: a}
+	over := make(chan struct{})
+	defer close(over)
+	go a.stop.run(a.std.Signals, over)
+
+	root := newRoot(a)
+	root.SetArgs(args)
+	root.SetIn(a.std.In)
+	root.SetOut(a.std.Out)
+	root.SetErr(a.std.Err)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	if status := exitStatus(0); errors.As(err, &status) {
+		return int(status)
+	}
+	if !a.began {
+		a.json = a.json || asksJSON(cmd, args)
+		err = usageError(cmd, err)
+	}
+	a.report(err)
+	code := exitCode(err)
+	if cmd.Annotations[ownFailure] != "" && code != exitInterrupted {
+		return exitOwnFailure
+	}
+	return code
+}
+
+// asksJSON looks for the flag that parsing did not come to.
+func asksJSON(cmd *cobra.Command, args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return cmd.Flags().Lookup("json") != nil && slices.Contains(args, "--json")
+}
+
+func (a *app) dirs() (config.Dirs, error) { return config.DirsFrom(a.std.Getenv) }
+
+func (a *app) dial(ctx context.Context, mode start) (service, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	client, err := api.Connect(ctx, dirs, api.ConnectOptions{NoStart: mode == noStart})
+	if err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "banger",
+		Short:         "Persistent Linux VMs for development",
+		Long:          "banger makes and runs persistent Linux VMs: each has its own disks and lives until you delete it.\nThe daemon that owns them starts by itself when a command needs it.",
+		Example:       "  banger vm create --name calm-otter\n  banger vm ssh calm-otter\n  banger doctor",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          group,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			a.began = true
+		},
+	}
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "print each step to stderr, also without a terminal")
+	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newDoctor(a), newVersion(a))
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// group is what a command with subcommands does by itself.
+func group(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	fix := cmd.CommandPath() + " --help"
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		fix = cmd.CommandPath() + " " + near[0]
+	}
+	return banger.Invalidf(fix, "%s has no command %q", cmd.CommandPath(), args[0])
+}
+
+// addJSON gives cmd the flag --json.
+func (a *app) addJSON(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.json, "json", false, "print JSON to stdout, errors included")
+}

@@ -1,0 +1,95 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"banger"
+)
+
+// progress shows the steps of a long operation: on a terminal as one line that
+// changes, with --verbose as one line a step, otherwise not at all.
+type progress struct {
+	out   io.Writer
+	live  bool
+	plain bool
+	end   chan struct{}
+	drawn sync.WaitGroup
+
+	mu    sync.Mutex
+	step  string
+	begun time.Time
+}
+
+// redraw is how often the elapsed time on the live line changes.
+const redraw = 100 * time.Millisecond
+
+func (a *app) newProgress() *progress {
+	p := &progress{out: a.std.Err, end: make(chan struct{}), begun: time.Now()}
+	switch {
+	case a.json:
+	case a.verbose:
+		p.plain = true
+	case a.std.ErrTTY:
+		p.live = true
+		p.drawn.Add(1)
+		go p.draw()
+	}
+	return p
+}
+
+// event is the banger.Progress of the operation.
+func (p *progress) event(e banger.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	step := clean(e.Step)
+	if e.VM != "" {
+		step = clean(e.VM) + ": " + step
+	}
+	if !e.Done {
+		p.step, p.begun = step, time.Now()
+	}
+	if p.plain && e.Done {
+		fmt.Fprintf(p.out, "%s ... %s\n", step, seconds(e.Took))
+	}
+	if e.Note != "" && (p.live || p.plain) {
+		p.erase()
+		fmt.Fprintf(p.out, "note: %s\n", clean(e.Note))
+	}
+}
+
+func (p *progress) draw() {
+	defer p.drawn.Done()
+	ticker := time.NewTicker(redraw)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			p.mu.Lock()
+			if p.step != "" {
+				p.erase()
+				fmt.Fprintf(p.out, "%s ... %s", p.step, seconds(time.Since(p.begun)))
+			}
+			p.mu.Unlock()
+		case <-p.end:
+			return
+		}
+	}
+}
+
+func (p *progress) erase() {
+	if p.live {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}
+
+// close ends the display. Nothing else is printed to the terminal before it.
+func (p *progress) close() {
+	close(p.end)
+	p.drawn.Wait()
+	p.erase()
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1fs", d.Seconds()) }

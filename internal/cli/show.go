@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+func newList(a *app) *cobra.Command {
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls", "ps"},
+		Short:   "List all VMs, running or not",
+		Example: "  banger vm list\n  banger vm list --json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.runList(cmd.Context(), quiet)
+		},
+	}
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runList(ctx context.Context, quiet bool) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	vms, err := svc.ListVMs(ctx)
+	switch {
+	case err != nil:
+		return err
+	case a.json:
+		return a.printJSON(some(vms))
+	case quiet:
+		for _, vm := range vms {
+			fmt.Fprintln(a.std.Out, vm.Name)
+		}
+		return nil
+	}
+	rows := [][]string{{"NAME", "STATE", "IMAGE", "VCPUS", "MEMORY", "DISK", "AGE"}}
+	for _, vm := range vms {
+		rows = append(rows, []string{vm.Name, stateText(vm), vm.Image, fmt.Sprint(vm.VCPUs),
+			vm.Memory.String(), vm.Disk.String(), age(vm.CreatedAt)})
+	}
+	if err := table(a.std.Out, rows); err != nil {
+		return err
+	}
+	if len(vms) == 0 {
+		a.hint("banger vm create")
+	}
+	return nil
+}
+
+// stateText is a VM's state and, where it did not end well, how it ended.
+func stateText(vm banger.VM) string {
+	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
+		return fmt.Sprintf("%s (%s)", vm.State, vm.Ending)
+	}
+	return string(vm.State)
+}
+
+func newShow(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "show NAME...",
+		Short:             "Show everything about VMs",
+		Example:           "  banger vm show calm-otter\n  banger vm show --json calm-otter",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.vmNames,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return a.runShow(cmd.Context(), names)
+		},
+	}
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runShow(ctx context.Context, names []string) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	first := true
+	return showResults(a, each(ctx, names, svc.ShowVM), func(_ string, vm banger.VM) error {
+		if a.json {
+			return a.printJSON(vm)
+		}
+		if !first {
+			fmt.Fprintln(a.std.Out)
+		}
+		first = false
+		return table(a.std.Out, details(vm))
+	})
+}
+
+func details(vm banger.VM) [][]string {
+	rows := [][]string{
+		{"name", vm.Name},
+		{"id", string(vm.ID)},
+		{"state", string(vm.State)},
+		{"image", vm.Image + "  " + short(vm.ImageID)},
+		{"kernel", vm.Kernel + "  " + short(vm.KernelID)},
+		{"vcpus", fmt.Sprint(vm.VCPUs)},
+		{"memory", vm.Memory.String()},
+		{"work disk", vm.Disk.String() + " at /root"},
+		{"overlay", vm.Overlay.String() + " for changes to /"},
+		{"driver", vm.Driver},
+		{"network", vm.Network},
+		{"created", when(vm.CreatedAt)},
+	}
+	if vm.State != banger.Stopped {
+		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", vm.BootID}, []string{"pid", fmt.Sprint(vm.PID)})
+	}
+	if vm.Ending != banger.EndedNever {
+		ended := string(vm.Ending)
+		if vm.EndingBy != "" {
+			ended += ": " + clean(vm.EndingBy)
+		}
+		rows = append(rows, []string{"last end", ended}, []string{"ended", when(vm.EndedAt)})
+	}
+	return append(rows, []string{"directory", vm.Dir}, []string{"console", vm.Console}, []string{"vmm log", vm.VMMLog})
+}
+
+func short(id banger.Digest) string {
+	hex := strings.TrimPrefix(string(id), "sha256:")
+	return hex[:min(12, len(hex))]
+}
+
+func when(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+// age is how long ago t was, in its largest unit.
+func age(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", max(0, int(d.Seconds())))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+func table(out io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	return w.Flush()
+}
+
+// some makes an empty list print as [].
+func some[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

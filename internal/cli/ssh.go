@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+)
+
+func newSSH(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ssh NAME [-- COMMAND...]",
+		Short: "Log in to a running VM with your own ssh",
+		Long: "Log in to a running VM with your own ssh, as root, through the daemon: no network is needed.\n" +
+			"A command goes to a shell in the VM, as ssh does it; `banger vm exec` hands its arguments over as they are.",
+		Example:           "  banger vm ssh calm-otter\n  banger vm ssh calm-otter -- 'cd /srv && ls'",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.firstVM,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runSSH(cmd.Context(), args[0], afterDashes(args[1:]))
+		},
+	}
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}
+
+func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	vm, err := svc.ShowVM(ctx, ref)
+	if err != nil {
+		return err
+	}
+	if vm.State == banger.Stopped {
+		return &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("ssh to VM %q", vm.Name),
+			Why: errors.New("the VM is stopped"), Fix: "banger vm start " + vm.Name}
+	}
+	path, argv, err := sshCommand(vm, command)
+	if err != nil {
+		return err
+	}
+	return a.replace(path, argv, os.Environ())
+}
+
+// sshCommand is the user's ssh on its way to vm: its path and its arguments.
+func sshCommand(vm banger.VM, command []string) (string, []string, error) {
+	path, err := exec.LookPath("ssh")
+	if err != nil {
+		return "", nil, &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("ssh to VM %q", vm.Name),
+			Why: err, Fix: "sudo apt-get install openssh-client"}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", nil, fmt.Errorf("find own executable: %w", err)
+	}
+	proxy := []string{self, "vm", "proxy", string(vm.ID), strconv.Itoa(wire.PortSSH)}
+	return path, guest.SSHArgv(vm, proxy, command), nil
+}
+
+// spawn runs ssh as a child that owns the terminal: what the keyboard sends
+// reaches it by itself, the other signals are handed on.
+func spawn(argv []string, signals <-chan os.Signal) (int, error) {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("start ssh: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case sig := <-signals:
+			if sig != os.Interrupt {
+				_ = cmd.Process.Signal(sig)
+			}
+		case err := <-ended:
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+				return max(exit.ExitCode(), 1), nil
+			}
+			return 0, err
+		}
+	}
+}
+
+// afterDashes drops the -- that may stand between a VM's name and a command.
+func afterDashes(args []string) []string {
+	if len(args) > 0 && args[0] == "--" {
+		return args[1:]
+	}
+	return args
+}
+
+func newProxy(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "proxy NAME PORT",
+		Short:   "Connect stdin and stdout to a port of a VM's agent",
+		Long:    "Connect stdin and stdout to a port of a VM's agent. It is the ProxyCommand of `banger vm ssh`.",
+		Example: "  banger vm proxy calm-otter 22",
+		Hidden:  true,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			port, err := strconv.ParseUint(args[1], 10, 16)
+			if err != nil || port == 0 {
+				return banger.Invalidf("give a number from 1 to 65535", "%q is not a port", args[1])
+			}
+			return a.runProxy(cmd.Context(), args[0], int(port))
+		},
+	}
+}
+
+func (a *app) runProxy(ctx context.Context, ref string, port int) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	conn, err := svc.DialVM(ctx, ref, port)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	// The stream has no half-close: the end of either direction is its end.
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	go func() {
+		_, _ = io.Copy(conn, a.std.In)
+		conn.Close()
+	}()
+	_, err = io.Copy(a.std.Out, conn)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
+		return nil
+	}
+	return err
+}

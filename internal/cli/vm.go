@@ -1,0 +1,125 @@
+package cli
+
+import (
+	"context"
+	"slices"
+
+	"github.com/spf13/cobra"
+)
+
+func newVM(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "vm",
+		Short:   "Make, run and reach VMs",
+		Long:    "A VM keeps its changes to / in its overlay and everything in /root on its work disk.\nBoth survive until the VM is deleted.",
+		Example: "  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm list",
+		RunE:    group,
+	}
+	cmd.AddCommand(
+		newCreate(a), newRun(a), newList(a), newShow(a),
+		newStart(a), newStop(a), newRestart(a), newDelete(a),
+		newSSH(a), newExec(a), newLogs(a), newProxy(a),
+	)
+	return cmd
+}
+
+// vmNames completes the names of VMs. It asks only a daemon that runs already.
+func (a *app) vmNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	svc, err := a.connect(cmd.Context(), noStart)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	vms, err := svc.ListVMs(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var names []string
+	for _, vm := range vms {
+		if !slices.Contains(args, vm.Name) {
+			names = append(names, cobra.CompletionWithDesc(vm.Name, string(vm.State)))
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// firstVM completes the name of one VM and leaves the rest to the shell.
+func (a *app) firstVM(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return a.vmNames(cmd, args, word)
+}
+
+// imageNames completes the names of images.
+func (a *app) imageNames(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	svc, err := a.connect(cmd.Context(), noStart)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	images, _ := svc.ListImages(cmd.Context())
+	var names []string
+	for _, image := range images {
+		names = append(names, image.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// each runs do for every name at once and returns the results in the names'
+// order. A name given twice counts once.
+func each[T any](ctx context.Context, names []string, do func(context.Context, string) (T, error)) []result[T] {
+	var unique []string
+	for _, name := range names {
+		if !slices.Contains(unique, name) {
+			unique = append(unique, name)
+		}
+	}
+	results := make([]result[T], len(unique))
+	done := make(chan struct{})
+	for i, name := range unique {
+		go func() {
+			value, err := do(ctx, name)
+			results[i] = result[T]{name, value, err}
+			done <- struct{}{}
+		}()
+	}
+	for range unique {
+		<-done
+	}
+	return results
+}
+
+type result[T any] struct {
+	name  string
+	value T
+	err   error
+}
+
+// failure is a result as --json prints it when it is none.
+type failure struct {
+	Name  string    `json:"name"`
+	Error errorJSON `json:"error"`
+}
+
+// showResults prints each result by show, or its error, and returns what is
+// left to return: the exit code of the worst.
+func showResults[T any](a *app, results []result[T], show func(name string, value T) error) error {
+	worst := 0
+	for _, r := range results {
+		switch {
+		case r.err == nil:
+			if err := show(r.name, r.value); err != nil {
+				return err
+			}
+			continue
+		case a.json:
+			a.printJSON(failure{r.name, describe(r.err)})
+		default:
+			a.report(r.err)
+		}
+		worst = max(worst, exitCode(r.err))
+	}
+	if worst > 0 {
+		return reported(worst)
+	}
+	return nil
+}

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger"
+)
+
+func TestCreatePassesTheFlagsOnAndPrintsTheState(t *testing.T) {
+	f := newFake()
+	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--no-start").
+		want(t, 0, "otter: stopped\n", "")
+	want := "create {Name:otter Image: VCPUs:2 Memory:2G Disk:32G Overlay:4G NoStart:true}"
+	if f.took[0] != want {
+		t.Errorf("got %s, want %s", f.took[0], want)
+	}
+	f.run(t, setup{}, "vm", "create", "-v").want(t, 0, "made-up-1: running\n", "boot ... 1.2s\n")
+	f.run(t, setup{}, "vm", "create", "--name", "otter").
+		want(t, 4, "", "banger: create VM \"otter\": the name is taken\nfix: choose another --name\n")
+}
+
+func TestCreateOnATerminalSaysHowToGoOn(t *testing.T) {
+	r := newFake().run(t, setup{tty: true}, "vm", "create", "--name", "otter")
+	if r.code != 0 || !strings.HasPrefix(r.out, "otter: running after ") || !strings.Contains(r.errOut, "next: banger vm ssh otter\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	f := newFake()
+	r := f.run(t, setup{tty: true}, "vm", "create", "--name", "otter", "--json")
+	var vm banger.VM
+	if err := json.Unmarshal([]byte(r.out), &vm); err != nil || vm.Name != "otter" || vm.Memory != banger.GiB || r.errOut != "" {
+		t.Errorf("%v, %+v", err, r)
+	}
+	newFake().run(t, setup{}, "vm", "list", "--json").want(t, 0, "[]\n", "")
+	for _, args := range [][]string{{"vm", "show", "nobody", "--json"}, {"vm", "stop", "--json", "nobody"}, {"vm", "create", "--json", "--name", "Bad"}, {"vm", "create", "--bogus", "--json"}} {
+		r := newFake().run(t, setup{}, args...)
+		var got struct{ Error errorJSON }
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || got.Error.Kind == "" || got.Error.Why == "" || got.Error.Fix == "" || r.errOut != "" || r.code < 2 {
+			t.Errorf("%v: %v, %+v", args, err, r)
+		}
+	}
+	r = f.run(t, setup{}, "vm", "delete", "--json", "--yes", "--force", "otter", "nobody")
+	decoder := json.NewDecoder(strings.NewReader(r.out))
+	var first deleted
+	var second failure
+	if decoder.Decode(&first) != nil || decoder.Decode(&second) != nil || !first.Deleted || second.Name != "nobody" || second.Error.Kind != banger.NotFound || r.code != 3 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestSeveralNamesKeepTheirOrderAndTheWorstCode(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	f.run(t, setup{}, "vm", "stop", "wombat", "nobody", "otter", "otter").want(t, 4, "otter: stopped\n",
+		"banger: stop VM \"wombat\": the VM is stopped\nbanger: stop VM \"nobody\": there is no such VM\nfix: banger vm list\n")
+	f.run(t, setup{}, "vm", "start", "otter", "wombat").want(t, 0, "otter: running\nwombat: running\n", "")
+	f.run(t, setup{}, "vm", "restart", "otter").want(t, 0, "otter: running\n", "")
+}
+
+func TestDeleteAsks(t *testing.T) {
+	f := newFake(aVM("otter", banger.Stopped), aVM("wombat", banger.Running))
+	f.run(t, setup{}, "vm", "delete", "otter").want(t, 2, "",
+		"banger: nobody is there to be asked whether to delete\nfix: banger vm delete --yes otter\n")
+	r := f.run(t, setup{tty: true, in: "n\n"}, "vm", "rm", "otter")
+	if r.code != 1 || !strings.Contains(r.errOut, "delete otter and everything on the disks? [y/N] ") || len(f.vms) != 2 {
+		t.Errorf("%+v, %v", r, f.vms)
+	}
+	if r := f.run(t, setup{tty: true}, "vm", "delete", "otter"); r.code != 1 || len(f.vms) != 2 {
+		t.Errorf("no answer deleted: %+v", r)
+	}
+	if r := f.run(t, setup{tty: true, in: "y\n"}, "vm", "delete", "nobody"); r.code != 3 || strings.Contains(r.errOut, "[y/N]") {
+		t.Errorf("asked about nobody: %+v", r)
+	}
+	if r := f.run(t, setup{tty: true, in: "yes\n"}, "vm", "delete", "otter"); r.code != 0 || r.out != "otter: deleted\n" {
+		t.Errorf("%+v", r)
+	}
+	f.run(t, setup{}, "vm", "delete", "-y", "wombat").want(t, 4, "",
+		"banger: delete VM \"wombat\": the VM is running\nfix: banger vm delete --force wombat\n")
+	f.run(t, setup{}, "vm", "delete", "-y", "--force", "wombat").want(t, 0, "wombat: deleted\n", "")
+}
+
+func TestListAndShow(t *testing.T) {
+	crashed := aVM("wombat", banger.Stopped)
+	crashed.Ending, crashed.EndingBy = banger.EndedCrashed, "Kernel panic\x1b[2J - not syncing"
+	f := newFake(aVM("otter", banger.Running), crashed)
+	f.run(t, setup{}, "vm", "ls").want(t, 0, "NAME    STATE              IMAGE   VCPUS  MEMORY  DISK  AGE\n"+
+		"otter   running            docker  1      1G      16G   3h\n"+
+		"wombat  stopped (crashed)  docker  1      1G      16G   3h\n", "")
+	f.run(t, setup{}, "vm", "list", "-q").want(t, 0, "otter\nwombat\n", "")
+	r := f.run(t, setup{}, "vm", "show", "wombat")
+	if !strings.Contains(r.out, "last end   crashed: Kernel panic?[2J - not syncing\n") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestSSHBecomesTheUsersOwn(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	r := f.run(t, setup{}, "vm", "ssh", "otter", "--", "ls", "-l")
+	argv := strings.Split(strings.TrimSuffix(r.out, "\n"), "\x1f")
+	if argv[0] != "ssh" || strings.Join(argv[len(argv)-3:], " ") != "otter.vm ls -l" || !strings.Contains(r.out, "'vm' 'proxy'") {
+		t.Errorf("%+v", r)
+	}
+	f.run(t, setup{}, "vm", "ssh", "wombat").want(t, 4, "", "banger: ssh to VM \"wombat\": the VM is stopped\nfix: banger vm start wombat\n")
+}
+
+func TestProxyEndsWithEitherSide(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	f.guest = func(banger.VM) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			theirs.Write([]byte("SSH-2.0-guest\r\n"))
+			theirs.Close()
+		}()
+		return ours, nil
+	}
+	r := f.run(t, setup{in: ""}, "vm", "proxy", "otter", "22")
+	if r.code != 0 || r.errOut != "" {
+		t.Errorf("%+v", r)
+	}
+	if r := f.run(t, setup{}, "vm", "proxy", "otter", "70000"); r.code != 2 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestLogs(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	f.logs = "login:\n"
+	f.run(t, setup{}, "vm", "logs", "otter").want(t, 0, "console:\nlogin:\n", "")
+	f.run(t, setup{}, "vm", "logs", "--vmm", "otter").want(t, 0, "vmm:\nlogin:\n", "")
+	f.run(t, setup{}, "vm", "logs", "--json", "otter").want(t, 0, "{\"line\":\"console:\"}\n{\"line\":\"login:\"}\n", "")
+	f.run(t, setup{}, "vm", "logs", "nobody").want(t, 3, "", "banger: read the log of VM \"nobody\": there is no such VM\nfix: banger vm list\n")
+}
+
+func TestInterruptCancelsAndWaits(t *testing.T) {
+	f := newFake()
+	f.hang = make(chan struct{})
+	signals := make(chan os.Signal, 1)
+	go func() {
+		<-f.hang
+		signals <- syscall.SIGINT
+	}()
+	f.run(t, setup{signals: signals}, "vm", "create", "--name", "otter").
+		want(t, 130, "", "banger: create VM \"otter\": context canceled\n")
+}
+
+func TestRunWithoutAProgramIsAShell(t *testing.T) {
+	f := newFake()
+	spawned := 0
+	shell := func(argv []string, _ <-chan os.Signal) (int, error) { spawned++; return 3, nil }
+	r := f.run(t, setup{spawn: shell, tty: true}, "vm", "run", "--name", "otter")
+	if r.code != 3 || spawned != 1 || len(f.vms) != 1 || !strings.Contains(r.errOut, "next: banger vm ssh otter") {
+		t.Errorf("%+v, %v", r, f.vms)
+	}
+	r = f.run(t, setup{spawn: shell, tty: true}, "vm", "run", "--rm", "--name", "brief")
+	if r.code != 3 || spawned != 2 || len(f.vms) != 1 || strings.Contains(r.errOut, "next:") {
+		t.Errorf("%+v, %v", r, f.vms)
+	}
+}

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Install what `make test` needs on a Debian host in CI. As root.
+set -eu
+packages="gcc libc6-dev make git qemu-system-x86 mmdebstrap uidmap e2fsprogs cpio busybox-static kmod openssh-client"
+missing=
+for package in $packages; do
+	dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# shellcheck disable=SC2086 # a list of package names
+exec apt-get install -y -q --no-install-recommends $missing

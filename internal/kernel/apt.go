@@ -92,14 +92,15 @@ func (a apt) hostTransport(ctx context.Context) string {
 	return kept.String()
 }
 
-func (a apt) run(ctx context.Context, stdout io.Writer, argv ...string) ([]byte, error) {
+// run runs a program of apt's in a directory below its own.
+func (a apt) run(ctx context.Context, dir string, stdout io.Writer, argv ...string) ([]byte, error) {
 	env := append(os.Environ(), "APT_CONFIG="+filepath.Join(a.dir, "apt.conf"), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	return a.runner.Run(ctx, hostcmd.Cmd{Argv: argv, Dir: filepath.Join(a.dir, "debs"), Env: env, Stdout: stdout, Stderr: a.log})
+	return a.runner.Run(ctx, hostcmd.Cmd{Argv: argv, Dir: filepath.Join(a.dir, dir), Env: env, Stdout: stdout, Stderr: a.log})
 }
 
 // update fetches the archive's indexes and checks their signatures.
 func (a apt) update(ctx context.Context) error {
-	if _, err := a.run(ctx, a.log, "apt-get", "-q", "update"); err != nil {
+	if _, err := a.run(ctx, ".", a.log, "apt-get", "-q", "update"); err != nil {
 		return unreachable(ctx, "fetch Debian's package indexes", err)
 	}
 	return nil
@@ -107,7 +108,7 @@ func (a apt) update(ctx context.Context) error {
 
 // newest returns the package that metaPackage stands for today.
 func (a apt) newest(ctx context.Context) (name string, err error) {
-	shown, err := a.run(ctx, nil, "apt-cache", "show", "--no-all-versions", metaPackage)
+	shown, err := a.run(ctx, ".", nil, "apt-cache", "show", "--no-all-versions", metaPackage)
 	if err != nil {
 		return "", fmt.Errorf("look up %s: %w", metaPackage, err)
 	}
@@ -133,7 +134,8 @@ func (d deb) name() string { return filepath.Base(d.path) }
 // download returns the package's file, from an earlier run where its content is
 // what the archive's signed index says, and removes those of other packages.
 func (a apt) download(ctx context.Context, name string) (deb, error) {
-	said, err := a.run(ctx, nil, "apt-get", "-q", "download", "--print-uris", name)
+	// Not where the file itself is: apt prints nothing of a file it need not fetch.
+	said, err := a.run(ctx, ".", nil, "apt-get", "-q", "download", "--print-uris", name)
 	if err != nil {
 		return deb{}, fmt.Errorf("look up %s: %w", name, err)
 	}
@@ -148,7 +150,7 @@ func (a apt) download(ctx context.Context, name string) (deb, error) {
 	if found.check() == nil {
 		return found, nil
 	}
-	if _, err := a.run(ctx, a.log, "apt-get", "-q", "download", name); err != nil {
+	if _, err := a.run(ctx, "debs", a.log, "apt-get", "-q", "download", name); err != nil {
 		return deb{}, unreachable(ctx, "download "+name, err)
 	}
 	if err := found.check(); err != nil {

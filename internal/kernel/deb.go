@@ -38,7 +38,7 @@ func unpack(ctx context.Context, deb, release, dir string) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", filepath.Base(deb), err)
 	}
-	plain, err := xz.NewReader(data)
+	plain, err := xz.NewReader(bufio.NewReader(data)) // without a buffer it reads each byte by itself
 	if err != nil {
 		return fmt.Errorf("read data.tar.xz: %w", err)
 	}

@@ -13,8 +13,8 @@ const (
 	indexMagic   = 0xb007f457
 	indexVersion = 0x00020001
 	hasPrefix    = 0x80000000
-	hasChildren  = 0x40000000
-	hasValues    = 0x20000000
+	hasChildren  = 0x20000000
+	hasValues    = 0x40000000
 )
 
 // index maps keys to values in the way kmod looks them up.

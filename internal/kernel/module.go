@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -133,7 +134,8 @@ func moduleData(path string) ([]byte, error) {
 	switch filepath.Ext(path) {
 	case ".ko":
 	case ".xz":
-		if plain, err = xz.NewReader(file); err != nil {
+		// Without a buffer xz reads each byte by itself.
+		if plain, err = xz.NewReader(bufio.NewReader(file)); err != nil {
 			return nil, err
 		}
 	default:

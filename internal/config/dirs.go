@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,6 +23,7 @@ type Dirs struct {
 func (d Dirs) ConfigFile() string { return filepath.Join(d.Config, "config.toml") }
 func (d Dirs) DB() string         { return filepath.Join(d.State, "banger.db") }
 func (d Dirs) Log() string        { return filepath.Join(d.State, "bangerd.log") }
+func (d Dirs) OldLog() string     { return d.Log() + ".1" }
 func (d Dirs) DaemonLock() string { return filepath.Join(d.State, "bangerd.lock") }
 func (d Dirs) Socket() string     { return filepath.Join(d.Runtime, "bangerd.sock") }
 func (d Dirs) VMs() string        { return filepath.Join(d.State, "vms") }
@@ -35,6 +37,13 @@ func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed2
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
 func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
 func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
+
+// SpareSocket is where the daemon listens when the runtime directory is gone or
+// another state directory's daemon listens there. It is the same at each start.
+func (d Dirs) SpareSocket() string {
+	sum := sha256.Sum256([]byte(filepath.Clean(d.State)))
+	return filepath.Join(os.TempDir(), fmt.Sprintf("banger-%d-%x", os.Getuid(), sum[:4]), "bangerd.sock")
+}
 
 // FailedConsole is where the console of a VM that never came up is kept after
 // the VM itself is gone.

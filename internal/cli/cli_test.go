@@ -23,6 +23,7 @@ type fakeDaemon struct {
 	created int
 	made    banger.VM     // what create makes, when set
 	hang    chan struct{} // closed by a create that waits until it is canceled
+	deaf    chan struct{} // set: a canceled create goes on until it is closed
 	running bool
 	logs    string
 	guest   func(banger.VM) (net.Conn, error)
@@ -75,6 +76,9 @@ func (f *fakeDaemon) CreateVM(ctx context.Context, spec banger.CreateVM, p bange
 	if f.hang != nil {
 		close(f.hang)
 		<-ctx.Done()
+		if f.deaf != nil {
+			<-f.deaf
+		}
 		return banger.VM{}, &banger.Error{Kind: banger.Canceled, What: "create VM \"" + spec.Name + "\"", Why: ctx.Err()}
 	}
 	p.Send(banger.Event{VM: spec.Name, Step: "boot"})
@@ -181,6 +185,8 @@ type setup struct {
 	tty     bool // all three streams are terminals
 	signals chan os.Signal
 	spawn   func([]string, <-chan os.Signal) (int, error)
+	quit    func(code int)
+	stdin   io.Reader // in place of in
 }
 
 func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
@@ -203,7 +209,13 @@ func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
 			return nil
 		},
 		spawn: s.spawn,
-		quit:  func(code int) { t.Errorf("quit with %d", code) },
+		quit:  s.quit,
+	}
+	if s.stdin != nil {
+		a.std.In = s.stdin
+	}
+	if s.quit == nil {
+		a.quit = func(code int) { t.Errorf("quit with %d", code) }
 	}
 	code := a.main(context.Background(), args)
 	return run{code, out.String(), errOut.String()}

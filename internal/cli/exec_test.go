@@ -12,7 +12,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/internal/guest"
@@ -23,6 +25,7 @@ import (
 type sshGuest struct {
 	config *ssh.ServerConfig
 	vm     banger.VM
+	tty    string // the terminal that was asked for
 	run    func(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32
 }
 
@@ -77,6 +80,15 @@ func (g *sshGuest) serve(conn net.Conn) {
 			return
 		}
 		for request := range requests {
+			if request.Type == "pty-req" {
+				var asked struct {
+					Term       string
+					Cols, Rows uint32
+					Rest       []byte `ssh:"rest"`
+				}
+				ssh.Unmarshal(request.Payload, &asked)
+				g.tty = fmt.Sprintf("%s %dx%d", asked.Term, asked.Cols, asked.Rows)
+			}
 			if request.Type != wire.ExecRequest {
 				request.Reply(true, nil)
 				continue
@@ -126,6 +138,45 @@ func TestExecForwardsSignals(t *testing.T) {
 	f := newFake(g.vm)
 	f.guest = g.dial
 	f.run(t, setup{signals: signals}, "vm", "exec", "otter", "--", "sleep", "60").want(t, 143, "", "")
+}
+
+func TestExecWithATerminal(t *testing.T) {
+	keyboard, terminal, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keyboard.Close()
+	defer terminal.Close()
+	if err := pty.Setsize(terminal, &pty.Winsize{Cols: 100, Rows: 30}); err != nil {
+		t.Fatal(err)
+	}
+	fd := int(terminal.Fd())
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGuest(t, "otter")
+	g.run = func(_ wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32 {
+		during, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil || during.Lflag&unix.ICANON != 0 {
+			t.Errorf("the terminal is not raw: %v", err)
+		}
+		pty.Setsize(terminal, &pty.Winsize{Cols: 120, Rows: 40})
+		syscall.Kill(os.Getpid(), syscall.SIGWINCH)
+		request := <-requests
+		fmt.Fprintf(channel, "%s %v", request.Type, request.Payload[:8])
+		return 3
+	}
+	f := newFake(g.vm)
+	f.guest = g.dial
+	f.run(t, setup{stdin: terminal, tty: true}, "vm", "exec", "-it", "otter", "--", "top").
+		want(t, 3, "window-change [0 0 0 120 0 0 0 40]", "")
+	if g.tty != "xterm 100x30" {
+		t.Errorf("asked for %q", g.tty)
+	}
+	if after, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil || *after != *before {
+		t.Errorf("the terminal was not restored: %v", err)
+	}
 }
 
 func TestOwnFailuresOfExecAre125(t *testing.T) {

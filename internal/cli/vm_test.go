@@ -149,6 +149,22 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 		want(t, 130, "", "banger: create VM \"otter\": context canceled\n")
 }
 
+func TestASecondInterruptLeavesAtOnce(t *testing.T) {
+	f := newFake()
+	f.hang, f.deaf = make(chan struct{}), make(chan struct{})
+	signals := make(chan os.Signal, 2)
+	go func() {
+		<-f.hang
+		signals <- syscall.SIGINT
+		signals <- syscall.SIGINT
+	}()
+	left := 0
+	f.run(t, setup{signals: signals, quit: func(code int) { left = code; close(f.deaf) }}, "vm", "create")
+	if left != 130 {
+		t.Errorf("left with %d", left)
+	}
+}
+
 func TestRunWithoutAProgramIsAShell(t *testing.T) {
 	f := newFake()
 	spawned := 0

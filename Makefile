@@ -44,6 +44,8 @@ runtime-package: ## pack ./runtime as dist/banger-runtime.tar.gz and print its S
 test: unit vmtest ## everything that can be tested here
 
 unit: ## vet, format and unit tests: no root, no VM, no network
+	@command -v $${CC:-gcc} >/dev/null || \
+		{ echo "the race detector needs a C compiler; fix: sudo apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@test -z "$$(gofmt -l cmd internal *.go)" || { gofmt -d cmd internal *.go; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./internal/lab/...

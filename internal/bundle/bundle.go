@@ -1,0 +1,137 @@
+// Package bundle owns the runtime bundle: what its manifest says, and how the
+// kernel set, the image and the agent in it come into the state directory. It
+// makes none of them.
+package bundle
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+)
+
+// Version is the manifest's version. A bundle of another one is refused.
+const Version = 1
+
+// Manifest is what bundle.json holds. A part without a digest is not there.
+type Manifest struct {
+	Version   int       `json:"version"`
+	Kernel    Kernel    `json:"kernel,omitzero"`
+	Image     Image     `json:"image,omitzero"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// Kernel describes the bundle's kernel set.
+type Kernel struct {
+	Release string        `json:"release"`
+	Digest  banger.Digest `json:"digest"` // as KernelDigest makes it
+	Origin  string        `json:"origin"`
+	Size    banger.Size   `json:"size_bytes"`
+	Recipe  int           `json:"recipe"` // of the build that made it
+}
+
+// Image describes the bundle's default image.
+type Image struct {
+	Name     string        `json:"name"`
+	File     string        `json:"file"`
+	Digest   banger.Digest `json:"digest"` // of the file
+	Origin   string        `json:"origin"`
+	Size     banger.Size   `json:"size_bytes"`
+	Packages string        `json:"packages_sha256"` // of the packages.apt it was made from
+	Recipe   int           `json:"recipe"`
+}
+
+// Bundle is a bundle whose manifest was read. Nothing else of it was.
+type Bundle struct {
+	Dir config.BundleDir
+	Manifest
+}
+
+const rebuild = "make runtime"
+
+// Open reads a bundle's manifest. A directory without one, or with one that
+// says nothing usable, is an Unready error.
+func Open(dir config.BundleDir) (*Bundle, error) {
+	unready := func(why error) error {
+		return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("open the runtime bundle %s", dir), Why: why, Fix: rebuild}
+	}
+	text, err := os.ReadFile(dir.Manifest())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, unready(errors.New("it is not there, or not whole: it has no bundle.json"))
+	}
+	if err != nil {
+		return nil, unready(err)
+	}
+	b := &Bundle{Dir: dir}
+	if err := json.Unmarshal(text, &b.Manifest); err != nil {
+		return nil, unready(fmt.Errorf("read bundle.json: %w", err))
+	}
+	if err := b.check(); err != nil {
+		return nil, unready(fmt.Errorf("read bundle.json: %w", err))
+	}
+	return b, nil
+}
+
+var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// check keeps names and digests from becoming other paths than they should.
+func (m *Manifest) check() error {
+	if m.Version != Version {
+		return fmt.Errorf("its version is %d, this banger knows %d", m.Version, Version)
+	}
+	for _, digest := range []banger.Digest{m.Kernel.Digest, m.Image.Digest} {
+		if digest != "" && !digestForm.MatchString(string(digest)) {
+			return fmt.Errorf("%q is not a digest", digest)
+		}
+	}
+	if file := m.Image.File; m.Image.Digest != "" && (!filepath.IsLocal(file) || filepath.Base(file) != file) {
+		return fmt.Errorf("%q is not the name of a file", file)
+	}
+	return nil
+}
+
+// Rootfs is the path of the bundle's image.
+func (b *Bundle) Rootfs() string { return filepath.Join(string(b.Dir), b.Image.File) }
+
+// Write writes bundle.json, at once or not at all, and onto the disk.
+func (m Manifest) Write(dir config.BundleDir) error {
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(string(dir), ".bundle.json-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file.Name()) // gone after the rename
+	defer file.Close()
+	if _, err := file.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	if err := file.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := file.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), dir.Manifest()); err != nil {
+		return err
+	}
+	return syncDir(string(dir))
+}
+
+func syncDir(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}

@@ -1,0 +1,80 @@
+package bundle
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// share makes dst a read-only file with src's content, in the cheapest way the
+// file system offers: sharing blocks, else the file itself, else a copy that
+// keeps the holes.
+func share(ctx context.Context, src, dst string) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	info, err := in.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a file", src)
+	}
+	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
+		if ours(info) && replaceByLink(in, dst) == nil {
+			return nil
+		}
+		if err := copySparse(ctx, in, out); err != nil {
+			return fmt.Errorf("copy %s: %w", src, err)
+		}
+	}
+	if err := out.Chmod(info.Mode().Perm() &^ 0o222); err != nil {
+		return err
+	}
+	return out.Sync()
+}
+
+// ours says whether a file is safe to share as it is: nobody has it to write,
+// and nobody else can change that.
+func ours(info os.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.Mode().Perm()&0o222 == 0 && int(stat.Uid) == os.Geteuid()
+}
+
+// replaceByLink makes dst a name of the very file that is open, wherever a
+// symbolic link led to it.
+func replaceByLink(in *os.File, dst string) error {
+	linked := dst + ".link"
+	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", in.Fd()), unix.AT_FDCWD, linked, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return err
+	}
+	if err := os.Rename(linked, dst); err != nil {
+		os.Remove(linked)
+		return err
+	}
+	return in.Sync()
+}
+
+func copySparse(ctx context.Context, in, out *os.File) error {
+	size, err := walkData(ctx, in, func(hole, data int64) error {
+		if _, err := out.Seek(hole, io.SeekCurrent); err != nil {
+			return err
+		}
+		return copyChunks(ctx, out, &io.LimitedReader{R: in, N: data})
+	})
+	if err != nil {
+		return err
+	}
+	return out.Truncate(size)
+}

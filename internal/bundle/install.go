@@ -1,0 +1,220 @@
+package bundle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/config"
+)
+
+// Installed is what a bundle brought into the state directory. A part that the
+// bundle lacks is zero.
+type Installed struct {
+	Image  banger.Image
+	Kernel banger.Kernel
+	Agent  banger.Digest
+}
+
+// begun marks what an install has not finished.
+const begun = ".new-"
+
+// Install brings the parts of a bundle into the state directory, each under its
+// digest, and checks the content of what it brings. What is there already stays
+// as it is, so calling it at every start costs nothing. Installs into the same
+// state directory wait for each other.
+//
+// The agent is the bundle's, else the one beside the running program. A part
+// that fails does not keep the others out: the result has those.
+func Install(ctx context.Context, b *Bundle, dirs config.Dirs, progress banger.Progress) (Installed, error) {
+	var done Installed
+	unlock, err := lock(dirs)
+	if err != nil {
+		return done, fmt.Errorf("install the runtime bundle: %w", err)
+	}
+	defer unlock()
+	var failed []error
+	if err := b.installKernel(ctx, dirs, progress, &done); err != nil {
+		failed = append(failed, fmt.Errorf("install kernel set: %w", err))
+	}
+	if err := b.installImage(ctx, dirs, progress, &done); err != nil {
+		failed = append(failed, fmt.Errorf("install image: %w", err))
+	}
+	if done.Agent, err = b.installAgent(ctx, dirs); err != nil {
+		failed = append(failed, fmt.Errorf("install agent: %w", err))
+	}
+	return done, errors.Join(failed...)
+}
+
+// lock keeps other installs out and removes what a killed one left.
+func lock(dirs config.Dirs) (unlock func(), err error) {
+	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	held, err := os.Open(dirs.Images())
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(held.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents()} {
+		left, _ := filepath.Glob(filepath.Join(dir, begun+"*")) // the pattern is right
+		for _, path := range left {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	if err != nil {
+		held.Close()
+		return nil, err
+	}
+	return func() { held.Close() }, nil
+}
+
+func (b *Bundle) installKernel(ctx context.Context, dirs config.Dirs, progress banger.Progress, done *Installed) error {
+	k := b.Kernel
+	if k.Digest == "" {
+		return nil
+	}
+	from, to := b.Dir.Kernel(), dirs.Kernel(k.Digest)
+	err := step(progress, "install kernel", string(to), func(stage string) error {
+		for _, path := range append(kernelFiles(from), from.Info()) {
+			if err := share(ctx, path, filepath.Join(stage, filepath.Base(path))); err != nil {
+				return err
+			}
+		}
+		got, _, err := KernelDigest(ctx, config.KernelDir(stage))
+		return b.compare(string(from), got, k.Digest, err)
+	})
+	if err == nil {
+		done.Kernel = banger.Kernel{Name: k.Release, ID: k.Digest, Size: k.Size, Origin: k.Origin, CreatedAt: b.CreatedAt}
+	}
+	return err
+}
+
+func (b *Bundle) installImage(ctx context.Context, dirs config.Dirs, progress banger.Progress, done *Installed) error {
+	i := b.Image
+	if i.Digest == "" {
+		return nil
+	}
+	to := dirs.Image(i.Digest)
+	err := step(progress, "install image", string(to), func(stage string) error {
+		copied := filepath.Join(stage, filepath.Base(to.Rootfs()))
+		if err := share(ctx, b.Rootfs(), copied); err != nil {
+			return err
+		}
+		got, _, err := FileDigest(ctx, copied)
+		return b.compare(b.Rootfs(), got, i.Digest, err)
+	})
+	if err == nil {
+		done.Image = banger.Image{Name: i.Name, ID: i.Digest, Size: i.Size, Origin: i.Origin, CreatedAt: b.CreatedAt}
+	}
+	return err
+}
+
+func (b *Bundle) compare(path string, got, want banger.Digest, err error) error {
+	if err != nil || got == want {
+		return err
+	}
+	return &banger.Error{
+		Kind: banger.Unready, What: fmt.Sprintf("check %s", path),
+		Why: fmt.Errorf("its digest is %s, but bundle.json says %s", got, want), Fix: rebuild,
+	}
+}
+
+// step fills a directory and gives it its name, unless one has it already.
+func step(progress banger.Progress, name, dir string, fill func(stage string) error) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	progress.Send(banger.Event{Step: name})
+	begin := time.Now()
+	stage := filepath.Join(filepath.Dir(dir), begun+filepath.Base(dir))
+	if err := os.Mkdir(stage, 0o700); err != nil {
+		return err
+	}
+	err := fill(stage)
+	if err == nil {
+		err = syncDir(stage)
+	}
+	if err == nil {
+		err = os.Rename(stage, dir)
+	}
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(stage))
+	}
+	progress.Send(banger.Event{Step: name, Done: true, Took: time.Since(begin)})
+	return syncDir(filepath.Dir(dir))
+}
+
+// installAgent copies, and never links: a build writes to its output in place.
+func (b *Bundle) installAgent(ctx context.Context, dirs config.Dirs) (banger.Digest, error) {
+	from, err := b.findAgent()
+	if err != nil {
+		return "", err
+	}
+	digest, _, err := FileDigest(ctx, from)
+	if err != nil {
+		return "", err
+	}
+	to := dirs.Agent(digest)
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		return digest, err
+	}
+	stage := filepath.Join(dirs.Agents(), begun+"agent")
+	defer os.Remove(stage) // gone after the rename
+	if err := copyAgent(ctx, from, stage); err != nil {
+		return "", err
+	}
+	if got, _, err := FileDigest(ctx, stage); err != nil || got != digest {
+		return "", cmp.Or(err, fmt.Errorf("%s changed while it was copied", from))
+	}
+	if err := os.Rename(stage, to); err != nil {
+		return "", err
+	}
+	return digest, syncDir(dirs.Agents())
+}
+
+func copyAgent(ctx context.Context, from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o500)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if err := copySparse(ctx, in, out); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return out.Sync()
+}
+
+func (b *Bundle) findAgent() (string, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	tried := []string{b.Dir.Agent(), filepath.Join(filepath.Dir(program), "banger-agent")}
+	for _, path := range tried {
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, nil
+		}
+	}
+	return "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("there is no %s", strings.Join(tried, " and no ")), Fix: "make build"}
+}

@@ -4,6 +4,7 @@
 package bundle
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,30 @@ func (m *Manifest) check() error {
 
 // Rootfs is the path of the bundle's image.
 func (b *Bundle) Rootfs() string { return filepath.Join(string(b.Dir), b.Image.File) }
+
+// Verify reads the whole bundle. Content that is not what the manifest says, and
+// a part that is missing, are Unready errors.
+func (b *Bundle) Verify(ctx context.Context) error {
+	got, _, err := KernelDigest(ctx, b.Dir.Kernel())
+	if err := compare(string(b.Dir.Kernel()), got, b.Kernel.Digest, err); err != nil {
+		return err
+	}
+	got, _, err = FileDigest(ctx, b.Rootfs())
+	return compare(b.Rootfs(), got, b.Image.Digest, err)
+}
+
+// compare judges the outcome of hashing what is at path.
+func compare(path string, got, want banger.Digest, err error) error {
+	if err == nil && got == want {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("its digest is %s, but bundle.json says %q", got, want)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("check %s", path), Why: err, Fix: rebuild}
+}
 
 // Write writes bundle.json, at once or not at all, and onto the disk.
 func (m Manifest) Write(dir config.BundleDir) error {

@@ -97,7 +97,7 @@ func (b *Bundle) installKernel(ctx context.Context, dirs config.Dirs, progress b
 			}
 		}
 		got, _, err := KernelDigest(ctx, config.KernelDir(stage))
-		return b.compare(string(from), got, k.Digest, err)
+		return compare(string(from), got, k.Digest, err)
 	})
 	if err == nil {
 		done.Kernel = banger.Kernel{Name: k.Release, ID: k.Digest, Size: k.Size, Origin: k.Origin, CreatedAt: b.CreatedAt}
@@ -117,22 +117,12 @@ func (b *Bundle) installImage(ctx context.Context, dirs config.Dirs, progress ba
 			return err
 		}
 		got, _, err := FileDigest(ctx, copied)
-		return b.compare(b.Rootfs(), got, i.Digest, err)
+		return compare(b.Rootfs(), got, i.Digest, err)
 	})
 	if err == nil {
 		done.Image = banger.Image{Name: i.Name, ID: i.Digest, Size: i.Size, Origin: i.Origin, CreatedAt: b.CreatedAt}
 	}
 	return err
-}
-
-func (b *Bundle) compare(path string, got, want banger.Digest, err error) error {
-	if err != nil || got == want {
-		return err
-	}
-	return &banger.Error{
-		Kind: banger.Unready, What: fmt.Sprintf("check %s", path),
-		Why: fmt.Errorf("its digest is %s, but bundle.json says %s", got, want), Fix: rebuild,
-	}
 }
 
 // step fills a directory and gives it its name, unless one has it already.

@@ -42,6 +42,7 @@ type Built struct {
 	Digest  banger.Digest `json:"digest"`
 	Size    banger.Size   `json:"size_bytes"`
 	Origin  string        `json:"origin"`
+	Recipe  int           `json:"recipe"`
 }
 
 // Build makes the set of the release's newest kernel. It tells progress each
@@ -156,7 +157,7 @@ func describe(ctx context.Context, from source, dir config.KernelDir) (Built, er
 		return Built{}, err
 	}
 	built := Built{
-		Release: from.release, Digest: digest, Size: size,
+		Release: from.release, Digest: digest, Size: size, Recipe: Recipe,
 		Origin: fmt.Sprintf("%s of Debian %s", strings.TrimSuffix(from.name(), ".deb"), debian.Suite),
 	}
 	text, err := json.MarshalIndent(built, "", "  ")

@@ -1,0 +1,114 @@
+// Command banger-bundle builds runtime bundles and packs them for other hosts.
+// It is a tool of the source tree, behind make runtime and make runtime-package.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/term"
+
+	"banger"
+	"banger/internal/bundle/build"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+)
+
+const usage = `usage: banger-bundle build   [--dir DIR] [--packages FILE] [--only kernel|image] [--mirror URL] [--force] [--verify]
+       banger-bundle package [--dir DIR] [--out FILE]
+`
+
+// exits are the exit codes of the kinds of errors that have their own.
+var exits = map[banger.Kind]int{banger.Invalid: 2, banger.Conflict: 4, banger.Unready: 5, banger.Canceled: 130}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) int {
+	commands := map[string]func(context.Context, []string, *os.File, io.Writer) error{"build": runBuild, "package": runPackage}
+	if len(args) == 0 || commands[args[0]] == nil {
+		io.WriteString(stderr, usage)
+		return exits[banger.Invalid]
+	}
+	err := commands[args[0]](ctx, args[1:], stdout, stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return exits[banger.Invalid]
+	}
+	fmt.Fprintf(stderr, "banger-bundle: %v\n", err)
+	if fix := banger.FixOf(err); fix != "" {
+		fmt.Fprintf(stderr, "fix: %s\n", fix)
+	}
+	if code, ok := exits[banger.KindOf(err)]; ok {
+		return code
+	}
+	return 1
+}
+
+// errUsage is an error that the flag package has told already.
+var errUsage = errors.New("usage")
+
+func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
+	flags.SetOutput(stderr)
+	flags.Usage = func() { io.WriteString(stderr, usage) }
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return errUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "there is nothing to do with %s\n%s", strings.Join(flags.Args(), " "), usage)
+		return errUsage
+	}
+	return nil
+}
+
+func runBuild(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) error {
+	flags := flag.NewFlagSet("build", flag.ContinueOnError)
+	dir := flags.String("dir", "runtime", "where the bundle is")
+	packages := flags.String("packages", "packages.apt", "the list of the image's packages")
+	only := flags.String("only", "", "build one part: kernel or image")
+	mirror := flags.String("mirror", "", "a mirror of Debian's archive")
+	force := flags.Bool("force", false, "build anew what is there already")
+	verify := flags.Bool("verify", false, "read every byte of what is there already")
+	if err := parse(flags, args, stderr); err != nil {
+		return err
+	}
+	dirs, err := config.DirsFrom(os.Getenv)
+	if err != nil {
+		return err
+	}
+	return build.Build(ctx, hostcmd.Host{}, build.Options{
+		Dir: config.BundleDir(*dir), Packages: *packages, Cache: dirs.Cache, Mirror: *mirror, Only: build.Part(*only),
+		Force: *force, Verify: *verify, Out: stdout, Terminal: term.IsTerminal(int(stdout.Fd())),
+	})
+}
+
+func runPackage(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) error {
+	flags := flag.NewFlagSet("package", flag.ContinueOnError)
+	dir := flags.String("dir", "runtime", "where the bundle is")
+	out := flags.String("out", filepath.Join("dist", "banger-runtime.tar.gz"), "the archive to write")
+	if err := parse(flags, args, stderr); err != nil {
+		return err
+	}
+	digest, err := build.Pack(ctx, config.BundleDir(*dir), *out)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s  %s\n", strings.TrimPrefix(string(digest), "sha256:"), *out)
+	return nil
+}

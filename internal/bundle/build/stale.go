@@ -1,0 +1,218 @@
+package build
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/bundle"
+	"banger/internal/image"
+	"banger/internal/kernel"
+)
+
+// staleness is a part that has to be built, and why.
+type staleness struct {
+	part Part
+	why  string
+}
+
+// stale lists what has to be built, in order.
+func (b *builder) stale(ctx context.Context) ([]staleness, error) {
+	var all []staleness
+	for _, check := range []struct {
+		part Part
+		why  func(context.Context) (string, error)
+	}{{Kernel, b.whyKernel}, {Image, b.whyImage}} {
+		if b.Only != All && b.Only != check.part {
+			continue
+		}
+		why, err := check.why(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if why != "" {
+			all = append(all, staleness{check.part, why})
+		}
+	}
+	return all, nil
+}
+
+// Why something gets built.
+const (
+	asked     = "asked for"
+	missing   = "not there yet"
+	oldRecipe = "banger makes it differently now"
+	changed   = "its content is not what bundle.json says"
+)
+
+func (b *builder) whyKernel(ctx context.Context) (string, error) {
+	dir := b.Dir.Kernel()
+	files := []string{dir.Vmlinux(), dir.BootModules(), dir.Modules(), dir.Info()}
+	switch {
+	case b.Force:
+		return asked, nil
+	case !there(files...):
+		return missing, nil
+	case b.manifest.Kernel.Digest == "" && !b.adoptKernel():
+		return missing, nil
+	case b.manifest.Kernel.Recipe != kernel.Recipe:
+		return oldRecipe, nil
+	case !b.Verify && b.untouched(b.manifest.Kernel.Size, dir.Vmlinux(), dir.BootModules(), dir.Modules()):
+		return "", nil
+	}
+	got, _, err := bundle.KernelDigest(ctx, dir)
+	if err != nil || got == b.manifest.Kernel.Digest {
+		return "", err
+	}
+	return changed, nil
+}
+
+// adoptKernel takes over a set that a run has built which did not get as far as
+// the manifest. Its content is checked like any other's.
+func (b *builder) adoptKernel() bool {
+	var built kernel.Built
+	text, err := os.ReadFile(b.Dir.Kernel().Info())
+	if err != nil || json.Unmarshal(text, &built) != nil {
+		return false
+	}
+	b.manifest.Kernel = bundle.Kernel{Release: built.Release, Digest: built.Digest, Origin: built.Origin, Size: built.Size, Recipe: built.Recipe}
+	b.adopted = true
+	return true
+}
+
+func (b *builder) whyImage(ctx context.Context) (string, error) {
+	rootfs := b.Dir.Rootfs()
+	switch m := b.manifest.Image; {
+	case b.Force:
+		return asked, nil
+	case m.Digest == "" || !there(rootfs, b.Dir.Packages()):
+		return missing, nil
+	case m.Packages != b.packages:
+		return "packages.apt has changed", nil
+	case m.Recipe != imageRecipe:
+		return oldRecipe, nil
+	case !b.Verify && b.untouched(m.Size, rootfs):
+		return "", nil
+	}
+	got, _, err := bundle.FileDigest(ctx, rootfs)
+	if err != nil || got == b.manifest.Image.Digest {
+		return "", err
+	}
+	return changed, nil
+}
+
+func there(paths ...string) bool {
+	for _, path := range paths {
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+			return false
+		}
+	}
+	return true
+}
+
+// untouched says whether the files have their size and are no newer than the
+// manifest, which is written last: then there is no need to read them.
+func (b *builder) untouched(size banger.Size, files ...string) bool {
+	manifest, err := os.Stat(b.Dir.Manifest())
+	if err != nil {
+		return false
+	}
+	for _, path := range files {
+		info, err := os.Stat(path)
+		if err != nil || info.ModTime().After(manifest.ModTime()) {
+			return false
+		}
+		size -= banger.Size(info.Size())
+	}
+	return size == 0
+}
+
+// settle makes the manifest the newest file again, once all it says is known to
+// be true: a bundle that was copied has its files' times in any order.
+func (b *builder) settle() error {
+	if b.adopted {
+		return b.write()
+	}
+	if b.Only != All || b.untouched(b.manifest.Kernel.Size+b.manifest.Image.Size, b.contents()...) {
+		return nil
+	}
+	now := time.Now()
+	return os.Chtimes(b.Dir.Manifest(), now, now)
+}
+
+func (b *builder) contents() []string {
+	dir := b.Dir.Kernel()
+	return []string{dir.Vmlinux(), dir.BootModules(), dir.Modules(), b.Dir.Rootfs()}
+}
+
+// What a build writes, generously: in the bundle, in the cache, and in the
+// directory for temporary trees.
+var space = map[Part]struct{ bundle, cache, temporary banger.Size }{
+	Kernel: {bundle: 400 * banger.MiB, cache: 200 * banger.MiB},
+	Image:  {bundle: 1536 * banger.MiB, cache: 1536 * banger.MiB, temporary: 2 * banger.GiB},
+}
+
+// ready finds out before anything is downloaded what the host lacks.
+func (b *builder) ready(stale []staleness) error {
+	need := map[string]banger.Size{}
+	for _, s := range stale {
+		need[string(b.Dir)] += space[s.part].bundle
+		need[b.work] += space[s.part].cache
+		if s.part == Image {
+			need[temporary()] += space[s.part].temporary
+			if err := image.Ready(b.runner); err != nil {
+				return err
+			}
+		} else if _, err := b.runner.Look("apt-get"); err != nil {
+			return err
+		}
+	}
+	return enough(need)
+}
+
+// temporary is where trees of files are put together.
+func temporary() string {
+	if dir := os.Getenv("TMPDIR"); dir != "" {
+		return dir
+	}
+	return "/var/tmp"
+}
+
+// enough adds up what directories on the same file system need.
+func enough(need map[string]banger.Size) error {
+	type fileSystem struct {
+		dir        string
+		need, free banger.Size
+	}
+	all := map[uint64]*fileSystem{}
+	for dir, size := range need {
+		var stat unix.Stat_t
+		var fsStat unix.Statfs_t
+		if err := unix.Stat(dir, &stat); err != nil {
+			return &fs.PathError{Op: "stat", Path: dir, Err: err}
+		}
+		if err := unix.Statfs(dir, &fsStat); err != nil {
+			return &fs.PathError{Op: "statfs", Path: dir, Err: err}
+		}
+		f := all[stat.Dev]
+		if f == nil {
+			f = &fileSystem{dir: dir, free: banger.Size(fsStat.Bavail) * banger.Size(fsStat.Bsize)}
+			all[stat.Dev] = f
+		}
+		f.need += size
+		if f.need > f.free {
+			return &banger.Error{
+				Kind: banger.Unready, What: "build the runtime bundle",
+				Why: fmt.Errorf("it takes up to %s beside %s, where %s are free", f.need, filepath.Clean(f.dir), f.free), Fix: "free some space there",
+			}
+		}
+	}
+	return nil
+}

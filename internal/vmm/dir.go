@@ -1,0 +1,80 @@
+package vmm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dir is a VM's directory, held open. Its sockets are reached through the
+// descriptor, since the 108 bytes of a socket's address are too few for many a
+// home directory.
+type Dir struct{ file *os.File }
+
+// OpenDir opens a VM's directory.
+func OpenDir(path string) (*Dir, error) {
+	file, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the VM's directory: %w", err)
+	}
+	return &Dir{file}, nil
+}
+
+// Path is a short path of a file in the directory, for this process only.
+func (d *Dir) Path(name string) string {
+	return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.file.Fd())), name)
+}
+
+// Dial connects to a socket in the directory.
+func (d *Dir) Dial(ctx context.Context, name string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.Path(name))
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", name, errors.Unwrap(err))
+	}
+	return conn, nil
+}
+
+// Listen makes a listening socket, to be inherited by a VMM: whoever connects
+// early waits in its queue. A socket that was left over is replaced.
+func (d *Dir) Listen(name string) (*os.File, error) {
+	if err := d.Remove(name); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make socket %s: %w", name, err)
+	}
+	file := os.NewFile(uintptr(fd), name)
+	err = unix.Fchmod(fd, 0o600) // before it has a name: private from birth
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrUnix{Name: d.Path(name)})
+	}
+	if err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("listen on %s: %w", name, err)
+	}
+	return file, nil
+}
+
+// Remove removes files that may be missing.
+func (d *Dir) Remove(names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if err := os.Remove(d.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close lets go of the directory.
+func (d *Dir) Close() error { return d.file.Close() }

@@ -1,0 +1,120 @@
+package vmm
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a VMM's process, whoever started it. A pid that another process
+// got later is never meant.
+type Process struct {
+	pid    int
+	fd     *os.File // a pidfd
+	done   chan struct{}
+	status *unix.WaitStatus // nil unless it was our child; set before done is closed
+	killed atomic.Bool
+}
+
+// OpenProcess watches a process. For a child that nobody else waits for, it
+// takes the exit status and leaves no zombie.
+func OpenProcess(pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // so that the runtime's poller takes it
+		unix.Close(fd)
+		return nil, err
+	}
+	p := &Process{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd %d", pid)), done: make(chan struct{})}
+	go p.watch()
+	return p, nil
+}
+
+// OpenHolder watches the process that holds the lock at path, or returns ErrGone.
+func OpenHolder(path string) (*Process, error) {
+	for {
+		pid, err := Holder(path)
+		if err != nil {
+			return nil, err
+		}
+		p, err := OpenProcess(pid)
+		if errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		// The pid could have become another's before it was opened.
+		if again, err := Holder(path); err == nil && again == pid {
+			return p, nil
+		}
+		p.Close()
+	}
+}
+
+func (p *Process) watch() {
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return
+	}
+	err = raw.Read(func(fd uintptr) bool {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, err := unix.Poll(poll, 0)
+		return err == nil && n > 0
+	})
+	if err != nil {
+		return // Close
+	}
+	var status unix.WaitStatus
+	if pid, err := unix.Wait4(p.pid, &status, unix.WNOHANG, nil); err == nil && pid == p.pid {
+		p.status = &status
+	}
+	close(p.done)
+}
+
+// PID is the process's number.
+func (p *Process) PID() int { return p.pid }
+
+// Done is closed when the process is gone, and with it all it had open.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Kill ends the process at once. It may be called at any time.
+func (p *Process) Kill() error {
+	p.killed.Store(true)
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) }); err != nil {
+		return fmt.Errorf("kill process %d: %w", p.pid, err)
+	}
+	if sent != nil && !errors.Is(sent, unix.ESRCH) {
+		return fmt.Errorf("kill process %d: %w", p.pid, sent)
+	}
+	return nil
+}
+
+// Exit is what the process's own end tells; valid once Done is closed. A VMM
+// knows more of a guest that switched itself off.
+func (p *Process) Exit() Exit {
+	switch {
+	case p.killed.Load():
+		return Exit{Reason: ReasonKilled}
+	case p.status == nil:
+		return Exit{Reason: ReasonUnknown}
+	case p.status.Signaled():
+		return Exit{Reason: ReasonSignal, Detail: unix.SignalName(p.status.Signal())}
+	case p.status.ExitStatus() != 0:
+		return Exit{Reason: ReasonFailed, Detail: fmt.Sprintf("exit status %d", p.status.ExitStatus())}
+	}
+	return Exit{Reason: ReasonUnknown}
+}
+
+// Close stops watching; the process goes on. Done is not closed by it.
+func (p *Process) Close() error { return p.fd.Close() }

@@ -1,0 +1,98 @@
+package qemu
+
+import (
+	"fmt"
+	"strings"
+
+	"banger"
+	"banger/internal/guest/wire"
+	"banger/internal/vmm"
+)
+
+// Sockets in a VM's directory.
+const (
+	monitorSocket = "qmp.sock"
+	controlSocket = "control.sock"
+	streamsSocket = "streams.sock"
+)
+
+// Descriptors that QEMU inherits, behind the standard ones.
+const (
+	monitorFD = 3 + iota
+	controlFD
+	streamsFD
+)
+
+// translationCache bounds, in MiB, the memory for translated code. The default
+// is an eighth of the host's memory for each VM.
+const translationCache = 256
+
+// args is QEMU's command line, without its name. No secret is in it, nor in the
+// kernel's: every process of the host can read the one, of the guest the other.
+func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
+	a := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-name", "banger:" + escape(spec.Name),
+		"-msg", "timestamp=on",
+		"-machine", "microvm,acpi=on,pic=off,pit=off,rtc=on,isa-serial=on,usb=off,pcie=off",
+		"-m", fmt.Sprintf("%dM", spec.Memory/banger.MiB),
+		"-smp", fmt.Sprint(spec.VCPUs),
+	}
+	if sandbox {
+		a = append(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+	}
+	if accel.kvm {
+		a = append(a, "-accel", "kvm", "-cpu", "host")
+	} else {
+		a = append(a, "-accel", emulation(spec.VCPUs), "-cpu", "max")
+	}
+	a = append(a, "-kernel", escape(spec.Kernel), "-initrd", escape(spec.Initrd), "-append", cmdline(accel, khz))
+	for _, disk := range spec.Disks {
+		a = append(a,
+			"-drive", drive(disk),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=%s", disk.Role))
+	}
+	a = append(a, "-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
+		"-device", "virtio-serial-device,id=serial,max_ports=3")
+	for i, port := range []struct {
+		name string
+		fd   int
+	}{{wire.SerialControl, controlFD}, {wire.SerialStreams, streamsFD}} {
+		a = append(a,
+			"-chardev", fmt.Sprintf("socket,id=%s,fd=%d,server=on,wait=off", port.name, port.fd),
+			"-device", fmt.Sprintf("virtserialport,bus=serial.0,nr=%d,chardev=%s,name=%s", i+1, port.name, port.name))
+	}
+	return append(a,
+		"-chardev", fmt.Sprintf("file,id=console,path=%s,append=on", escape(spec.Console)), "-serial", "chardev:console",
+		"-chardev", fmt.Sprintf("socket,id=monitor,fd=%d,server=on,wait=off", monitorFD), "-mon", "chardev=monitor,mode=control")
+}
+
+func emulation(vcpus int) string {
+	accel := fmt.Sprintf("tcg,tb-size=%d", translationCache)
+	if vcpus > 1 {
+		// In several threads one CPU can run an instruction that another is
+		// just rewriting, and the guest's kernel panics.
+		accel += ",thread=single"
+	}
+	return accel
+}
+
+func drive(disk vmm.Disk) string {
+	d := fmt.Sprintf("if=none,id=%s,file=%s,format=raw,cache=writeback,aio=threads", disk.Role, escape(disk.File))
+	if disk.ReadOnly {
+		return d + ",readonly=on"
+	}
+	return d + ",discard=unmap"
+}
+
+func cmdline(accel accelerator, khz int) string {
+	line := "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 systemd.ssh_auto=no"
+	if !accel.kvm {
+		// Measuring it against an emulated timer hangs when the host is busy.
+		line += fmt.Sprintf(" tsc_early_khz=%d", khz)
+	}
+	return line
+}
+
+// escape lets a value stand in one of QEMU's comma-separated options.
+func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }

@@ -1,0 +1,110 @@
+// Command init is the whole guest of the driver's tests: the first process of
+// an initrd without disks to mount, serving the contract's guest.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/link"
+	"banger/internal/guest/wire"
+	"banger/internal/vmm/vmmtest"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Println("init:", err)
+		time.Sleep(time.Hour)
+	}
+}
+
+func run() error {
+	for _, m := range [][2]string{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
+		os.MkdirAll(m[1], 0o755)
+		if err := unix.Mount(m[0], m[1], m[0], 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m[1], err)
+		}
+	}
+	if err := loadModules(); err != nil {
+		return err
+	}
+	console, err := os.OpenFile("/dev/console", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	var config wire.Config
+	data, err := os.ReadFile("/" + wire.ConfigPath)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(data, &config); err != nil {
+		return err
+	}
+	guest := &vmmtest.Guest{Config: config, Sizes: sizes, End: end, Console: console}
+	failed := make(chan error)
+	for _, port := range []struct {
+		name  string
+		ports []int
+	}{{wire.SerialControl, []int{wire.PortControl}}, {wire.SerialStreams, guest.Ports()}} {
+		p, err := link.OpenPort(port.name)
+		if err != nil {
+			return err
+		}
+		go func() {
+			failed <- link.Serve(p, func(stream net.Conn, port int) { guest.Serve(stream, port) }, port.ports...)
+		}()
+	}
+	up, _ := os.ReadFile("/proc/uptime")
+	fmt.Printf("init: serving at uptime %s", up)
+	return <-failed
+}
+
+func loadModules() error {
+	order, err := os.ReadFile("/" + wire.ModulesPath)
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(order)) {
+		file, err := os.Open("/" + name)
+		if err != nil {
+			return err
+		}
+		if err := unix.FinitModule(int(file.Fd()), "", 0); err != nil && err != unix.EEXIST {
+			return fmt.Errorf("load %s: %w", name, err)
+		}
+		file.Close()
+	}
+	return nil
+}
+
+func sizes() []int64 {
+	files, _ := filepath.Glob("/sys/block/vd?/size")
+	var all []int64
+	for _, file := range files {
+		text, _ := os.ReadFile(file)
+		sectors, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		all = append(all, sectors*512)
+	}
+	return all
+}
+
+func end(verb wire.Verb) {
+	time.Sleep(30 * time.Millisecond) // the bye leaves through a device
+	switch verb {
+	case vmmtest.Panic:
+		os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
+	case wire.Poweroff:
+		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+	default:
+		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}
+	select {}
+}

@@ -1,0 +1,20 @@
+package vmmtest
+
+import "slices"
+
+// Fault is what goes wrong with a fake VM.
+type Fault string
+
+// The faults.
+const (
+	FailsLaunch  Fault = "fails-launch"   // Launch returns an error
+	NeverReady   Fault = "never-ready"    // the guest never answers
+	DiesBooting  Fault = "dies-booting"   // the VMM gives up when it is first spoken to
+	PanicsAtStop Fault = "panics-at-stop" // ends without a bye when asked to stop
+	IgnoresStop  Fault = "ignores-stop"   // says yes to stop and goes on
+)
+
+// Faults are those of one VM.
+type Faults []Fault
+
+func (f Faults) has(fault Fault) bool { return slices.Contains(f, fault) }

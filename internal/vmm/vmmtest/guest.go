@@ -1,0 +1,131 @@
+package vmmtest
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+
+	"banger/internal/guest/wire"
+)
+
+// Ports of the guest, besides the control port.
+const (
+	PortEcho  = 7   // sends back what it gets
+	PortFull  = 19  // sends without end
+	PortSizes = 998 // sends the sizes of the disks in bytes, a JSON array
+	PortAct   = 999 // reads a line, a Verb or Panic, and does it unasked
+)
+
+// Panic is what PortAct understands besides the verbs: an end without a bye.
+const Panic = "panic"
+
+// Guest is an agent reduced to what a driver's contract needs.
+type Guest struct {
+	Config  wire.Config
+	Sizes   func() []int64
+	End     func(verb wire.Verb) // ends the machine, Panic included; does not return
+	Console io.Writer
+	Faults  Faults
+
+	once   sync.Once
+	bootID string
+}
+
+// Ports are the ports that Serve serves.
+func (g *Guest) Ports() []int {
+	return []int{wire.PortControl, PortEcho, PortFull, PortSizes, PortAct}
+}
+
+// Serve serves one stream to a port.
+func (g *Guest) Serve(stream net.Conn, port int) {
+	defer stream.Close()
+	switch port {
+	case PortEcho:
+		io.Copy(stream, stream)
+	case PortFull:
+		for block := make([]byte, 32<<10); ; {
+			if _, err := stream.Write(block); err != nil {
+				return
+			}
+		}
+	case PortSizes:
+		json.NewEncoder(stream).Encode(g.Sizes())
+	case PortAct:
+		line, _ := bufio.NewReader(stream).ReadString('\n')
+		g.act(wire.Verb(strings.TrimSpace(line)), nil)
+	case wire.PortControl:
+		g.control(stream)
+	}
+}
+
+// act brings the machine down as a real guest would.
+func (g *Guest) act(verb wire.Verb, control *json.Encoder) {
+	if verb != Panic {
+		fmt.Fprintf(g.Console, "%s%s %s\n", wire.ConsoleBye, g.Config.Nonce, verb)
+		if control != nil {
+			control.Encode(wire.Message{Event: &wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: g.Config.Nonce}})
+		}
+	}
+	g.End(verb)
+}
+
+// ID is the boot's id.
+func (g *Guest) ID() string {
+	g.once.Do(func() { g.bootID = rand.Text() })
+	return g.bootID
+}
+
+func (g *Guest) control(stream net.Conn) {
+	out := json.NewEncoder(stream)
+	out.Encode(wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
+		BootID: g.ID(), Kernel: "none", Init: wire.InitStarting}})
+	out.Encode(wire.Message{Event: &wire.Event{Kind: wire.EventInit, Init: wire.InitUp}})
+	in := bufio.NewScanner(stream)
+	in.Buffer(nil, wire.MaxLine)
+	for in.Scan() {
+		var m wire.Message
+		if json.Unmarshal(in.Bytes(), &m) != nil {
+			return
+		}
+		if m.Request != nil {
+			g.answer(m.Request, out)
+		}
+	}
+}
+
+func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
+	reply := &wire.Reply{ID: request.ID}
+	switch request.Method {
+	case wire.MethodPing, wire.MethodSync, wire.MethodClock, wire.MethodGrow:
+	case wire.MethodInfo:
+		reply.Result, _ = json.Marshal(wire.Info{BootID: g.ID(), Init: wire.InitUp})
+	case wire.MethodStop:
+		g.stop(request, out)
+		return
+	default:
+		reply.Error = "unknown method " + request.Method
+	}
+	out.Encode(wire.Message{Reply: reply})
+}
+
+func (g *Guest) stop(request *wire.Request, out *json.Encoder) {
+	var params wire.StopParams
+	if err := json.Unmarshal(request.Params, &params); err != nil {
+		out.Encode(wire.Message{Reply: &wire.Reply{ID: request.ID, Error: err.Error()}})
+		return
+	}
+	out.Encode(wire.Message{Reply: &wire.Reply{ID: request.ID}})
+	switch {
+	case g.Faults.has(IgnoresStop):
+		return
+	case g.Faults.has(PanicsAtStop):
+		params.Verb = Panic
+	}
+	out.Encode(wire.Message{Event: &wire.Event{Kind: wire.EventInit, Init: wire.InitStopping}})
+	g.act(params.Verb, out)
+}

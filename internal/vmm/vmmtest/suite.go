@@ -1,0 +1,422 @@
+package vmmtest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/guest/wire"
+	"banger/internal/vmm"
+)
+
+// Make makes a driver, and a function that prepares a VM whose guest is a Guest:
+// a directory with all that the Spec names, two disks, the second writable, and
+// the lock taken. The suite closes the lock.
+type Make func(t *testing.T) (vmm.Driver, func(t *testing.T) vmm.Spec)
+
+// LockName is the name of the lock in a VM's directory.
+const LockName = "lock"
+
+// Run holds a driver against its contract.
+func Run(t *testing.T, newDriver Make) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *fixture)
+	}{
+		{"Probe", testProbe},
+		{"Guest", testGuest},
+		{"Lock", testLock},
+		{"Adopt", testAdopt},
+		{"AdoptGone", testAdoptGone},
+		{"Exit", testExit},
+		{"Grow", testGrow},
+		{"DialWithinContext", testDialWithinContext},
+		{"LaunchFails", testLaunchFails},
+		{"LaunchCanceled", testLaunchCanceled},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			driver, newSpec := newDriver(t)
+			capabilities, err := driver.Probe(t.Context())
+			if err != nil {
+				t.Skipf("%s cannot run here: %v (fix: %s)", driver.Name(), err, banger.FixOf(err))
+			}
+			test.run(t, &fixture{driver, newSpec, capabilities})
+		})
+	}
+}
+
+type fixture struct {
+	driver       vmm.Driver
+	newSpec      func(t *testing.T) vmm.Spec
+	capabilities vmm.Capabilities
+}
+
+// context bounds a step of a test that a broken driver would hang in.
+func (f *fixture) context(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), f.capabilities.BootTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// launch launches a VM; the test's end ends it.
+func (f *fixture) launch(t *testing.T) (vmm.Machine, vmm.Spec) {
+	t.Helper()
+	spec := f.newSpec(t)
+	m, err := f.driver.Launch(f.context(t), spec)
+	spec.Lock.Close()
+	if err != nil {
+		t.Fatalf("launch: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			tell(t, spec)
+		}
+		m.Kill()
+		m.Close()
+	})
+	return m, spec
+}
+
+func tell(t *testing.T, spec vmm.Spec) {
+	for _, name := range []string{spec.Console, spec.Log} {
+		data, _ := os.ReadFile(filepath.Join(spec.Dir, name))
+		t.Logf("%s:\n%s", name, data[max(0, len(data)-4000):])
+	}
+}
+
+func (f *fixture) ended(t *testing.T, m vmm.Machine, want vmm.Reason) {
+	t.Helper()
+	select {
+	case <-m.Ended():
+	case <-f.context(t).Done():
+		t.Fatal("the VMM has not ended")
+	}
+	if got := m.Exit(); got.Reason != want {
+		t.Errorf("ended by %q, want %q", got, want)
+	}
+}
+
+func (f *fixture) dial(t *testing.T, m vmm.Machine, port int) net.Conn {
+	t.Helper()
+	ctx := f.context(t)
+	conn, err := m.Dial(ctx, port)
+	if err != nil {
+		t.Fatalf("dial port %d: %v", port, err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if deadline, ok := ctx.Deadline(); ok {
+		conn.SetDeadline(deadline)
+	}
+	return conn
+}
+
+// control is a control connection past the guest's hello.
+type control struct {
+	conn  net.Conn
+	in    *bufio.Scanner
+	hello wire.Hello
+}
+
+func (f *fixture) control(t *testing.T, m vmm.Machine, spec vmm.Spec) *control {
+	t.Helper()
+	c := &control{conn: f.dial(t, m, wire.PortControl)}
+	c.in = bufio.NewScanner(c.conn)
+	hello := c.read(t)
+	config, err := ReadConfig(filepath.Join(spec.Dir, spec.Initrd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if hello.Hello == nil || hello.Hello.Token != config.Token || hello.Hello.Nonce != config.Nonce || hello.Hello.BootID == "" {
+		t.Fatalf("got %+v, want the hello of the boot with nonce %s", hello.Hello, config.Nonce)
+	}
+	c.hello = *hello.Hello
+	return c
+}
+
+func (c *control) read(t *testing.T) wire.Message {
+	t.Helper()
+	var m wire.Message
+	if !c.in.Scan() {
+		t.Fatalf("control connection ended: %v", c.in.Err())
+	}
+	if err := json.Unmarshal(c.in.Bytes(), &m); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (c *control) ask(t *testing.T, method string, params any) {
+	t.Helper()
+	raw, err := json.Marshal(params)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.NewEncoder(c.conn).Encode(wire.Message{Request: &wire.Request{ID: 1, Method: method, Params: raw}}); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if m := c.read(t); m.Reply != nil {
+			if m.Reply.Error != "" {
+				t.Fatalf("%s: %s", method, m.Reply.Error)
+			}
+			return
+		}
+	}
+}
+
+func (f *fixture) echo(t *testing.T, m vmm.Machine) {
+	t.Helper()
+	conn := f.dial(t, m, PortEcho)
+	defer conn.Close()
+	const said = "the bytes come back as they were"
+	if _, err := io.WriteString(conn, said); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, len(said))
+	if _, err := io.ReadFull(conn, got); err != nil || string(got) != said {
+		t.Fatalf("echo: %q, %v", got, err)
+	}
+}
+
+func (f *fixture) act(t *testing.T, m vmm.Machine, verb wire.Verb) {
+	t.Helper()
+	if _, err := fmt.Fprintf(f.dial(t, m, PortAct), "%s\n", verb); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func testProbe(t *testing.T, f *fixture) {
+	c := f.capabilities
+	if c.Version == "" || c.Accelerator == "" || c.DefaultVCPUs < 1 || c.MaxVCPUs < c.DefaultVCPUs || c.BootTimeout <= 0 {
+		t.Errorf("got %+v", c)
+	}
+}
+
+// The guest answers, on several streams at once, and goes down when asked to.
+func testGuest(t *testing.T, f *fixture) {
+	m, spec := f.launch(t)
+	c := f.control(t, m, spec)
+	c.ask(t, wire.MethodPing, nil)
+	full := f.dial(t, m, PortFull)
+	if _, err := io.CopyN(io.Discard, full, 200<<10); err != nil {
+		t.Fatal(err)
+	}
+	f.echo(t, m)
+	c.ask(t, wire.MethodSync, nil)
+	c.ask(t, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: 1000})
+	for {
+		event := c.read(t).Event
+		if event != nil && event.Kind == wire.EventBye {
+			if event.Verb != wire.Poweroff {
+				t.Errorf("bye %s", event.Verb)
+			}
+			break
+		}
+	}
+	want := vmm.ReasonPoweroff
+	if !f.capabilities.PowersOff {
+		want = vmm.ReasonReset
+	}
+	f.ended(t, m, want)
+	if _, err := m.Dial(f.context(t), PortEcho); err == nil {
+		t.Error("a stream to a VM that has ended")
+	}
+}
+
+// The lock is held exactly as long as the VMM lives.
+func testLock(t *testing.T, f *fixture) {
+	m, spec := f.launch(t)
+	lock := filepath.Join(spec.Dir, LockName)
+	if locked, err := vmm.Locked(lock); err != nil || !locked {
+		t.Errorf("while it runs: locked %v, %v", locked, err)
+	}
+	if pid, err := vmm.Holder(lock); err != nil || pid != m.PID() {
+		t.Errorf("process %d, %v, holds the lock, the VMM is %d", pid, err, m.PID())
+	}
+	for range 2 {
+		if err := m.Kill(); err != nil {
+			t.Errorf("kill: %v", err)
+		}
+	}
+	f.ended(t, m, vmm.ReasonKilled)
+	if locked, err := vmm.Locked(lock); err != nil || locked {
+		t.Errorf("after its end: locked %v, %v", locked, err)
+	}
+	if err := m.Kill(); err != nil {
+		t.Errorf("kill after the end: %v", err)
+	}
+	if err := syscall.Kill(m.PID(), 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d is still there, as a zombie perhaps: %v", m.PID(), err)
+	}
+}
+
+// A VMM goes on when it is let go, in the middle of whatever, and another
+// driver takes it over: the same process, the same boot.
+func testAdopt(t *testing.T, f *fixture) {
+	m, spec := f.launch(t)
+	before := f.control(t, m, spec).hello
+	for range 3 {
+		full := f.dial(t, m, PortFull)
+		if _, err := io.CopyN(io.Discard, full, 50<<10); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		adopted, err := f.driver.Adopt(f.context(t), spec.Dir)
+		if err != nil {
+			t.Fatalf("adopt: %v", err)
+		}
+		t.Cleanup(func() {
+			adopted.Kill()
+			adopted.Close()
+		})
+		if adopted.PID() != m.PID() {
+			t.Errorf("adopted process %d, launched %d", adopted.PID(), m.PID())
+		}
+		if after := f.control(t, adopted, spec).hello; after.BootID != before.BootID {
+			t.Errorf("boot id %s, before %s", after.BootID, before.BootID)
+		}
+		f.echo(t, adopted)
+		m = adopted
+	}
+	f.act(t, m, wire.Reboot)
+	f.ended(t, m, vmm.ReasonReset)
+}
+
+func testAdoptGone(t *testing.T, f *fixture) {
+	spec := f.newSpec(t)
+	spec.Lock.Close()
+	if _, err := f.driver.Adopt(f.context(t), spec.Dir); !errors.Is(err, vmm.ErrGone) {
+		t.Errorf("never launched: got %v", err)
+	}
+	m, spec := f.launch(t)
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	f.ended(t, m, vmm.ReasonKilled)
+	if _, err := f.driver.Adopt(f.context(t), spec.Dir); !errors.Is(err, vmm.ErrGone) {
+		t.Errorf("killed: got %v", err)
+	}
+}
+
+func testExit(t *testing.T, f *fixture) {
+	powered := vmm.ReasonPoweroff
+	if !f.capabilities.PowersOff {
+		powered = vmm.ReasonReset
+	}
+	for verb, want := range map[wire.Verb]vmm.Reason{wire.Poweroff: powered, wire.Reboot: vmm.ReasonReset, Panic: vmm.ReasonReset} {
+		t.Run(string(verb), func(t *testing.T) {
+			m, _ := f.launch(t)
+			f.act(t, m, verb)
+			f.ended(t, m, want)
+		})
+	}
+	t.Run("signal", func(t *testing.T) {
+		m, _ := f.launch(t)
+		if err := syscall.Kill(m.PID(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		f.ended(t, m, vmm.ReasonSignal)
+	})
+}
+
+func testGrow(t *testing.T, f *fixture) {
+	if !f.capabilities.GrowOnline {
+		t.Skipf("%s does not grow disks while they are in use", f.driver.Name())
+	}
+	m, spec := f.launch(t)
+	f.echo(t, m)
+	const grown = 96 * banger.MiB
+	disk := spec.Disks[1]
+	if err := os.Truncate(filepath.Join(spec.Dir, disk.File), int64(grown)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Grow(f.context(t), disk.Role, grown); err != nil {
+		t.Fatal(err)
+	}
+	for { // the guest hears of it a moment later; each look is a round trip
+		var sizes []int64
+		if err := json.NewDecoder(f.dial(t, m, PortSizes)).Decode(&sizes); err != nil || len(sizes) < 2 {
+			t.Fatalf("sizes %v, %v", sizes, err)
+		}
+		if sizes[1] == int64(grown) {
+			return
+		}
+	}
+}
+
+func testDialWithinContext(t *testing.T, f *fixture) {
+	m, _ := f.launch(t)
+	ctx, cancel := context.WithTimeout(f.context(t), time.Microsecond)
+	defer cancel()
+	if _, err := m.Dial(ctx, PortEcho); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	f.echo(t, m)
+}
+
+// assertNothing says that a launch which failed left nothing behind.
+func assertNothing(t *testing.T, spec vmm.Spec) {
+	t.Helper()
+	spec.Lock.Close()
+	if locked, err := vmm.Locked(filepath.Join(spec.Dir, LockName)); err != nil || locked {
+		t.Errorf("locked %v, %v", locked, err)
+	}
+	entries, err := os.ReadDir(spec.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if entry.Type()&os.ModeSocket != 0 {
+			t.Errorf("socket %s was left", entry.Name())
+		}
+	}
+}
+
+func testLaunchFails(t *testing.T, f *fixture) {
+	spec := f.newSpec(t)
+	if err := os.Remove(filepath.Join(spec.Dir, spec.Kernel)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := f.driver.Launch(f.context(t), spec)
+	if err == nil {
+		m.Kill()
+		t.Fatal("launched without a kernel")
+	}
+	if banger.KindOf(err) != banger.Unready || banger.FixOf(err) == "" {
+		t.Errorf("kind %s, fix %q: %v", banger.KindOf(err), banger.FixOf(err), err)
+	}
+	t.Logf("the error: %v", err)
+	assertNothing(t, spec)
+}
+
+func testLaunchCanceled(t *testing.T, f *fixture) {
+	for _, after := range []time.Duration{0, time.Millisecond, 30 * time.Millisecond} {
+		spec := f.newSpec(t)
+		ctx, cancel := context.WithTimeout(f.context(t), after)
+		m, err := f.driver.Launch(ctx, spec)
+		cancel()
+		if err == nil {
+			spec.Lock.Close()
+			m.Kill()
+			f.ended(t, m, vmm.ReasonKilled)
+			m.Close()
+			continue // it was faster
+		}
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("after %v: %v", after, err)
+		}
+		assertNothing(t, spec)
+	}
+}

@@ -6,6 +6,7 @@ GO      ?= go
 
 export CGO_ENABLED = 0
 goflags = -trimpath -buildvcs=false -ldflags '-s -w -X banger/internal/version.Version=$(VERSION)'
+bundle = $(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle
 
 # The agent goes into every VM's initrd.
 agent_max = 6291456
@@ -25,21 +26,17 @@ build: ## build banger, bangerd and banger-agent into this directory
 		{ echo "banger-agent has $$size bytes, at most $(agent_max) are allowed" >&2; exit 1; }
 
 runtime: ## build the runtime in ./runtime: a kernel set and the default image, from Debian
-	$(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle build --dir ./runtime
+	$(bundle) build --dir ./runtime
 
 runtime-bundle: ## the same for now: no bundle is published yet that could be fetched
 	@echo "no runtime bundle is published yet: building one here"
 	@$(MAKE) --no-print-directory runtime
 
 rootfs: ## build ./runtime/rootfs-docker.ext4 anew from packages.apt
-	rm -f runtime/rootfs-docker.ext4
-	@$(MAKE) --no-print-directory runtime
+	$(bundle) build --dir ./runtime --only image --force
 
 runtime-package: ## pack ./runtime as dist/banger-runtime.tar.gz and print its SHA-256
-	@test -f runtime/bundle.json || { echo "there is no ./runtime; fix: make runtime" >&2; exit 1; }
-	@mkdir -p dist
-	tar -C runtime --sparse --sort=name --owner=0 --group=0 --numeric-owner --exclude='./.*' -czf dist/banger-runtime.tar.gz .
-	@sha256sum dist/banger-runtime.tar.gz
+	$(bundle) package --dir ./runtime --out dist/banger-runtime.tar.gz
 
 test: unit vmtest ## everything that can be tested here
 

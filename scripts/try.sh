@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 name=first-otter
 began=$(date +%s)
-first=runtime/.first-try
+first=dist/first-try
 
 say() { printf '\n%s\n' "$*"; }
 die() { printf 'try: %s\n' "$1" >&2; shift; for line; do printf 'fix: %s\n' "$line" >&2; done; exit 5; }
@@ -107,6 +107,7 @@ farewell() {
 	if [ -s "$first" ]; then
 		say "This run took $took s; the first one took $(cat "$first") s."
 	else
+		mkdir -p dist
 		echo "$took" >"$first"
 		say "This first run took $took s. Another one rebuilds and downloads nothing."
 	fi

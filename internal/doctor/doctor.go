@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 )
@@ -108,8 +109,8 @@ func Ready(checks []Check) bool {
 func (h Host) building() bool { return h.Purpose == ToBuild || !h.hasRuntime() }
 
 func (h Host) hasRuntime() bool {
-	_, err := os.Stat(h.Config.Bundle().Manifest())
-	return err == nil
+	b, err := bundle.Open(h.Config.Bundle())
+	return err == nil && b.Kernel.Digest != "" && b.Image.Digest != ""
 }
 
 // read returns a file of the host, or nothing.

@@ -45,7 +45,8 @@ func newHost(t *testing.T) *modelHost {
 	m.write("etc/group", "root:x:0:\nkvm:x:106:anna\n")
 	m.write("etc/subuid", "anna:100000:65536\notto:165536:65536\n")
 	m.write("etc/subgid", "anna:100000:65536\notto:165536:65536\n")
-	m.write("runtime/bundle.json", "{}")
+	digest := "sha256:" + strings.Repeat("0", 64)
+	m.write("runtime/bundle.json", `{"version":1,"kernel":{"release":"6.12","digest":"`+digest+`"},"image":{"name":"docker","file":"rootfs-docker.ext4","digest":"`+digest+`"}}`)
 	return m
 }
 
@@ -148,7 +149,7 @@ func TestEveryLackHasItsFix(t *testing.T) {
 		"full disk": {func(h *modelHost) { h.Free = func(string) (banger.Size, error) { return banger.GiB, nil } },
 			"disk space", Missing, "1G free", "free 3G where "},
 		"no runtime": {func(h *modelHost) { os.Remove(h.Config.Bundle().Manifest()) },
-			"runtime", Missing, "none in", "make runtime"},
+			"runtime", Missing, "none that is whole in", "make runtime"},
 		"a daemon that does not answer": {func(h *modelHost) {
 			h.Daemon = func(context.Context) (banger.Daemon, error) {
 				return banger.Daemon{}, &banger.Error{Kind: banger.TimedOut, Why: errors.New("no answer"), Fix: "banger daemon stop"}

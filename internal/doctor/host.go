@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"banger"
+	"banger/internal/bundle"
 )
 
 func distribution(_ context.Context, h Host) Check {
@@ -243,14 +244,16 @@ func namespaces(_ context.Context, h Host) Check {
 
 func runtimeBundle(_ context.Context, h Host) Check {
 	c := Check{Name: "runtime", State: OK, Detail: h.Config.RuntimeDir}
-	if h.hasRuntime() {
+	b, err := bundle.Open(h.Config.Bundle())
+	if err == nil && h.hasRuntime() {
+		c.Detail = fmt.Sprintf("%s: kernel %s, image %s", h.Config.RuntimeDir, b.Kernel.Release, b.Image.Name)
 		return c
 	}
 	if h.Purpose == ToBuild {
 		c.Detail = "none yet: it will be built in " + h.Config.RuntimeDir
 		return c
 	}
-	c.State, c.Detail, c.Fix = Missing, "none in "+h.Config.RuntimeDir, "make runtime"
+	c.State, c.Detail, c.Fix = Missing, "none that is whole in "+h.Config.RuntimeDir, "make runtime"
 	return c
 }
 

@@ -16,7 +16,7 @@ var stubs = map[string]string{
 	"bin/sudo": `exec "$@"`,
 	"bin/apt-get": `echo "apt-get $*" >>"$LOG"
 case $1 in install) rm -f lacks ;; esac`,
-	"banger": `
+	"banger": `[ "$1" != -v ] || shift
 case "$*" in
 "doctor --preflight") [ ! -e lacks ] || { echo "missing QEMU"; exit 5; } ;;
 "doctor --preflight --packages") [ ! -e lacks ] || { cat lacks; exit 5; } ;;

@@ -9,6 +9,8 @@ cd "$(dirname "$0")/.."
 name=first-otter
 began=$(date +%s)
 first=dist/first-try
+verbose=
+[ -t 2 ] || verbose=-v # no live line there: print the steps
 
 say() { printf '\n%s\n' "$*"; }
 die() { printf 'try: %s\n' "$1" >&2; shift; for line; do printf 'fix: %s\n' "$line" >&2; done; exit 5; }
@@ -65,7 +67,7 @@ show() {
 	printf '\n$ banger'
 	printf ' %s' "$@"
 	printf '\n'
-	./banger "$@"
+	./banger $verbose "$@"
 }
 
 inside() { ./banger vm exec --no-stdin "$name" -- "$@"; }

@@ -60,6 +60,7 @@ type Options struct {
 type builder struct {
 	Options
 	runner   hostcmd.Runner
+	makers   map[Part]maker
 	report   *report
 	packages string // digest of packages.apt
 	work     string
@@ -69,6 +70,13 @@ type builder struct {
 	manifest bundle.Manifest
 }
 
+// maker makes one part. It notes in the manifest what it made, and returns a
+// summary for a person.
+type maker struct {
+	ready func() error // says what the host lacks for it
+	make  func(ctx context.Context) (summary string, err error)
+}
+
 // Build brings the bundle in opts.Dir up to date. A bundle that is, is left as
 // it is, without a look at the network. Another build of the same bundle, or
 // with the same cache, is a Conflict.
@@ -76,15 +84,19 @@ func Build(ctx context.Context, runner hostcmd.Runner, opts Options) error {
 	if opts.Only != All && opts.Only != Kernel && opts.Only != Image {
 		return banger.Invalidf("write --only kernel or --only image", "a bundle has no part %q", opts.Only)
 	}
-	err := build(ctx, runner, opts)
+	b := &builder{Options: opts, runner: runner, report: &report{out: opts.Out, terminal: opts.Terminal}}
+	b.makers = map[Part]maker{
+		Kernel: {func() error { _, err := runner.Look("apt-get"); return err }, b.makeKernel},
+		Image:  {func() error { return image.Ready(runner) }, b.makeImage},
+	}
+	err := b.run(ctx)
 	if ctx.Err() != nil && err != nil {
 		return &banger.Error{Kind: banger.Canceled, What: "build the runtime bundle", Why: ctx.Err()}
 	}
 	return err
 }
 
-func build(ctx context.Context, runner hostcmd.Runner, opts Options) error {
-	b := &builder{Options: opts, runner: runner, report: &report{out: opts.Out, terminal: opts.Terminal}}
+func (b *builder) run(ctx context.Context) error {
 	unlock, err := b.open()
 	if err != nil {
 		return err
@@ -203,11 +215,7 @@ func (b *builder) upToDate() {
 func (b *builder) make(ctx context.Context, s staleness) error {
 	b.report.begin(string(s.part), s.why)
 	fmt.Fprintf(b.log, "== %s: %s\n", s.part, s.why)
-	build := b.makeKernel
-	if s.part == Image {
-		build = b.makeImage
-	}
-	summary, err := build(ctx)
+	summary, err := b.makers[s.part].make(ctx)
 	b.report.end(summary, err)
 	if err != nil || !b.told {
 		return err

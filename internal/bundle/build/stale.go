@@ -13,7 +13,6 @@ import (
 
 	"banger"
 	"banger/internal/bundle"
-	"banger/internal/image"
 	"banger/internal/kernel"
 )
 
@@ -165,12 +164,10 @@ func (b *builder) ready(stale []staleness) error {
 	for _, s := range stale {
 		need[string(b.Dir)] += space[s.part].bundle
 		need[b.work] += space[s.part].cache
-		if s.part == Image {
-			need[temporary()] += space[s.part].temporary
-			if err := image.Ready(b.runner); err != nil {
-				return err
-			}
-		} else if _, err := b.runner.Look("apt-get"); err != nil {
+		if size := space[s.part].temporary; size > 0 {
+			need[temporary()] += size
+		}
+		if err := b.makers[s.part].ready(); err != nil {
 			return err
 		}
 	}

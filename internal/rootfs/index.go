@@ -15,6 +15,7 @@ const (
 	maxNodes    = 2_000_000               // names ever added, implied ones counted
 	maxMetadata = int64(256 * banger.MiB) // names, link targets and attributes
 	maxSteps    = 4096                    // directories passed to find one name
+	maxWork     = 200_000_000             // directories passed to find all names
 	maxHops     = 40                      // symbolic links passed to find one name
 )
 
@@ -60,8 +61,9 @@ const (
 type index struct {
 	stacking stacking
 	root     *node
-	forward  []string // names of links that wait for their targets
+	forward  []*node // links that wait for their targets
 	nodes    int
+	work     int
 	data     int64
 	metadata int64
 }
@@ -173,6 +175,9 @@ func (x *index) directory(entry, path string, layer int, m missing) (*node, erro
 		if steps > maxSteps || hops > maxHops {
 			return nil, refuse(entry, "%w", errLoop)
 		}
+		if x.work++; x.work > maxWork {
+			return nil, tooMuch("its names lie behind too many directories")
+		}
 		part := todo[0]
 		todo = todo[1:]
 		here := way[len(way)-1]
@@ -190,6 +195,7 @@ func (x *index) directory(entry, path string, layer int, m missing) (*node, erro
 				way = way[:1]
 			}
 			todo = append(strings.Split(next.inode.target, "/"), todo...)
+			x.work += len(todo)
 			continue
 		}
 		if next == nil || next.inode.kind != directory {

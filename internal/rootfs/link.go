@@ -9,9 +9,10 @@ func (x *index) link(at position, parent *node, name string, h *tar.Header) erro
 	if err != nil {
 		return err
 	}
-	if target == nil {
-		x.forward = append(x.forward, h.Name)
-		return x.put(parent, name, at.layer, &inode{kind: forward, at: at, target: h.Linkname})
+	if target == nil || target.inode.kind == forward {
+		err := x.put(parent, name, at.layer, &inode{kind: forward, at: at, target: h.Linkname})
+		x.forward = append(x.forward, parent.children[name])
+		return err
 	}
 	if target.inode.kind == directory {
 		return refuse(h.Name, "it is a hard link to the directory %q", short(h.Linkname))
@@ -22,19 +23,16 @@ func (x *index) link(at position, parent *node, name string, h *tar.Header) erro
 	return x.put(parent, name, at.layer, target.inode)
 }
 
-// endLayer gives links that came before their targets their inodes.
+// endLayer gives links that came before their targets their inodes. One that
+// finds none is refused in the end, if its name still means it.
 func (x *index) endLayer() error {
-	for _, name := range x.forward {
-		n, err := x.find(name, name)
+	for _, n := range x.forward {
+		found, err := x.resolve(n.inode)
 		if err != nil {
 			return err
 		}
-		// Something else may have taken the name since.
-		if n == nil || n.inode.kind != forward {
-			continue
-		}
-		if n.inode, err = x.resolve(name, n.inode); err != nil {
-			return err
+		if found != nil {
+			n.inode = found
 		}
 	}
 	x.forward = nil
@@ -42,23 +40,16 @@ func (x *index) endLayer() error {
 }
 
 // resolve follows links to links. A chain longer than maxHops is a loop.
-func (x *index) resolve(name string, from *inode) (*inode, error) {
+func (x *index) resolve(from *inode) (*inode, error) {
 	for range maxHops {
-		target, err := x.find(name, from.target)
-		if err != nil {
+		target, err := x.find(from.target, from.target)
+		if err != nil || target == nil || target.inode.kind == directory {
 			return nil, err
 		}
-		if target == nil {
-			return nil, refuse(name, "it is a hard link to %q, which is not in the archive", short(from.target))
-		}
-		switch target.inode.kind {
-		case directory:
-			return nil, refuse(name, "it is a hard link to the directory %q", short(from.target))
-		case forward:
-			from = target.inode
-		default:
+		if target.inode.kind != forward {
 			return target.inode, nil
 		}
+		from = target.inode
 	}
-	return nil, refuse(name, "it is a hard link to itself")
+	return nil, nil
 }

@@ -44,6 +44,9 @@ func (p *plan) walk(dir *node, path string) error {
 			return tooMuch("its paths take more than %v", banger.Size(maxMetadata))
 		}
 		n := child.inode
+		if n.kind == forward {
+			return refuse(full, "it is a hard link to %q, which is no file in the archive", short(n.target))
+		}
 		n.names = append(n.names, full)
 		if n.header != nil && len(n.names) == 1 {
 			p.made = append(p.made, n)

@@ -99,7 +99,31 @@ func bootstrap(ctx context.Context, runner hostcmd.Runner, opts DefaultOptions, 
 		Stdout: out,
 		Stderr: io.MultiWriter(log, steps),
 	})
-	return err
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return &banger.Error{Kind: banger.Canceled, What: "install packages", Why: ctx.Err()}
+	case len(steps.errors) == 0:
+		return err
+	}
+	return explain(steps.errors)
+}
+
+// explain knows the causes that are not ours.
+func explain(said []string) error {
+	e := &banger.Error{What: "install packages", Why: errors.New(strings.Join(said, "; "))}
+	for _, line := range said {
+		switch {
+		case strings.Contains(line, "Unable to locate package"), strings.Contains(line, "has no installation candidate"):
+			e.Kind, e.Fix = banger.Invalid, "correct the name in the list of packages: https://packages.debian.org/"+debian.Suite+" knows them all"
+		case strings.Contains(line, "Failed to fetch"):
+			e.Kind, e.Fix = banger.Unready, "check the connection to Debian's mirror, then try again"
+		case strings.Contains(line, "is not signed"):
+			e.Kind, e.Fix = banger.Unready, "use a mirror of Debian's own archive, or the keyring of the one you have"
+		}
+	}
+	return e
 }
 
 // argv gives root its own way, since not every mmdebstrap finds subordinate
@@ -156,9 +180,11 @@ func sweep(ctx context.Context, runner hostcmd.Runner, dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// stepWriter tells progress from what mmdebstrap and apt print.
+// stepWriter tells progress from what mmdebstrap and apt print, and keeps what
+// they call errors: an error's last lines hold only mmdebstrap's own command.
 type stepWriter struct {
 	progress func(string)
+	errors   []string
 	rest     []byte
 }
 
@@ -171,15 +197,24 @@ func (w *stepWriter) Write(p []byte) (int, error) {
 		if !ok {
 			break
 		}
-		if step := stepOf(string(line)); step != "" {
-			w.progress(step)
-		}
+		w.line(string(line))
 		w.rest = rest
 	}
 	if len(w.rest) > maxLine {
 		w.rest = nil
 	}
 	return len(p), nil
+}
+
+func (w *stepWriter) line(line string) {
+	if step := stepOf(line); step != "" {
+		w.progress(step)
+	}
+	said, ok := strings.CutPrefix(line, "E: ")
+	const enough = 5
+	if ok && len(w.errors) < enough && !strings.Contains(said, "APT::Status-Fd") && !strings.HasPrefix(said, "mmdebstrap failed") {
+		w.errors = append(w.errors, said)
+	}
 }
 
 // stepOf returns the step that a line begins, or nothing.

@@ -51,7 +51,20 @@ func Connect(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (*Clien
 			return c, err
 		}
 	}
-	return nil, err
+	return nil, mute(dirs, err)
+}
+
+// mute explains a daemon that has the state directory and does not answer.
+func mute(dirs config.Dirs, err error) error {
+	record, failed := ReadRecord(dirs.DaemonLock())
+	if failed != nil {
+		return err
+	}
+	return &banger.Error{
+		Kind: banger.Conflict, What: "talk to the daemon",
+		Why: fmt.Errorf("bangerd (pid %d) has %s but cannot be reached: %w", record.PID, dirs.State, errors.Unwrap(err)),
+		Fix: fmt.Sprintf("kill %d, then run the command again: VMs keep running", record.PID),
+	}
 }
 
 // find looks where the daemon's own record says, then at the usual place.
@@ -118,14 +131,21 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 	if err != nil {
 		return fail(err)
 	}
-	defer cmd.Process.Release()
 	defer context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
-	socket, err := readReady(r)
-	if err == nil {
-		return socket, nil
+	said, err := readReady(r)
+	if err == nil && said.Error == nil {
+		return said.Socket, cmd.Process.Release()
 	}
 	if ctx.Err() != nil {
+		cmd.Process.Release() // it goes on starting, for the next client
 		return fail(ctx.Err())
+	}
+	cmd.Wait() // it has ended, or is about to
+	if said.Socket != "" {
+		return said.Socket, nil
+	}
+	if said.Error != nil {
+		return fail(said.Error.err())
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = &banger.Error{Why: errors.New("bangerd ended before it was ready"), Fix: "read " + dirs.Log()}
@@ -170,13 +190,7 @@ func WriteReady(w io.Writer, socket string, err error) error {
 	return json.NewEncoder(w).Encode(said)
 }
 
-func readReady(r io.Reader) (string, error) {
-	var said ready
-	if err := json.NewDecoder(io.LimitReader(r, maxBody)).Decode(&said); err != nil {
-		return "", err
-	}
-	if said.Socket == "" && said.Error != nil {
-		return "", said.Error.err()
-	}
-	return said.Socket, nil
+func readReady(r io.Reader) (said ready, err error) {
+	err = json.NewDecoder(io.LimitReader(r, maxBody)).Decode(&said)
+	return said, err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -43,7 +44,9 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen at %s: %w", path, err), l.Close())
 	}
-	return &listener{UnixListener: l, path: path, made: made}, nil
+	own := &listener{UnixListener: l, path: path, made: made}
+	own.close = sync.OnceValue(own.remove)
+	return own, nil
 }
 
 // privateDir makes dir or sees to it that it is what we would have made.
@@ -108,8 +111,9 @@ func shorten(path string) (name string, done func(), err error) {
 
 type listener struct {
 	*net.UnixListener
-	path string
-	made os.FileInfo
+	path  string
+	made  os.FileInfo
+	close func() error
 }
 
 // Accept passes over strangers.
@@ -126,8 +130,11 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close removes the socket's name too, unless that is another's by now.
-func (l *listener) Close() error {
+// Close removes the socket's name too, unless that is another's by now. It may
+// be called twice.
+func (l *listener) Close() error { return l.close() }
+
+func (l *listener) remove() error {
 	if Listening(l) {
 		os.Remove(l.path)
 	}

@@ -1,0 +1,174 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"syscall"
+
+	"banger"
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/version"
+)
+
+type daemon struct {
+	env    Env
+	dirs   config.Dirs
+	config config.Config
+	ready  *os.File // nil once reported, or when nobody asked
+	lock   *lock
+	log    *slog.Logger
+	stop   chan struct{}
+	server *api.Server
+
+	mu     sync.Mutex
+	socket *socket
+	serves sync.WaitGroup
+	broken chan error // what ended a listener unasked
+}
+
+// Opening is what Env.Open is given.
+type Opening struct {
+	Dirs   config.Dirs
+	Config config.Config
+	Log    *slog.Logger
+}
+
+// Parts is what a daemon serves. Close lets go of everything; VMs keep running.
+type Parts struct {
+	VMs    banger.VMService
+	Driver string
+	// Running counts the VMs that run.
+	Running func() int
+	Images  func(context.Context) ([]banger.Image, error)
+	Kernels func(context.Context) ([]banger.Kernel, error)
+	Close   func() error
+}
+
+func (d *daemon) run(ctx context.Context) (err error) {
+	syscall.Umask(0o077)
+	if err := d.directories(); err != nil {
+		return err
+	}
+	if d.lock, err = admit(ctx, d.dirs.DaemonLock()); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, d.lock.close())
+		if d.server != nil {
+			d.server.Release()
+		}
+	}()
+	log, file, err := openLog(d.dirs, d.config.LogLevel)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	d.log = log
+	if d.ready != nil {
+		if err := detach(file); err != nil {
+			return fmt.Errorf("detach: %w", err)
+		}
+	}
+	err = d.listenAndServe(ctx)
+	if err != nil {
+		log.Error("ended", "err", err, "kind", banger.KindOf(err))
+	}
+	return err
+}
+
+// listenAndServe listens before it opens anything: clients that come meanwhile
+// wait in the socket's queue instead of starting daemons of their own.
+func (d *daemon) listenAndServe(ctx context.Context) (err error) {
+	if d.socket, err = listen(d.dirs); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.socket.close()) }()
+	if err := d.lock.publish(d.socket.path); err != nil {
+		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
+	}
+	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
+	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Log: d.log})
+	if err != nil {
+		// Clients in the queue must not find a daemon that is about to go.
+		return errors.Join(err, d.lock.publish(""))
+	}
+	d.server = api.NewServer(parts.VMs, &host{d: d, parts: parts}, d.log)
+	d.broken = make(chan error, 1)
+	d.serve(d.socket)
+	d.report(d.socket.path, nil)
+	d.log.Info("serving", "driver", parts.Driver, "running", parts.Running())
+	err = d.wait(ctx)
+	return errors.Join(err, d.shutDown(parts))
+}
+
+func (d *daemon) serve(s *socket) {
+	d.serves.Go(func() {
+		if err := d.server.Serve(s.listener); err != nil {
+			select {
+			case d.broken <- err:
+			default:
+			}
+		}
+	})
+}
+
+// wait returns when the daemon shall end, and keeps its socket findable until then.
+func (d *daemon) wait(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			d.log.Info("stopping", "why", context.Cause(ctx).Error())
+			return nil
+		case <-d.stop:
+			d.log.Info("stopping", "why", "a client asked")
+			return nil
+		case err := <-d.broken:
+			return fmt.Errorf("serve: %w", err)
+		case _, watched := <-d.socket.lost:
+			if !watched {
+				return errors.New("the watch on the socket has ended")
+			}
+			if d.socket.listening() {
+				continue
+			}
+			if err := d.move(); err != nil {
+				return fmt.Errorf("listen again: %w", err)
+			}
+		}
+	}
+}
+
+// move listens again after the socket's name has vanished, at the spare place:
+// at the usual one somebody is removing things just now. What is connected
+// stays connected.
+func (d *daemon) move() error {
+	fresh, err := listenAt(d.dirs.SpareSocket())
+	if err != nil {
+		return err
+	}
+	d.log.Warn("the socket was removed; listening again", "was", d.socket.path, "socket", fresh.path)
+	d.serve(fresh)
+	old := d.socket
+	d.mu.Lock()
+	d.socket = fresh
+	d.mu.Unlock()
+	if err := d.lock.publish(fresh.path); err != nil {
+		return err
+	}
+	return old.close()
+}
+
+// shutDown cancels what is under way, waits until that is undone, and lets go.
+func (d *daemon) shutDown(parts Parts) error {
+	err := d.lock.publish("")
+	err = errors.Join(err, d.server.Shutdown())
+	d.serves.Wait()
+	err = errors.Join(err, parts.Close())
+	d.log.Info("stopped")
+	return err
+}

@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/api"
+	"banger/internal/config"
+	"banger/internal/version"
+)
+
+// Env is what a daemon has from outside of itself.
+type Env struct {
+	Getenv         func(string) string
+	Stdout, Stderr io.Writer
+
+	// Open opens what the daemon serves.
+	Open func(ctx context.Context, o Opening) (Parts, error)
+}
+
+// Main runs bangerd in the foreground until ctx ends, a signal comes or a
+// client stops it, and returns the exit code. VMs keep running. A client that
+// starts a daemon detaches it, and reads its report from the ready descriptor.
+func Main(ctx context.Context, env Env, args []string) int {
+	flags := flag.NewFlagSet("bangerd", flag.ContinueOnError)
+	flags.SetOutput(env.Stderr)
+	ready := flags.Int("ready-fd", 0, "descriptor on which to say once that the daemon serves, or why not")
+	printVersion := flags.Bool("version", false, "print the version")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	if *printVersion {
+		fmt.Fprintln(env.Stdout, "bangerd", version.Version)
+		return 0
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+
+	d := &daemon{env: env, stop: make(chan struct{}, 1)}
+	if *ready > 2 {
+		unix.CloseOnExec(*ready)
+		d.ready = os.NewFile(uintptr(*ready), "ready")
+	}
+	if err := d.run(ctx); err != nil {
+		d.report("", err)
+		fmt.Fprintf(env.Stderr, "bangerd: %v\n", err)
+		if fix := banger.FixOf(err); fix != "" {
+			fmt.Fprintf(env.Stderr, "fix: %s\n", fix)
+		}
+		return 1
+	}
+	return 0
+}
+
+// report tells whoever started the daemon how that went: once.
+func (d *daemon) report(socket string, err error) {
+	if d.ready == nil {
+		if err == nil {
+			fmt.Fprintf(d.env.Stderr, "bangerd: serving at %s, logging to %s\n", socket, d.dirs.Log())
+		}
+		return
+	}
+	if other := (*taken)(nil); errors.As(err, &other) {
+		socket = other.socket
+	}
+	// Whoever started the daemon may have gone by now; that changes nothing.
+	api.WriteReady(d.ready, socket, err)
+	d.ready.Close()
+	d.ready = nil
+}
+
+// directories finds the daemon's places and its configuration, and makes the
+// places, private.
+func (d *daemon) directories() error {
+	var err error
+	if d.dirs, err = config.DirsFrom(d.env.Getenv); err != nil {
+		return err
+	}
+	if d.config, err = config.Load(d.dirs, d.env.Getenv); err != nil {
+		return err
+	}
+	for _, dir := range []string{d.dirs.State, d.dirs.Cache} {
+		err := os.MkdirAll(dir, 0o700)
+		if err == nil {
+			err = os.Chmod(dir, 0o700)
+		}
+		if err != nil {
+			return &banger.Error{Kind: banger.Unready, What: "start bangerd", Why: err, Fix: "make " + dir + " a directory of your own"}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"banger"
+	"banger/internal/bundle"
+	"banger/internal/hostcmd"
+	"banger/internal/store"
+	"banger/internal/version"
+	"banger/internal/vm"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
+)
+
+// Std is the environment of the real daemon.
+func Std() Env {
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open}
+}
+
+// drivers are the ways to run VMs, by name, and preferred their order for "auto".
+var (
+	drivers   = map[string]func(hostcmd.Runner) vmm.Driver{qemu.Name: func(r hostcmd.Runner) vmm.Driver { return qemu.New(r) }}
+	preferred = []string{qemu.Name}
+)
+
+// choose makes the driver of that name. Whether it works here is asked when a
+// VM starts: a daemon without a usable driver still lists and deletes VMs.
+func choose(name string, run hostcmd.Runner) (vmm.Driver, error) {
+	if name == "auto" {
+		name = preferred[0]
+	}
+	if make, ok := drivers[name]; ok {
+		return make(run), nil
+	}
+	known := strings.Join(slices.Sorted(maps.Keys(drivers)), ", ")
+	return nil, banger.Invalidf("set driver in config.toml, or BANGER_DRIVER, to auto or one of: "+known, "there is no driver %q", name)
+}
+
+// open opens what the daemon serves: the database, what the bundle brings, and
+// the VMs, which it reconciles.
+func open(ctx context.Context, o Opening) (_ Parts, err error) {
+	run := hostcmd.Host{}
+	driver, err := choose(o.Config.Driver, run)
+	if err != nil {
+		return Parts{}, err
+	}
+	s, err := store.Open(ctx, o.Dirs.DB())
+	if err != nil {
+		return Parts{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	installed, err := install(ctx, o, s)
+	if err != nil {
+		return Parts{}, err
+	}
+	vms, err := vm.Open(ctx, vm.Host{
+		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed,
+		Run: run, Log: o.Log, Program: "bangerd " + version.Version,
+	})
+	if err != nil {
+		return Parts{}, fmt.Errorf("open the VMs: %w", err)
+	}
+	return Parts{
+		VMs: vms, Driver: driver.Name(), Running: vms.Running, Images: s.Images, Kernels: s.Kernels,
+		Close: func() error {
+			vms.Close()
+			return s.Close()
+		},
+	}, nil
+}
+
+// install brings what the bundle has into the state directory and the database.
+// A bundle that is missing or broken is logged and no more: VMs that exist do
+// not need it, and `vm create` says what it misses.
+func install(ctx context.Context, o Opening, s *store.Store) (bundle.Installed, error) {
+	b, err := bundle.Open(o.Config.Bundle())
+	if err != nil {
+		o.Log.Warn("no runtime bundle", "err", err, "fix", banger.FixOf(err))
+		return bundle.Installed{}, nil
+	}
+	installed, err := bundle.Install(ctx, b, o.Dirs, func(e banger.Event) {
+		if e.Done {
+			o.Log.Info("installed", "step", e.Step, "took", e.Took.String())
+		}
+	})
+	if ctx.Err() != nil {
+		return installed, ctx.Err()
+	}
+	if err != nil {
+		o.Log.Error("install the runtime bundle", "err", err, "fix", banger.FixOf(err))
+	}
+	return installed, register(ctx, s, installed, o.Log)
+}
+
+func register(ctx context.Context, s *store.Store, installed bundle.Installed, log *slog.Logger) error {
+	if image := installed.Image; image.ID != "" {
+		if err := s.PutImage(ctx, image); err != nil {
+			return err
+		}
+		log.Debug("image", "name", image.Name, "digest", image.ID)
+	}
+	if kernel := installed.Kernel; kernel.ID != "" {
+		if err := s.PutKernel(ctx, kernel); err != nil {
+			return err
+		}
+		log.Debug("kernel", "name", kernel.Name, "digest", kernel.ID)
+	}
+	return nil
+}

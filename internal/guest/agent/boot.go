@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -81,14 +82,23 @@ func runBoot() int {
 	return runReaper()
 }
 
+// slowStep is what a step must take to be named in the log.
+const slowStep = 10 * time.Millisecond
+
 func (b *boot) runSteps(steps []step) *wire.Failure {
+	begun := time.Now()
+	var slow strings.Builder
 	for _, s := range steps {
-		begun := time.Now()
+		before := time.Now()
 		if err := s.try(b); err != nil {
 			return &wire.Failure{Step: s.name, Why: err.Error(), Fix: s.fix}
 		}
-		logf(prioInfo, "%s: %d ms", s.name, time.Since(begun).Milliseconds())
+		if took := time.Since(before); took >= slowStep {
+			fmt.Fprintf(&slow, ", %s %d", s.name, took.Milliseconds())
+		}
 	}
+	// One line: the kernel drops what comes too fast.
+	logf(prioInfo, "root is up; ms: all %d%s", time.Since(begun).Milliseconds(), slow.String())
 	return nil
 }
 

@@ -124,13 +124,13 @@ func (b *boot) prepareSystemd() error {
 			return err
 		}
 	}
-	// Our mounts have no unit of their own, so a soft reboot would unmount them
-	// and mount nothing again.
-	for _, path := range append([]string{b.config.WorkMount}, b.config.Direct...) {
+	// Our mounts have no unit files: at its end systemd would unmount what is
+	// still in use, and after a soft reboot mount nothing again.
+	for _, path := range append([]string{b.modulesPath(), b.config.WorkMount}, b.config.Direct...) {
 		if path == "" {
 			continue
 		}
-		dir := filepath.Join(units, escapePath(path)+".mount.d")
+		dir := filepath.Join(units, escapePath(resolveIn(newRoot, path))+".mount.d")
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}

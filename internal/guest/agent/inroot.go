@@ -51,6 +51,20 @@ func dirIn(root, path string, mode os.FileMode) (*os.File, error) {
 // through is a path to what f is open on, also where no other path leads.
 func through(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
 
+// resolveIn is path without the image's links.
+func resolveIn(root, path string) string {
+	f, err := openIn(root, path, unix.O_PATH)
+	if err != nil {
+		return path
+	}
+	defer f.Close()
+	real, err := os.Readlink(through(f))
+	if err != nil {
+		return path
+	}
+	return "/" + strings.TrimPrefix(strings.TrimPrefix(real, root), "/")
+}
+
 // existsIn says whether path is there inside root.
 func existsIn(root, path string) bool {
 	f, err := openIn(root, path, unix.O_PATH)

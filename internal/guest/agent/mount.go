@@ -124,8 +124,10 @@ func (b *boot) mountModules() error {
 	if err := mountReadOnly(b.disks[wire.LabelModules], modulesDir); err != nil {
 		return err
 	}
-	return bindIn(newRoot, "/lib/modules/"+b.release, modulesDir)
+	return bindIn(newRoot, b.modulesPath(), modulesDir)
 }
+
+func (b *boot) modulesPath() string { return "/lib/modules/" + b.release }
 
 // bindIn binds a directory onto path inside root.
 func bindIn(root, path, source string) error {
@@ -167,9 +169,26 @@ func mountDirectDir(root, disk, path string) error {
 	return bindIn(root, path, source)
 }
 
-// escapePath makes one file name of a path, another for each path.
+// escapePath makes one file name of a path, another for each path: the one that
+// systemd gives the path's mount unit.
 func escapePath(path string) string {
-	return strings.NewReplacer("-", `\x2d`, "/", "-").Replace(strings.Trim(filepath.Clean(path), "/"))
+	path = strings.Trim(filepath.Clean(path), "/")
+	if path == "" {
+		return "-"
+	}
+	var name strings.Builder
+	for i := range len(path) {
+		c := path[i]
+		switch {
+		case c == '/':
+			name.WriteByte('-')
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == ':', c == '_', c == '.' && i > 0:
+			name.WriteByte(c)
+		default:
+			fmt.Fprintf(&name, `\x%02x`, c)
+		}
+	}
+	return name.String()
 }
 
 // workRoot is the directory of the work disk that VMs see, so that lost+found

@@ -9,8 +9,8 @@ import (
 	"os/exec"
 	"sync"
 	"syscall"
+	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
@@ -33,12 +33,13 @@ type process struct {
 
 	mu    sync.Mutex
 	ended bool
+	done  chan struct{} // closed when ended
 }
 
 // run starts a program and returns; it is attended to in the background.
 func (s *session) run(user account, cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: user.credential()}
-	p := &process{cmd: cmd}
+	p := &process{cmd: cmd, done: make(chan struct{})}
 	begin := s.startPiped
 	if s.tty != nil {
 		begin = s.startOnTTY
@@ -100,9 +101,9 @@ func (p *process) copyOut(to io.Writer, from *os.File) {
 }
 
 func (s *session) startOnTTY(p *process, user account) error {
-	master, slave, err := pty.Open()
+	master, slave, err := openTTY()
 	if err != nil {
-		return fmt.Errorf("open terminal: %w", err)
+		return err
 	}
 	defer slave.Close()
 	p.tty, p.ours = master, []*os.File{master}
@@ -130,7 +131,7 @@ func (p *process) resize(size *ttyRequest) error {
 	if p.tty == nil {
 		return nil
 	}
-	return pty.Setsize(p.tty, &pty.Winsize{Rows: uint16(size.Rows), Cols: uint16(size.Cols)})
+	return setTTYSize(p.tty, size)
 }
 
 // attend waits for the program's end and for all of its output, and only then
@@ -140,6 +141,7 @@ func (s *session) attend(p *process) {
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
+	close(p.done)
 	p.copies.Wait()
 	p.close()
 	kind, payload := exitMessage(p.cmd.ProcessState.Sys().(syscall.WaitStatus))
@@ -174,25 +176,30 @@ func (p *process) signal(sig unix.Signal) {
 	}
 	group := p.cmd.Process.Pid
 	if p.tty != nil {
-		if raw, err := p.tty.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) {
-				if front, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && front > 1 {
-					group = front
-				}
-			})
+		if front := foreground(p.tty); front > 1 {
+			group = front
 		}
 	}
 	unix.Kill(-group, sig)
 }
 
-// hangUp tells the program that its client is gone.
+// hangUpTime is how long a program may take to end when its client is gone.
+const hangUpTime = 3 * time.Second
+
+// hangUp tells the program that its client is gone. One without a terminal that
+// goes on regardless is asked to end: nobody else could.
 func (p *process) hangUp() {
 	p.signal(unix.SIGHUP)
-	if p.tty == nil {
-		p.signal(unix.SIGTERM)
-	}
 	p.signal(unix.SIGCONT)
 	p.close()
+	if p.tty != nil {
+		return
+	}
+	select {
+	case <-p.done:
+	case <-time.After(hangUpTime):
+		p.signal(unix.SIGTERM)
+	}
 }
 
 func (p *process) close() {

@@ -1,0 +1,514 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkg/sftp"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"banger/internal/guest/wire"
+)
+
+// sshGuest is an SSH server whose only user is the one that runs the tests.
+type sshGuest struct {
+	server *sshServer
+	home   string
+	name   string
+	key    ssh.Signer
+}
+
+func newSSHGuest(t *testing.T) *sshGuest {
+	t.Helper()
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &sshGuest{home: t.TempDir(), name: "tester", key: newSigner(t)}
+	etc := t.TempDir()
+	line := fmt.Sprintf("tester:x:%s:%s::%s:/bin/sh\n", me.Uid, me.Gid, g.home)
+	if err := os.WriteFile(filepath.Join(etc, "passwd"), []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	authorized := ssh.MarshalAuthorizedKey(g.key.PublicKey())
+	g.server = &sshServer{
+		host:    newSigner(t),
+		keys:    func() []byte { return append([]byte("# owner\n"), authorized...) },
+		etc:     etc,
+		sockets: t.TempDir(),
+		start:   (*exec.Cmd).Start,
+	}
+	return g
+}
+
+// dial opens an SSH connection over a socket pair.
+func (g *sshGuest) dial(t *testing.T, key ssh.Signer) (*ssh.Client, error) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		conn, err := l.Accept()
+		l.Close()
+		if err == nil {
+			g.server.serve(conn)
+		}
+	}()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close(); <-served })
+	c, channels, requests, err := ssh.NewClientConn(conn, "guest", &ssh.ClientConfig{
+		User:            g.name,
+		Auth:            []ssh.AuthMethod{ssh.PublicKeys(key)},
+		HostKeyCallback: ssh.FixedHostKey(g.server.host.PublicKey()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return ssh.NewClient(c, channels, requests), nil
+}
+
+func (g *sshGuest) session(t *testing.T) *ssh.Session {
+	t.Helper()
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func statusOf(err error) int {
+	var exit *ssh.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitStatus()
+	}
+	if err != nil {
+		return -1
+	}
+	return 0
+}
+
+// result is what an ExecRequest gave.
+type result struct {
+	stdout, stderr string
+	status         int
+}
+
+// execDirect runs a program without a shell.
+func (g *sshGuest) execDirect(t *testing.T, e wire.Exec) result {
+	t.Helper()
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	channel, requests, err := client.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payload, _ := json.Marshal(e)
+	if ok, err := channel.SendRequest(wire.ExecRequest, true, payload); !ok || err != nil {
+		t.Fatalf("exec request: %v %v", ok, err)
+	}
+	channel.CloseWrite()
+	r := result{status: -1}
+	stderr := make(chan string)
+	go func() { b, _ := io.ReadAll(channel.Stderr()); stderr <- string(b) }()
+	stdout, _ := io.ReadAll(channel)
+	r.stdout, r.stderr = string(stdout), <-stderr
+	for q := range requests {
+		if q.Type == "exit-status" {
+			var v struct{ Status uint32 }
+			ssh.Unmarshal(q.Payload, &v)
+			r.status = int(v.Status)
+		}
+	}
+	return r
+}
+
+func bytesOf(words ...string) (list [][]byte) {
+	for _, w := range words {
+		list = append(list, []byte(w))
+	}
+	return list
+}
+
+func TestSSHRefusesUnknownKeysAndUsers(t *testing.T) {
+	g := newSSHGuest(t)
+	if _, err := g.dial(t, newSigner(t)); err == nil {
+		t.Error("a stranger's key was accepted")
+	}
+	g.name = "nobody-here"
+	if _, err := g.dial(t, g.key); err == nil {
+		t.Error("an unknown user was accepted")
+	}
+}
+
+func TestSSHExecThroughShell(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	var stdout, stderr bytes.Buffer
+	s.Stdout, s.Stderr = &stdout, &stderr
+	s.Stdin = strings.NewReader("from stdin")
+	err := s.Run(`cat; echo; echo "$USER $LANG"; echo oops >&2; exit 37`)
+	if got := statusOf(err); got != 37 {
+		t.Errorf("status %d (%v), want 37", got, err)
+	}
+	if stdout.String() != "from stdin\ntester C.UTF-8\n" || stderr.String() != "oops\n" {
+		t.Errorf("stdout %q stderr %q", &stdout, &stderr)
+	}
+}
+
+func TestSSHEnvAndHome(t *testing.T) {
+	g := newSSHGuest(t)
+	s := g.session(t)
+	if err := s.Setenv("GREETING", "good day"); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Output(`echo "$GREETING"; pwd; echo "$HOME"`)
+	want := "good day\n" + g.home + "\n" + g.home + "\n"
+	if err != nil || string(out) != want {
+		t.Errorf("got %q, %v; want %q", out, err, want)
+	}
+}
+
+func TestSSHLoginShell(t *testing.T) {
+	g := newSSHGuest(t)
+	if err := os.WriteFile(filepath.Join(g.home, ".profile"), []byte("GREETING=hello\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := g.session(t)
+	var out bytes.Buffer
+	s.Stdout = &out
+	s.Stdin = strings.NewReader("echo $GREETING from $0\nexit 3\n")
+	if err := s.Shell(); err != nil {
+		t.Fatal(err)
+	}
+	if got := statusOf(s.Wait()); got != 3 || out.String() != "hello from -sh\n" {
+		t.Errorf("status %d, output %q", got, &out)
+	}
+}
+
+func TestSSHExitSignal(t *testing.T) {
+	err := newSSHGuest(t).session(t).Run(`kill -USR1 $$`)
+	var exit *ssh.ExitError
+	if !errors.As(err, &exit) || exit.Signal() != "USR1" {
+		t.Errorf("got %v, want signal USR1", err)
+	}
+}
+
+func TestSSHSignalReachesGroup(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	out, err := s.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(`trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done`); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 6)
+	if _, err := io.ReadFull(out, line); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Signal(ssh.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(out)
+	if got := statusOf(s.Wait()); got != 9 || string(rest) != "caught\n" {
+		t.Errorf("status %d, output %q", got, rest)
+	}
+}
+
+func TestSSHStatusWaitsForOutput(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	// What the shell leaves behind writes when the shell is gone.
+	out, err := s.Output(`(while kill -0 $$ 2>/dev/null; do :; done; echo late) & exit 5`)
+	if got := statusOf(err); got != 5 || string(out) != "late\n" {
+		t.Errorf("status %d, output %q", got, out)
+	}
+}
+
+func TestSSHTerminal(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	if err := s.RequestPty("vt220", 33, 101, nil); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Output(`echo "$TERM"; stty size; test -t 0 && test -t 2 && echo tty; exit 4`)
+	if got := statusOf(err); got != 4 || string(out) != "vt220\r\n33 101\r\ntty\r\n" {
+		t.Errorf("status %d, output %q", got, out)
+	}
+}
+
+func TestSSHWindowChange(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	if err := s.RequestPty("vt220", 24, 80, ssh.TerminalModes{}); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`stty -echo; trap 'stty size; exit 0' WINCH; echo ready; while :; do sleep 0.1; done`); err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	line := make([]byte, 7)
+	if _, err := io.ReadFull(out, line); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.WindowChange(40, 120); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(out)
+	if string(rest) != "40 120\r\n" {
+		t.Errorf("got %q", rest)
+	}
+}
+
+func TestSSHHangsUp(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		t.Run(fmt.Sprintf("terminal=%v", terminal), func(t *testing.T) {
+			g := newSSHGuest(t)
+			client, err := g.dial(t, g.key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := client.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if terminal {
+				if err := s.RequestPty("xterm", 24, 80, nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			fifo := filepath.Join(g.home, "f")
+			out, _ := s.StdoutPipe()
+			if err := s.Start(`mkfifo f; exec 3<>f 2>/dev/null; trap 'echo hup >&3; exit' HUP; echo ready; while :; do sleep 0.1; done`); err != nil {
+				t.Fatal(err)
+			}
+			line := make([]byte, 5)
+			if _, err := io.ReadFull(out, line); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(fifo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			client.Close()
+			if got, err := io.ReadAll(f); err != nil || string(got) != "hup\n" {
+				t.Errorf("the program said %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestExecDirectKeepsBytes(t *testing.T) {
+	g := newSSHGuest(t)
+	odd := "a b\t'\"$HOME\\\n\xff\xfe*"
+	r := g.execDirect(t, wire.Exec{Argv: bytesOf("printf", "%s|", odd, "", "-n"), Env: bytesOf("X=1")})
+	if want := odd + "||-n|"; r.status != 0 || r.stdout != want {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
+
+func TestExecDirectStatuses(t *testing.T) {
+	g := newSSHGuest(t)
+	if err := os.WriteFile(filepath.Join(g.home, "plain"), []byte("text"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		exec   wire.Exec
+		status int
+	}{
+		{"own status", wire.Exec{Argv: bytesOf("sh", "-c", "exit 42")}, 42},
+		{"not found", wire.Exec{Argv: bytesOf("no-such-program-anywhere")}, wire.ExitNotFound},
+		{"path not found", wire.Exec{Argv: bytesOf("./missing")}, wire.ExitNotFound},
+		{"not executable", wire.Exec{Argv: bytesOf("./plain")}, wire.ExitCannotRun},
+		{"a directory", wire.Exec{Argv: bytesOf("/")}, wire.ExitCannotRun},
+		{"no such directory", wire.Exec{Argv: bytesOf("true"), Workdir: []byte("/no/such")}, wire.ExitCannotRun},
+		{"no such user", wire.Exec{Argv: bytesOf("true"), User: "ghost"}, wire.ExitCannotRun},
+		{"nul", wire.Exec{Argv: bytesOf("true", "a\x00b")}, wire.ExitCannotRun},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := g.execDirect(t, c.exec)
+			if r.status != c.status {
+				t.Errorf("got %+v, want status %d", r, c.status)
+			}
+			if c.status != 42 && !strings.HasPrefix(r.stderr, "banger: ") {
+				t.Errorf("stderr %q does not say why", r.stderr)
+			}
+		})
+	}
+}
+
+func TestExecDirectWorkdirAndEnv(t *testing.T) {
+	g := newSSHGuest(t)
+	if err := os.Mkdir(filepath.Join(g.home, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := g.execDirect(t, wire.Exec{Argv: bytesOf("sh", "-c", `pwd; echo "$A"`), Workdir: []byte("sub"), Env: bytesOf("A=1", "A=2")})
+	if want := g.home + "/sub\n2\n"; r.stdout != want || r.status != 0 {
+		t.Errorf("got %+v, want %q", r, want)
+	}
+}
+
+func TestSFTP(t *testing.T) {
+	g := newSSHGuest(t)
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := sftp.NewClient(client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	f, err := files.Create("put")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(content); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(g.home, "put"))
+	if err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes arrived, %v", len(got), err)
+	}
+	if err := files.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// echo serves one connection on a listener, sending back what it reads.
+func echo(l net.Listener) {
+	conn, err := l.Accept()
+	if err != nil {
+		return
+	}
+	io.Copy(conn, conn)
+	conn.Close()
+}
+
+func checkEcho(t *testing.T, conn net.Conn) {
+	t.Helper()
+	conn.Write([]byte("over and back"))
+	conn.(interface{ CloseWrite() error }).CloseWrite()
+	got, err := io.ReadAll(conn)
+	if err != nil || string(got) != "over and back" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	conn.Close()
+}
+
+func TestSSHForwards(t *testing.T) {
+	g := newSSHGuest(t)
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, network := range []string{"tcp", "unix"} {
+		address := "127.0.0.1:0"
+		if network == "unix" {
+			address = filepath.Join(g.home, "socket")
+		}
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go echo(l)
+		conn, err := client.Dial(network, l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkEcho(t, conn)
+		l.Close()
+		if _, err := client.Dial(network, l.Addr().String()); err == nil {
+			t.Errorf("%s: dialled a closed listener", network)
+		}
+	}
+}
+
+func TestSSHRemoteForward(t *testing.T) {
+	g := newSSHGuest(t)
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := client.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go echo(l)
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkEcho(t, conn)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := net.DialTimeout("tcp", l.Addr().String(), time.Second); err == nil {
+		t.Error("the cancelled forward still listens")
+	}
+}
+
+func TestSSHAgentForwarding(t *testing.T) {
+	g := newSSHGuest(t)
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := agent.NewKeyring()
+	if err := agent.ForwardToAgent(client, keys); err != nil {
+		t.Fatal(err)
+	}
+	s, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.RequestAgentForwarding(s); err != nil {
+		t.Fatal(err)
+	}
+	in, _ := s.StdinPipe()
+	out, _ := s.StdoutPipe()
+	if err := s.Start(`echo "$SSH_AUTH_SOCK"; cat`); err != nil {
+		t.Fatal(err)
+	}
+	var path string
+	if _, err := fmt.Fscanln(out, &path); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, err := agent.NewClient(conn).List(); err != nil || len(list) != 0 {
+		t.Errorf("list of the client's keys: %v, %v", list, err)
+	}
+	conn.Close()
+	in.Close()
+	s.Wait()
+}

@@ -92,12 +92,6 @@ func newScanner(r io.Reader) *scanner {
 	return &scanner{r: bufio.NewReaderSize(r, 2*(headerLen+maxPayload))}
 }
 
-// restart drops what was read of an unfinished token.
-func (s *scanner) restart(r io.Reader) {
-	s.r.Reset(r)
-	s.last = 0
-}
-
 // next returns the next token. Noise comes in runs of any length.
 func (s *scanner) next() (token, error) {
 	s.r.Discard(s.last) // was peeked: it is there

@@ -11,16 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var (
-	errHangup = errors.New("the host hung up")
-	errStale  = errors.New("the connection was replaced")
-)
+var errStale = errors.New("the connection was replaced")
 
 // Port is the guest's end of a serial port.
 type Port struct {
 	file *os.File
 	raw  syscall.RawConn
-	hung bool // the reader has been told
 
 	// A write and the check that its connection is still the current one are
 	// one step: else a writer of the old connection could slip bytes in after
@@ -36,36 +32,23 @@ func NewPort(file *os.File) (*Port, error) {
 	if err != nil {
 		return nil, fmt.Errorf("port %s: %w", file.Name(), err)
 	}
-	return &Port{file: file, raw: raw, hung: true}, nil
+	return &Port{file: file, raw: raw}, nil
 }
 
 // Close ends the port, and with it Serve.
 func (p *Port) Close() error { return p.file.Close() }
 
-// Read reads what the host sent. It reports a hang-up once, then waits for the
-// host to come back: a port without a host is always at its end, so it is the
-// next edge of the poller that counts, not the state.
+// Read reads what a host sent. A port without a host is at its end, but that is
+// no news: the kernel learns of hosts that come and go later than of their bytes,
+// so what it says may be of the host before. The next edge of the poller counts,
+// whatever brings it.
 func (p *Port) Read(b []byte) (n int, err error) {
 	waited := p.raw.Read(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), b) })
-		switch {
-		case err == unix.EAGAIN:
-			return false
-		case err != nil:
-			return true
-		case n == 0 && p.hung:
-			return false
-		}
-		p.hung = n == 0
-		return true
+		return err != unix.EAGAIN && (err != nil || n > 0)
 	})
-	switch {
-	case waited != nil:
-		return 0, waited
-	case err != nil:
+	if err = errors.Join(waited, err); err != nil {
 		return 0, fmt.Errorf("read port: %w", err)
-	case n == 0:
-		return 0, errHangup
 	}
 	return n, nil
 }

@@ -26,11 +26,6 @@ func Serve(p *Port, handler Handler, ports ...int) error {
 	in := newScanner(p)
 	for {
 		tok, err := in.next()
-		if errors.Is(err, errHangup) {
-			s.end()
-			in.restart(p)
-			continue
-		}
 		if err != nil {
 			return err
 		}

@@ -90,8 +90,14 @@ func newSpec(t *testing.T, base string) vmm.Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return vmm.Spec{ID: "0123456789ab", Name: "contract", Dir: string(dir), Lock: lock,
+	return specIn(string(dir), lock)
+}
+
+func specIn(dir string, lock *os.File) vmm.Spec {
+	return vmm.Spec{
+		ID: "0123456789ab", Name: "contract", Dir: dir, Lock: lock,
 		Kernel: config.KernelName, Initrd: config.InitrdName, VCPUs: 1, Memory: 256 * banger.MiB,
 		Disks:   []vmm.Disk{{Role: vmm.Base, File: config.BaseName, ReadOnly: true}, {Role: vmm.Overlay, File: config.OverlayName}},
-		Console: config.ConsoleName, Log: config.VMMLogName(Name)}
+		Console: config.ConsoleName, Log: config.VMMLogName(Name),
+	}
 }

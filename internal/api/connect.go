@@ -92,7 +92,7 @@ func serving(ctx context.Context, socket string, dirs config.Dirs) (*Client, err
 	case err == nil:
 		err = noDaemon(socket, fmt.Errorf("the daemon there keeps its state in %s", d.State))
 	case ctx.Err() == nil && banger.KindOf(err) == banger.Unknown:
-		err = noDaemon(socket, err)
+		err = noDaemon(socket, errors.Unwrap(err)) // it ended while we waited
 	}
 	c.Close()
 	return nil, err

@@ -1,0 +1,534 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"banger"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake is both services: it answers what it is told to, and keeps what it was asked.
+type fake struct {
+	mu    sync.Mutex
+	asked []any
+
+	vm       banger.VM
+	err      error
+	events   []banger.Event
+	block    chan struct{} // operations say that they have begun, and wait for their end
+	unwound  chan error    // how a blocked operation ended
+	guest    func() (net.Conn, error)
+	log      io.ReadCloser
+	stopping chan struct{}
+}
+
+func (f *fake) note(call ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, call...)
+}
+
+func (f *fake) operate(ctx context.Context, p banger.Progress) (banger.VM, error) {
+	for _, e := range f.events {
+		p.Send(e)
+	}
+	if f.block != nil {
+		close(f.block)
+		<-ctx.Done()
+		f.unwound <- ctx.Err()
+		return banger.VM{}, ctx.Err()
+	}
+	return f.vm, f.err
+}
+
+func (f *fake) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Progress) (banger.VM, error) {
+	f.note("create", spec)
+	return f.operate(ctx, p)
+}
+func (f *fake) ListVMs(context.Context) ([]banger.VM, error) { return nil, f.err }
+func (f *fake) ShowVM(_ context.Context, ref string) (banger.VM, error) {
+	f.note("show", ref)
+	return f.vm, f.err
+}
+func (f *fake) StartVM(ctx context.Context, ref string, opts banger.StartVM, p banger.Progress) (banger.VM, error) {
+	f.note("start", ref, opts)
+	return f.operate(ctx, p)
+}
+func (f *fake) StopVM(ctx context.Context, ref string, opts banger.StopVM, p banger.Progress) (banger.VM, error) {
+	f.note("stop", ref, opts)
+	return f.operate(ctx, p)
+}
+func (f *fake) RestartVM(ctx context.Context, ref string, opts banger.StopVM, p banger.Progress) (banger.VM, error) {
+	f.note("restart", ref, opts)
+	return f.operate(ctx, p)
+}
+func (f *fake) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, p banger.Progress) error {
+	f.note("delete", ref, opts)
+	_, err := f.operate(ctx, p)
+	return err
+}
+func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
+	f.note("logs", ref, opts)
+	return f.log, f.err
+}
+func (f *fake) DialVM(_ context.Context, ref string, port int) (net.Conn, error) {
+	f.note("dial", ref, port)
+	if f.err != nil {
+		return nil, f.err
+	}
+	return f.guest()
+}
+func (f *fake) Daemon(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7}, f.err }
+func (f *fake) StopDaemon(context.Context) error              { close(f.stopping); return nil }
+func (f *fake) ListImages(context.Context) ([]banger.Image, error) {
+	return []banger.Image{{Name: "docker", Size: banger.GiB}}, f.err
+}
+func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
+	return []banger.Kernel{{Name: "6.12"}}, f.err
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// serve serves f and returns a client of it.
+func serve(t *testing.T, f *fake) (*Client, *Server) {
+	t.Helper()
+	l, err := Listen(filepath.Join(t.TempDir(), "run", "bangerd.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer(f, f, quiet)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	c, err := Dial(t.Context(), l.(*listener).path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Close()
+		if err := errors.Join(s.Shutdown(), <-served); err != nil {
+			t.Error(err)
+		}
+		s.Release()
+	})
+	return c, s
+}
+
+func TestErrorsKeepEverythingAcrossTheSocket(t *testing.T) {
+	if len(statuses) != len(banger.Kinds) {
+		t.Errorf("%d statuses for %d kinds", len(statuses), len(banger.Kinds))
+	}
+	for _, kind := range banger.Kinds {
+		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
+			want := &banger.Error{Kind: kind, What: `start VM "otter"`, Why: fmt.Errorf("boot: %w", errors.New("no way")), Fix: "banger doctor"}
+			c, _ := serve(t, &fake{err: want, events: events})
+			_, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
+			if err == nil || err.Error() != want.Error() || banger.KindOf(err) != kind || banger.FixOf(err) != want.Fix {
+				t.Errorf("%s, %d events: got %v (%s), fix %q", kind, len(events), err, banger.KindOf(err), banger.FixOf(err))
+			}
+			if _, err := c.ListImages(t.Context()); banger.KindOf(err) != kind || err.Error() != want.Error() {
+				t.Errorf("%s: got %v", kind, err)
+			}
+		}
+	}
+}
+
+func TestErrorsWithoutKindFindOne(t *testing.T) {
+	inner := &banger.Error{Kind: banger.Unready, Why: errors.New("no qemu"), Fix: "apt install it"}
+	for _, test := range []struct {
+		err  error
+		kind banger.Kind
+		fix  string
+	}{
+		{fmt.Errorf("launch: %w", inner), banger.Unready, "apt install it"},
+		{&banger.Error{What: "start", Why: inner}, banger.Unready, "apt install it"},
+		{fmt.Errorf("wait: %w", context.Canceled), banger.Canceled, ""},
+		{context.DeadlineExceeded, banger.TimedOut, ""},
+		{&banger.Error{What: "only what", Kind: banger.Conflict}, banger.Conflict, ""},
+	} {
+		c, _ := serve(t, &fake{err: test.err})
+		_, err := c.ShowVM(t.Context(), "otter")
+		if err == nil || err.Error() != test.err.Error() || banger.KindOf(err) != test.kind || banger.FixOf(err) != test.fix {
+			t.Errorf("%v: got %v (%s), fix %q", test.err, err, banger.KindOf(err), banger.FixOf(err))
+		}
+	}
+}
+
+func TestEveryCallArrives(t *testing.T) {
+	f := &fake{vm: banger.VM{ID: "0123456789ab", Name: "otter", State: banger.Running, Memory: banger.GiB, CreatedAt: time.Unix(5, 0).UTC()}}
+	f.events = []banger.Event{{VM: "otter", Step: "create disks", Done: true, Took: time.Second}, {Step: "boot", Note: "slow here"}}
+	c, _ := serve(t, f)
+	ctx := t.Context()
+	var events []banger.Event
+	progress := func(e banger.Event) { events = append(events, e) }
+	spec := banger.CreateVM{Name: "otter", VCPUs: 2, Disk: 16 * banger.GiB, NoStart: true}
+	stop := banger.StopVM{Grace: time.Minute, Force: true}
+	for _, call := range []func() (banger.VM, error){
+		func() (banger.VM, error) { return c.CreateVM(ctx, spec, progress) },
+		func() (banger.VM, error) { return c.StartVM(ctx, "otter", banger.StartVM{Timeout: time.Hour}, nil) },
+		func() (banger.VM, error) { return c.StopVM(ctx, "otter", stop, nil) },
+		func() (banger.VM, error) { return c.RestartVM(ctx, "a/b ?%", stop, nil) },
+		func() (banger.VM, error) { return c.ShowVM(ctx, "../x") },
+		func() (banger.VM, error) { return f.vm, c.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil) },
+	} {
+		if vm, err := call(); err != nil || vm != f.vm {
+			t.Errorf("got %+v, %v", vm, err)
+		}
+	}
+	want := []any{
+		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
+		"restart", "a/b ?%", stop, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
+	}
+	if !reflect.DeepEqual(f.asked, want) {
+		t.Errorf("asked %v\nwant  %v", f.asked, want)
+	}
+	if !reflect.DeepEqual(events, f.events) {
+		t.Errorf("events %v", events)
+	}
+	if vms, err := c.ListVMs(ctx); err != nil || vms == nil {
+		t.Errorf("got %v, %v: want an empty list", vms, err)
+	}
+	if kernels, err := c.ListKernels(ctx); err != nil || len(kernels) != 1 {
+		t.Errorf("got %v, %v", kernels, err)
+	}
+	for _, ref := range []string{"", ".", ".."} {
+		if _, err := c.ShowVM(ctx, ref); banger.KindOf(err) != banger.NotFound {
+			t.Errorf("%q: got %v", ref, err)
+		}
+	}
+}
+
+func TestClientThatGoesAwayCancels(t *testing.T) {
+	f := &fake{block: make(chan struct{}), unwound: make(chan error, 1)}
+	c, _ := serve(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.CreateVM(ctx, banger.CreateVM{Name: "otter"}, nil)
+		ended <- err
+	}()
+	<-f.block
+	cancel()
+	if err := <-f.unwound; !errors.Is(err, context.Canceled) {
+		t.Errorf("the operation saw %v", err)
+	}
+	if err := <-ended; banger.KindOf(err) != banger.Canceled {
+		t.Errorf("the client saw %v", err)
+	}
+}
+
+func TestShutdownUnwindsAndTellsWhy(t *testing.T) {
+	f := &fake{block: make(chan struct{}), unwound: make(chan error, 1), events: []banger.Event{{Step: "boot"}}}
+	c, s := serve(t, f)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
+		ended <- err
+	}()
+	<-f.block
+	if err := s.Shutdown(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-f.unwound:
+	default:
+		t.Error("Shutdown did not wait for the operation")
+	}
+	if err := <-ended; banger.KindOf(err) != banger.Canceled {
+		t.Errorf("the client saw %v", err)
+	}
+}
+
+func TestStopDaemonWaitsForItsEnd(t *testing.T) {
+	f := &fake{stopping: make(chan struct{})}
+	c, s := serve(t, f)
+	ended := make(chan error, 1)
+	go func() { ended <- c.StopDaemon(t.Context()) }()
+	<-f.stopping
+	if err := s.Shutdown(); err != nil {
+		t.Error(err)
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("it came back before the end: %v", err)
+	default:
+	}
+	s.Release()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProtocolsThatDifferSaySo(t *testing.T) {
+	c, _ := serve(t, &fake{})
+	get := func(path, protocol string) (*http.Response, error) {
+		req, err := request(t.Context(), "GET", path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(protocolHeader, protocol)
+		return c.http.Do(req)
+	}
+	resp, err := get("/vms", "99")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = succeeded(resp)
+	resp.Body.Close()
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "protocol 99") || !strings.Contains(banger.FixOf(err), "VMs keep running") {
+		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
+	}
+	if resp, err = get("/daemon", "99"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	resp.Body.Close()
+	resp, err = get("/no/such/route", Protocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = succeeded(resp)
+	resp.Body.Close()
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "has no GET /no/such/route") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOtherDaemonsAnswersAreRefused(t *testing.T) {
+	protocol := ""
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if protocol != "" {
+			w.Header().Set(protocolHeader, protocol)
+			w.Header().Set(versionHeader, "9.9")
+		}
+		io.WriteString(w, "[]")
+	})}
+	go other.Serve(l)
+	defer other.Close()
+	c, err := Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.ListVMs(t.Context())
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "not bangerd") {
+		t.Errorf("got %v", err)
+	}
+	protocol = "0"
+	_, err = c.ListVMs(t.Context())
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "bangerd 9.9, speaks 0") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRequestBodies(t *testing.T) {
+	s := NewServer(&fake{}, &fake{}, quiet)
+	for body, want := range map[string]int{
+		"": 200, "{}": 200, `{"name":"otter","field_of_a_newer_client":1}`: 200,
+		"{": 400, `{"vcpus":"two"}`: 400, `{} {}`: 400, "[]": 400,
+		`{"name":"` + strings.Repeat("x", maxBody) + `"}`: 400,
+	} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("POST", "/vms", strings.NewReader(body)))
+		if w.Code != want {
+			t.Errorf("%.40q: status %d, want %d", body, w.Code, want)
+		}
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	for _, seed := range []string{"", "{}", `{"name":"otter","memory_bytes":-1}`, `{"grace_ns":1e9}`, "null", "[[[[", `{"name":"\ud800"}`} {
+		for _, verb := range []string{"", "/x/start", "/x/stop", "/x/delete", "/x/dial?port=22", "/../x", "/%00/logs"} {
+			f.Add(verb, []byte(seed))
+		}
+	}
+	f.Fuzz(func(t *testing.T, path string, body []byte) {
+		r := httptest.NewRequest("POST", "/vms", bytes.NewReader(body))
+		if parsed, err := r.URL.Parse("http://bangerd/vms" + path); err == nil {
+			r.URL = parsed
+		}
+		w := httptest.NewRecorder()
+		NewServer(&fake{}, &fake{}, quiet).ServeHTTP(w, r)
+		if w.Code >= 500 {
+			t.Errorf("POST /vms%s with %q: status %d: %s", path, body, w.Code, w.Body)
+		}
+	})
+}
+
+func TestLogsStream(t *testing.T) {
+	r, w := io.Pipe()
+	f := &fake{log: r}
+	c, _ := serve(t, f)
+	log, err := c.VMLogs(t.Context(), "otter", banger.VMLogs{Kind: banger.VMMLog, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	buffer := make([]byte, 100)
+	for _, line := range []string{"one\n", "two\n"} { // each arrives before the next is written
+		io.WriteString(w, line)
+		if n, err := io.ReadFull(log, buffer[:len(line)]); err != nil || string(buffer[:n]) != line {
+			t.Errorf("got %q, %v", buffer[:n], err)
+		}
+	}
+	w.Close()
+	if rest, err := io.ReadAll(log); err != nil || len(rest) != 0 {
+		t.Errorf("got %q, %v", rest, err)
+	}
+	if want := []any{"logs", "otter", banger.VMLogs{Kind: banger.VMMLog, Follow: true}}; !reflect.DeepEqual(f.asked, want) {
+		t.Errorf("asked %v", f.asked)
+	}
+}
+
+func TestBrokenLogIsNoEnd(t *testing.T) {
+	r, w := io.Pipe()
+	c, _ := serve(t, &fake{log: r})
+	log, err := c.VMLogs(t.Context(), "otter", banger.VMLogs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	w.CloseWithError(errors.New("disk on fire"))
+	if _, err := io.ReadAll(log); err == nil {
+		t.Error("want an error")
+	}
+}
+
+func TestFollowingEndsWithItsClient(t *testing.T) {
+	r, w := io.Pipe()
+	c, _ := serve(t, &fake{log: r})
+	ctx, cancel := context.WithCancel(t.Context())
+	log, err := c.VMLogs(ctx, "otter", banger.VMLogs{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cancel()
+	for { // until the server has closed its end
+		if _, err := io.WriteString(w, "more\n"); err != nil {
+			return
+		}
+	}
+}
+
+func TestDialLosesNoEarlyByte(t *testing.T) {
+	for range 50 {
+		f := &fake{guest: func() (net.Conn, error) {
+			ours, theirs := net.Pipe()
+			go func() { // says something at once, then echoes
+				io.WriteString(theirs, "SSH-2.0-banger\r\n")
+				io.Copy(theirs, theirs)
+				theirs.Close()
+			}()
+			return ours, nil
+		}}
+		c, _ := serve(t, f)
+		conn, err := c.DialVM(t.Context(), "otter", 22)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello := make([]byte, 16)
+		if _, err := io.ReadFull(conn, hello); err != nil || string(hello) != "SSH-2.0-banger\r\n" {
+			t.Fatalf("got %q, %v", hello, err)
+		}
+		sent := bytes.Repeat([]byte("0123456789abcdef"), 4096)
+		go conn.Write(sent)
+		echo := make([]byte, len(sent))
+		if _, err := io.ReadFull(conn, echo); err != nil || !bytes.Equal(echo, sent) {
+			t.Fatalf("%d bytes differ, %v", len(sent), err)
+		}
+		conn.Close()
+	}
+}
+
+// TestDialTakesBytesSentWithTheRequest pipelines: what follows the request in
+// the same packet is the guest's.
+func TestDialTakesBytesSentWithTheRequest(t *testing.T) {
+	got := make(chan string, 1)
+	c, _ := serve(t, &fake{guest: func() (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		go func() {
+			all, _ := io.ReadAll(theirs)
+			got <- string(all)
+		}()
+		return ours, nil
+	}})
+	conn, err := net.Dial("unix", c.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(conn, "POST /vms/otter/dial?port=22 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: banger-stream\r\n\r\nearly")
+	if _, err := conn.Read(make([]byte, 4096)); err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	if early := <-got; early != "early" {
+		t.Errorf("the guest got %q", early)
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	f := &fake{err: &banger.Error{Kind: banger.Conflict, What: "dial", Why: errors.New("it is stopped"), Fix: "start it"}}
+	c, _ := serve(t, f)
+	if _, err := c.DialVM(t.Context(), "otter", 22); banger.KindOf(err) != banger.Conflict || banger.FixOf(err) != "start it" {
+		t.Errorf("got %v", err)
+	}
+	for _, port := range []int{0, -1, 65536} {
+		if _, err := c.DialVM(t.Context(), "otter", port); banger.KindOf(err) != banger.Invalid {
+			t.Errorf("port %d: got %v", port, err)
+		}
+	}
+}
+
+func TestShutdownEndsStreams(t *testing.T) {
+	ours, theirs := net.Pipe()
+	c, s := serve(t, &fake{guest: func() (net.Conn, error) { return ours, nil }})
+	conn, err := c.DialVM(t.Context(), "otter", 22)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := s.Shutdown(); err != nil {
+		t.Error(err)
+	}
+	if _, err := theirs.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the guest's end: %v", err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err == nil {
+		t.Error("the client's end is open")
+	}
+}
+
+func TestDialNobody(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	if _, err := Dial(t.Context(), path); banger.KindOf(err) != banger.NotFound {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Dial(t.Context(), path); banger.KindOf(err) != banger.NotFound {
+		t.Errorf("got %v", err)
+	}
+}

@@ -7,6 +7,7 @@ type Fault string
 
 // The faults.
 const (
+	FailsProbe   Fault = "fails-probe"    // the host cannot run VMs
 	FailsLaunch  Fault = "fails-launch"   // Launch returns an error
 	NeverReady   Fault = "never-ready"    // the guest never answers
 	DiesBooting  Fault = "dies-booting"   // the VMM gives up when it is first spoken to

@@ -1,0 +1,175 @@
+package vmmtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/undo"
+	"banger/internal/vmm"
+)
+
+// FakeName is the fake driver's name.
+const FakeName = "fake"
+
+// fakeSocket is the one socket of a fake VM.
+const fakeSocket = "fake.sock"
+
+// Fake is a driver whose VMM is a child process of this binary. It outlives its
+// parent, so that adoption can be tested; the test's end ends it.
+type Fake struct {
+	t      testing.TB
+	mu     sync.Mutex
+	faults Faults
+}
+
+// NewFake makes a fake driver. The binary must call Main, or RunVMM first of
+// all. t may be nil where there is no test, in a daemon that a test runs: then
+// the VMs live until they are killed, or for ten minutes.
+func NewFake(t testing.TB, faults ...Fault) *Fake { return &Fake{t: t, faults: faults} }
+
+// SetFaults replaces the faults of the VMs launched from now on.
+func (f *Fake) SetFaults(faults ...Fault) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = faults
+}
+
+func (f *Fake) has(fault Fault) (Faults, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.faults), f.faults.has(fault)
+}
+
+// Name implements vmm.Driver.
+func (f *Fake) Name() string { return FakeName }
+
+// Probe implements vmm.Driver.
+func (f *Fake) Probe(context.Context) (vmm.Capabilities, error) {
+	if _, fails := f.has(FailsProbe); fails {
+		return vmm.Capabilities{}, &banger.Error{Kind: banger.Unready, Why: errors.New("the fake driver was told not to work here"), Fix: "banger doctor"}
+	}
+	return vmm.Capabilities{Version: "1", Accelerator: "fake", MaxVCPUs: 8, DefaultVCPUs: 1,
+		GrowOnline: true, PowersOff: true, BootTimeout: 20 * time.Second}, nil
+}
+
+// Launch implements vmm.Driver.
+func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
+	var steps undo.Stack
+	defer steps.OnError(ctx, &err)
+	dir, err := vmm.OpenDir(spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	steps.Push("open directory", func(context.Context) error { return dir.Close() })
+	steps.Push("make socket", func(context.Context) error { return dir.Remove(fakeSocket) })
+	faults, _ := f.has("")
+	proc, err := forkFake(dir, spec, faults)
+	if err != nil {
+		return nil, err
+	}
+	steps.Push("fork", func(context.Context) error { return endFake(proc) })
+	m, err := attachFake(ctx, proc, dir, spec.Log)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		<-proc.Done()
+		return nil, &banger.Error{Kind: banger.Unready, What: "launch the fake VMM",
+			Why: errors.New(lastWords(dir, spec.Log)), Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
+	}
+	steps.Keep()
+	return m, f.endWithTest(proc.PID())
+}
+
+// endWithTest kills the VMM at the test's end, whoever watches it by then.
+func (f *Fake) endWithTest(pid int) error {
+	if f.t == nil {
+		return nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	f.t.Cleanup(func() {
+		unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		unix.Close(fd)
+	})
+	return nil
+}
+
+func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) {
+	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Faults: faults}
+	for _, disk := range spec.Disks {
+		orders.Disks = append(orders.Disks, disk.File)
+	}
+	env, err := json.Marshal(orders)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := dir.Listen(fakeSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer socket.Close()
+	log, err := os.OpenFile(dir.Path(spec.Log), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), ordersEnv+"="+string(env))
+	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
+	cmd.ExtraFiles = []*os.File{socket, spec.Lock}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer cmd.Process.Release()
+	return vmm.OpenProcess(cmd.Process.Pid)
+}
+
+func endFake(proc *vmm.Process) error {
+	defer proc.Close()
+	if err := proc.Kill(); err != nil {
+		return err
+	}
+	<-proc.Done()
+	return nil
+}
+
+// Adopt implements vmm.Driver.
+func (f *Fake) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
+	proc, err := vmm.OpenHolder(filepath.Join(path, LockName))
+	if err != nil {
+		return nil, err
+	}
+	dir, err := vmm.OpenDir(path)
+	if err != nil {
+		proc.Close()
+		return nil, err
+	}
+	m, err := attachFake(ctx, proc, dir, FakeName+".log")
+	if err != nil {
+		dir.Close()
+		proc.Close()
+		return nil, fmt.Errorf("adopt the fake VMM: %w", errors.Join(err, vmm.ErrGone))
+	}
+	return m, nil
+}

@@ -1,0 +1,158 @@
+package vmmtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger/internal/guest/wire"
+	"banger/internal/vmm"
+)
+
+// ordersEnv makes a binary a fake VMM; its value is the JSON of orders.
+const ordersEnv = "BANGER_FAKE_VMM"
+
+// portMonitor is the fake VMM's own port.
+const portMonitor = 0
+
+type orders struct {
+	Kernel, Initrd, Console string
+	Disks                   []string
+	Faults                  Faults
+}
+
+// Main is for a TestMain that does nothing else.
+func Main(m *testing.M) {
+	RunVMM()
+	os.Exit(m.Run())
+}
+
+// RunVMM does not return in a process that is a fake VMM. Call it first of all.
+func RunVMM() {
+	env, is := os.LookupEnv(ordersEnv)
+	if !is {
+		return
+	}
+	var o orders
+	err := json.Unmarshal([]byte(env), &o)
+	if err == nil {
+		err = new(fakeVMM).run(o)
+	}
+	fmt.Fprintln(os.Stderr, "fake VMM:", err)
+	os.Exit(1)
+}
+
+// fakeVMM is the child process. Its descriptors are the standard ones, the
+// socket, and the lock, which it only holds.
+type fakeVMM struct {
+	guest *Guest
+
+	mu       sync.Mutex
+	monitors []net.Conn
+}
+
+// longestLife ends a VMM whose test died.
+const longestLife = 10 * time.Minute
+
+func (v *fakeVMM) run(o orders) error {
+	time.AfterFunc(longestLife, func() { os.Exit(1) })
+	if o.Faults.has(FailsLaunch) {
+		return fmt.Errorf("told to fail")
+	}
+	if _, err := os.Stat(o.Kernel); err != nil {
+		return err
+	}
+	config, err := ReadConfig(o.Initrd)
+	if err != nil {
+		return err
+	}
+	console, err := os.OpenFile(o.Console, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	v.guest = &Guest{Config: config, Console: console, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
+	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM)
+	go func() {
+		<-signals
+		v.exit(vmm.ReasonSignal)
+	}()
+	socket, err := net.FileListener(os.NewFile(3, fakeSocket))
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := socket.Accept()
+		if err != nil {
+			return err
+		}
+		go v.serve(conn)
+	}
+}
+
+func (v *fakeVMM) serve(conn net.Conn) {
+	var port int
+	line, err := readLine(conn)
+	if err == nil {
+		_, err = fmt.Sscanf(line, "CONNECT %d", &port)
+	}
+	if err != nil {
+		conn.Close()
+		return
+	}
+	faults := v.guest.Faults
+	switch {
+	case port == portMonitor:
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.monitors = append(v.monitors, conn)
+		fmt.Fprintf(conn, "OK %d\n", port)
+		return
+	case faults.has(NeverReady):
+		return // the connection stays open, unanswered
+	case faults.has(DiesBooting):
+		fmt.Fprintln(os.Stderr, "fake VMM: told to die while the guest boots")
+		os.Exit(1)
+	case !slices.Contains(v.guest.Ports(), port):
+		fmt.Fprintf(conn, "ERR nothing serves port %d\n", port)
+		conn.Close()
+		return
+	}
+	fmt.Fprintf(conn, "OK %d\n", port)
+	v.guest.Serve(conn, port)
+}
+
+func (v *fakeVMM) end(verb wire.Verb) {
+	if verb == wire.Poweroff || verb == wire.Halt {
+		v.exit(vmm.ReasonPoweroff)
+	}
+	v.exit(vmm.ReasonReset)
+}
+
+func (v *fakeVMM) exit(reason vmm.Reason) {
+	v.mu.Lock() // until the end: the first reason counts
+	for _, monitor := range v.monitors {
+		fmt.Fprintln(monitor, reason)
+	}
+	os.Exit(0)
+}
+
+func sizes(disks []string) []int64 {
+	var all []int64
+	for _, disk := range disks {
+		info, err := os.Stat(disk)
+		if err != nil {
+			return nil
+		}
+		all = append(all, info.Size())
+	}
+	return all
+}

@@ -46,12 +46,11 @@ func operation[T any](s *Server, verb string, run func(ctx context.Context, ref 
 		began := time.Now()
 		events := &events{w: w}
 		ref := r.PathValue("ref")
-		result, err := run(r.Context(), ref, opts, func(e banger.Event) {
-			if ref == "" {
-				ref = e.VM
-			}
-			events.send(line{Event: &e})
-		})
+		if spec, ok := any(opts).(banger.CreateVM); ok {
+			ref = spec.Name
+		}
+		progress := func(e banger.Event) { events.send(line{Event: &e}) }
+		result, err := run(r.Context(), r.PathValue("ref"), opts, progress)
 		log := s.log.With("vm", ref, "operation", verb, "took", time.Since(began).String())
 		if err != nil {
 			log.Warn("failed", "err", err, "kind", kindOf(err))

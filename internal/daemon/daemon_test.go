@@ -215,6 +215,21 @@ func TestKilledDaemonIsReplaced(t *testing.T) {
 	}
 }
 
+func TestSignalStops(t *testing.T) {
+	p := newPlace(t)
+	first := p.daemon(p.connect())
+	if err := syscall.Kill(first.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(first.PID, &status, 0, nil); err != nil || !status.Exited() || status.ExitStatus() != 0 {
+		t.Errorf("status %v, %v", status, err)
+	}
+	if _, err := os.Lstat(p.dirs.Socket()); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+}
+
 // await reaps a child of this process that was killed.
 func await(t *testing.T, pid int) {
 	t.Helper()

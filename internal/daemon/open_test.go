@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"strings"
+	"testing"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+)
+
+func TestOpenWithoutBundleStillServes(t *testing.T) {
+	root := t.TempDir()
+	env := func(key string) string {
+		return map[string]string{"HOME": root, "BANGER_RUNTIME_DIR": root + "/none"}[key]
+	}
+	dirs, err := config.DirsFrom(env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(dirs, env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dirs.State, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	parts, err := open(t.Context(), Opening{Dirs: dirs, Config: c, Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer parts.Close()
+	if vms, err := parts.VMs.ListVMs(t.Context()); err != nil || len(vms) != 0 {
+		t.Errorf("got %v, %v", vms, err)
+	}
+	if !strings.Contains(log.String(), `"fix":"make runtime"`) {
+		t.Errorf("the log does not say what is missing:\n%s", log.String())
+	}
+	_, err = parts.VMs.CreateVM(t.Context(), banger.CreateVM{Name: "otter"}, nil)
+	if banger.KindOf(err) != banger.Unready || !strings.Contains(banger.FixOf(err), "make runtime") {
+		t.Errorf("create: got %v, fix %q", err, banger.FixOf(err))
+	}
+}
+
+func TestChooseDriver(t *testing.T) {
+	for name, want := range map[string]string{"auto": "qemu", "qemu": "qemu"} {
+		if driver, err := choose(name, hostcmd.Host{}); err != nil || driver.Name() != want {
+			t.Errorf("%s: got %v, %v", name, driver, err)
+		}
+	}
+	if _, err := choose("qmeu", hostcmd.Host{}); banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "qemu") {
+		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
+	}
+}

@@ -86,7 +86,8 @@ func newPlace(t *testing.T, extra ...string) place {
 	if p.opts.Program, err = os.Executable(); err != nil {
 		t.Fatal(err)
 	}
-	p.opts.Env = append(extra, "BANGERD_TEST=1")
+	// The race detector lets a program sleep for a second at its end.
+	p.opts.Env = append(extra, "BANGERD_TEST=1", "GORACE=atexit_sleep_ms=0")
 	for key, value := range env {
 		p.opts.Env = append(p.opts.Env, key+"="+value)
 	}

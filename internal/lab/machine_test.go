@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
+
 	"banger"
 	"banger/internal/config"
 )
@@ -48,7 +50,7 @@ func TestData(t *testing.T) {
 	if second := h.bootID(t, one.Name); second == first {
 		t.Errorf("the boot id is still %s", first)
 	}
-	if got := h.sh(t, one.Name, `cat /root/proof /etc/proof; readlink /root/link; ls -d /usr/share/papers; ls -d /usr/share/perl5 /etc/motd 2>/dev/null`); got != "mine\nmine\n/nowhere\n/usr/share/papers" {
+	if got := h.sh(t, one.Name, `cat /root/proof /etc/proof; readlink /root/link; ls -d /usr/share/papers; ls -d /usr/share/perl5 /etc/motd 2>/dev/null; true`); got != "mine\nmine\n/nowhere\n/usr/share/papers" {
 		t.Errorf("after the restart: %q", got)
 	}
 
@@ -144,7 +146,13 @@ func TestExec(t *testing.T) {
 		}
 	})
 	t.Run("a terminal", func(t *testing.T) {
-		if got := h.banger(t, "vm", "exec", "-t", vm.Name, "--", "sh", "-c", "test -t 0 && tty"); !strings.HasPrefix(got, "/dev/pts/") {
+		terminal, err := pty.StartWithSize(h.command(ctx, "vm", "exec", "-t", vm.Name, "--", "sh", "-c", "tty; stty size"), &pty.Winsize{Cols: 101, Rows: 33})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer terminal.Close()
+		got, _ := io.ReadAll(terminal) // ends with EIO when the other end is closed
+		if !strings.HasPrefix(string(got), "/dev/pts/") || !strings.Contains(string(got), "33 101") {
 			t.Errorf("got %q", got)
 		}
 	})

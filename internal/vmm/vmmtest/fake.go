@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -129,20 +128,26 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 		return nil, err
 	}
 	defer log.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), ordersEnv+"="+string(env))
-	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
-	cmd.ExtraFiles = []*os.File{socket, spec.Lock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	child, err := os.StartProcess(self, []string{self}, &os.ProcAttr{
+		Dir:   spec.Dir,
+		Env:   append(os.Environ(), ordersEnv+"="+string(env)),
+		Files: []*os.File{null, log, log, socket, spec.Lock},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
 		return nil, err
 	}
-	defer cmd.Process.Release()
-	return vmm.OpenProcess(cmd.Process.Pid)
+	defer child.Release()
+	return vmm.OpenProcess(child.Pid)
 }
 
 func endFake(proc *vmm.Process) error {

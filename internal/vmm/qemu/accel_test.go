@@ -1,0 +1,89 @@
+package qemu
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func testHost(t *testing.T, cpuinfo string) host {
+	t.Helper()
+	dir := t.TempDir()
+	h := host{cpuinfo: filepath.Join(dir, "cpuinfo"), kvm: filepath.Join(dir, "kvm")}
+	if err := os.WriteFile(h.cpuinfo, []byte(cpuinfo), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+const (
+	intel = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu MHz\t\t: 2095.078\nflags\t\t: fpu vmx sse\n\nprocessor\t: 1\ncpu MHz\t\t: 800.000\nflags\t\t: fpu\n\n"
+	amd   = "processor\t: 0\nflags\t\t: fpu svm\n"
+	plain = "processor\t: 0\ncpu MHz\t\t: 0.0\nflags\t\t: fpu vmxish\n"
+)
+
+func TestAccelerator(t *testing.T) {
+	kvm := func(t *testing.T, h host) {
+		if err := os.WriteFile(h.kvm, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forbidden := func(t *testing.T, h host) {
+		if err := os.Mkdir(h.kvm, 0o700); err != nil { // opens for nobody, root included
+			t.Fatal(err)
+		}
+	}
+	nothing := func(*testing.T, host) {}
+	for _, test := range []struct {
+		name    string
+		cpuinfo string
+		prepare func(*testing.T, host)
+		kvm     bool
+		note    string
+		fix     string
+	}{
+		{"kvm", intel, kvm, true, "", ""},
+		{"device without the CPU", plain, kvm, false, "this CPU offers no virtualisation", "firmware"},
+		{"Intel, no device", intel, nothing, false, "no such file", "sudo modprobe kvm_intel"},
+		{"AMD, no device", amd, nothing, false, "no such file", "sudo modprobe kvm_amd"},
+		{"odd device", intel, forbidden, false, "is a directory", "banger doctor"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h := testHost(t, test.cpuinfo)
+			test.prepare(t, h)
+			a := h.accelerator()
+			if a.kvm != test.kvm || !strings.Contains(a.note, test.note) || !strings.Contains(a.fix, test.fix) || (a.note == "") != test.kvm {
+				t.Errorf("got %+v", a)
+			}
+			c := a.capabilities("7.2.22")
+			if (c.Accelerator == "kvm") != test.kvm || c.Note != a.note || c.Fix != a.fix {
+				t.Errorf("got %+v", c)
+			}
+			if c.DefaultVCPUs != 1 && !test.kvm {
+				t.Errorf("%d emulated CPUs by default", c.DefaultVCPUs)
+			}
+		})
+	}
+}
+
+func TestAcceleratorWithoutPermission(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("root may open everything: run the tests as a plain user")
+	}
+	h := testHost(t, intel)
+	if err := os.WriteFile(h.kvm, nil, 0); err != nil {
+		t.Fatal(err)
+	}
+	if a := h.accelerator(); a.kvm || a.fix != "sudo usermod -aG kvm $USER, then log in again" {
+		t.Errorf("got %+v", a)
+	}
+}
+
+func TestKHz(t *testing.T) {
+	for cpuinfo, want := range map[string]int{intel: 2_095_078, amd: defaultKHz, plain: defaultKHz, "": defaultKHz} {
+		if got := testHost(t, cpuinfo).khz(); got != want {
+			t.Errorf("%.40q: got %d, want %d", cpuinfo, got, want)
+		}
+	}
+}

@@ -1,0 +1,179 @@
+package qemu
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+	"banger/internal/vmm"
+)
+
+// only runs one program in QEMU's place.
+type only struct {
+	hostcmd.Host
+	path string
+}
+
+func (o only) Look(string) (string, error) {
+	if o.path == "" {
+		return "", errors.New("not found")
+	}
+	return o.path, nil
+}
+
+// script is a QEMU that says its version, and else does what body says.
+func script(t *testing.T, body string) only {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "qemu")
+	text := "#!/bin/sh\ncase \"$*\" in\n*-version) echo QEMU emulator version 9.9.9 '(Test)';;\n*) " + body + ";;\nesac\n"
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return only{path: path}
+}
+
+func TestProbe(t *testing.T) {
+	for name, run := range map[string]only{"missing": {}, "no microvm": script(t, "echo 'pc  Standard PC'"), "broken": script(t, "exit 1")} {
+		_, err := New(run).Probe(t.Context())
+		if banger.KindOf(err) != banger.Unready || banger.FixOf(err) != installFix {
+			t.Errorf("%s: %v, fix %q", name, err, banger.FixOf(err))
+		}
+	}
+	c, err := New(script(t, "echo 'microvm              microvm (i386)'")).Probe(t.Context())
+	if err != nil || c.Version != "9.9.9" {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+func plainSpec(t *testing.T) vmm.Spec {
+	t.Helper()
+	dir := t.TempDir()
+	lock, err := vmm.Lock(config.VMDir(dir).Lock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { lock.Close() })
+	return vmm.Spec{
+		Name: "otter,2", Dir: dir, Lock: lock, Kernel: "vm,linux", Initrd: "initrd.img", VCPUs: 1, Memory: banger.GiB,
+		Disks:   []vmm.Disk{{Role: vmm.Base, File: "base.ext4", ReadOnly: true}, {Role: vmm.Work, File: "work.ext4"}},
+		Console: config.ConsoleName, Log: config.VMMLogName(Name),
+	}
+}
+
+// What a QEMU that cannot start says is the error, and nothing of it is left.
+func TestLaunchFailure(t *testing.T) {
+	spec := plainSpec(t)
+	if err := os.WriteFile(filepath.Join(spec.Dir, spec.Log), []byte("words of an earlier start\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := script(t, "echo '2026-11-24T11:00:00.123456Z qemu-system-x86_64: -m 1024M: no memory' >&2; exit 3")
+	_, err := New(run).Launch(t.Context(), spec)
+	if got, want := errorText(err), "launch QEMU: it ended at once: exit status 3: -m 1024M: no memory"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if banger.KindOf(err) != banger.Unready || !strings.HasSuffix(banger.FixOf(err), "/qemu.log") {
+		t.Errorf("kind %s, fix %q", banger.KindOf(err), banger.FixOf(err))
+	}
+	assertLeft(t, spec)
+}
+
+func TestLaunchFailureWithoutWords(t *testing.T) {
+	spec := plainSpec(t)
+	_, err := New(script(t, "kill -9 $$")).Launch(t.Context(), spec)
+	if got, want := errorText(err), "launch QEMU: it ended at once: SIGKILL"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	assertLeft(t, spec)
+}
+
+// A QEMU that never answers is ended with the context, and reaped.
+func TestLaunchCanceled(t *testing.T) {
+	spec := plainSpec(t)
+	fifo := filepath.Join(spec.Dir, "pid")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	pid := make(chan string, 1)
+	go func() {
+		said, _ := os.ReadFile(fifo) // once the script runs
+		pid <- strings.TrimSpace(string(said))
+		cancel()
+	}()
+	_, err := New(script(t, "echo $$ >pid; exec sleep 60")).Launch(ctx, spec)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	assertLeft(t, spec)
+	proc := "/proc/" + <-pid
+	if _, err := os.Stat(proc); proc == "/proc/" || !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("process %s is left: %v", proc, err)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return "no error"
+	}
+	return err.Error()
+}
+
+func assertLeft(t *testing.T, spec vmm.Spec) {
+	t.Helper()
+	spec.Lock.Close()
+	if locked, err := vmm.Locked(config.VMDir(spec.Dir).Lock()); err != nil || locked {
+		t.Errorf("locked %v, %v", locked, err)
+	}
+	for _, name := range []string{monitorSocket, controlSocket, streamsSocket} {
+		if _, err := os.Lstat(filepath.Join(spec.Dir, name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is left: %v", name, err)
+		}
+	}
+	for _, name := range []string{spec.Log, spec.Console} {
+		if info, err := os.Stat(filepath.Join(spec.Dir, name)); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+}
+
+func TestArgs(t *testing.T) {
+	spec := plainSpec(t)
+	emulated, kvm := accelerator{}, accelerator{kvm: true}
+	line := func(a accelerator, vcpus int, sandbox bool) string {
+		spec.VCPUs = vcpus
+		return " " + strings.Join(args(spec, a, 2_000_000, sandbox), " ") + " "
+	}
+	for _, test := range []struct {
+		line          string
+		has, hasNever []string
+	}{
+		{line(emulated, 1, true),
+			[]string{" -accel tcg,tb-size=256 ", " -sandbox on,", " tsc_early_khz=2000000 ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
+			[]string{"thread=", "mitigations", spec.Dir}},
+		{line(emulated, 2, false), []string{" -accel tcg,tb-size=256,thread=single "}, []string{"-sandbox"}},
+		{line(kvm, 2, true), []string{" -accel kvm -cpu host "}, []string{"tsc_early_khz", "tcg"}},
+	} {
+		for _, has := range test.has {
+			if !strings.Contains(test.line, has) {
+				t.Errorf("%s lacks %q", test.line, has)
+			}
+		}
+		for _, never := range test.hasNever {
+			if strings.Contains(test.line, never) {
+				t.Errorf("%s has %q", test.line, never)
+			}
+		}
+	}
+	all := args(spec, kvm, 0, true)
+	if base, work := slices.Index(all, "virtio-blk-device,drive=base"), slices.Index(all, "virtio-blk-device,drive=work"); base < 0 || work < base {
+		t.Errorf("disks out of order: %v", all)
+	}
+}

@@ -1,0 +1,69 @@
+package qemu
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+const greeting = `{"QMP": {"version": {"qemu": {"major": 9}}, "capabilities": []}}`
+
+// serveMonitor is a monitor that gives these answers, one to each command.
+func serveMonitor(t *testing.T, first string, answers ...string) net.Conn {
+	t.Helper()
+	host, qemu := net.Pipe()
+	go func() {
+		defer qemu.Close()
+		fmt.Fprintln(qemu, first)
+		in := bufio.NewScanner(qemu)
+		for _, answer := range answers {
+			if !in.Scan() {
+				return
+			}
+			fmt.Fprintln(qemu, answer)
+		}
+	}()
+	t.Cleanup(func() { host.Close() })
+	return host
+}
+
+func TestMonitor(t *testing.T) {
+	m, err := openMonitor(t.Context(), serveMonitor(t, greeting,
+		`{"event": "RTC_CHANGE", "data": {}}`+"\n"+`{"return": {}, "id": 1}`,
+		`{"return": {}, "id": 7}`+"\n"+`{"id": 2, "error": {"class": "GenericError", "desc": "Cannot find device"}}`,
+		`{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}`+"\n"+`{"event": "SHUTDOWN", "data": {"guest": false, "reason": "host-signal"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	if err := m.do(t.Context(), "block_resize", nil); err == nil || !strings.Contains(err.Error(), "Cannot find device") {
+		t.Errorf("got %v", err)
+	}
+	if err := m.do(t.Context(), "stop", nil); !errors.Is(err, errMonitorClosed) {
+		t.Errorf("got %v", err)
+	}
+	<-m.done
+	if e := m.ending(); e == nil || e.Reason != "guest-reset" {
+		t.Errorf("got %+v, want the first event", e)
+	}
+}
+
+func TestMonitorThatIsNone(t *testing.T) {
+	for _, first := range []string{"hello", `{"return": {}}`, strings.Repeat("x", maxResponse+1)} {
+		if _, err := openMonitor(t.Context(), serveMonitor(t, first)); err == nil {
+			t.Errorf("%.20q was taken for a greeting", first)
+		}
+	}
+	silent, other := net.Pipe()
+	defer other.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := openMonitor(ctx, silent); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -33,6 +33,11 @@ func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
 		conn.Close()
 		return nil, err
 	}
+	// Nobody accepts what a guest would open here, so it must not fill buffers.
+	if err := session.GoAway(); err != nil {
+		session.Close()
+		return nil, fmt.Errorf("refuse streams of the guest: %w", err)
+	}
 	return session, nil
 }
 

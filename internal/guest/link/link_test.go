@@ -239,6 +239,29 @@ func TestConnectRefused(t *testing.T) {
 	echo(t, session)
 }
 
+// A guest cannot make the host hold streams that nobody asked for.
+func TestGuestOpensNoStream(t *testing.T) {
+	r := newRelay(t)
+	opened := make(chan error, 1)
+	done := make(chan error)
+	go func() {
+		done <- Serve(r.port, func(stream net.Conn, _ int) {
+			_, err := stream.(*yamux.Stream).Session().Open()
+			opened <- err
+			stream.Close()
+		})
+	}()
+	session := mustHost(t, r.connect())
+	if _, err := Connect(testContext(t), session, portEcho); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; !errors.Is(err, yamux.ErrRemoteGoAway) {
+		t.Errorf("got %v", err)
+	}
+	r.port.Close()
+	<-done
+}
+
 // Garbage on the port costs a session, never the link.
 func TestGarbageEndsTheSessionOnly(t *testing.T) {
 	r := newRelay(t)

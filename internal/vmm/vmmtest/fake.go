@@ -139,7 +139,7 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 	}
 	child, err := os.StartProcess(self, []string{self}, &os.ProcAttr{
 		Dir:   spec.Dir,
-		Env:   append(os.Environ(), ordersEnv+"="+string(env)),
+		Env:   append(os.Environ(), ordersEnv+"="+string(env), "GORACE=atexit_sleep_ms=0"), // a VMM does not dawdle at its end
 		Files: []*os.File{null, log, log, socket, spec.Lock},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})

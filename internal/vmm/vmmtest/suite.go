@@ -1,13 +1,10 @@
 package vmmtest
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -52,146 +49,6 @@ func Run(t *testing.T, newDriver Make) {
 			}
 			test.run(t, &fixture{driver, newSpec, capabilities})
 		})
-	}
-}
-
-type fixture struct {
-	driver       vmm.Driver
-	newSpec      func(t *testing.T) vmm.Spec
-	capabilities vmm.Capabilities
-}
-
-// context bounds a step of a test that a broken driver would hang in.
-func (f *fixture) context(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), f.capabilities.BootTimeout)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-// launch launches a VM; the test's end ends it.
-func (f *fixture) launch(t *testing.T) (vmm.Machine, vmm.Spec) {
-	t.Helper()
-	spec := f.newSpec(t)
-	m, err := f.driver.Launch(f.context(t), spec)
-	spec.Lock.Close()
-	if err != nil {
-		t.Fatalf("launch: %v", err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			tell(t, spec)
-		}
-		m.Kill()
-		m.Close()
-	})
-	return m, spec
-}
-
-func tell(t *testing.T, spec vmm.Spec) {
-	for _, name := range []string{spec.Console, spec.Log} {
-		data, _ := os.ReadFile(filepath.Join(spec.Dir, name))
-		t.Logf("%s:\n%s", name, data[max(0, len(data)-4000):])
-	}
-}
-
-func (f *fixture) ended(t *testing.T, m vmm.Machine, want vmm.Reason) {
-	t.Helper()
-	select {
-	case <-m.Ended():
-	case <-f.context(t).Done():
-		t.Fatal("the VMM has not ended")
-	}
-	if got := m.Exit(); got.Reason != want {
-		t.Errorf("ended by %q, want %q", got, want)
-	}
-}
-
-func (f *fixture) dial(t *testing.T, m vmm.Machine, port int) net.Conn {
-	t.Helper()
-	ctx := f.context(t)
-	conn, err := m.Dial(ctx, port)
-	if err != nil {
-		t.Fatalf("dial port %d: %v", port, err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	if deadline, ok := ctx.Deadline(); ok {
-		conn.SetDeadline(deadline)
-	}
-	return conn
-}
-
-// control is a control connection past the guest's hello.
-type control struct {
-	conn  net.Conn
-	in    *bufio.Scanner
-	hello wire.Hello
-}
-
-func (f *fixture) control(t *testing.T, m vmm.Machine, spec vmm.Spec) *control {
-	t.Helper()
-	c := &control{conn: f.dial(t, m, wire.PortControl)}
-	c.in = bufio.NewScanner(c.conn)
-	hello := c.read(t)
-	config, err := ReadConfig(filepath.Join(spec.Dir, spec.Initrd))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if hello.Hello == nil || hello.Hello.Token != config.Token || hello.Hello.Nonce != config.Nonce || hello.Hello.BootID == "" {
-		t.Fatalf("got %+v, want the hello of the boot with nonce %s", hello.Hello, config.Nonce)
-	}
-	c.hello = *hello.Hello
-	return c
-}
-
-func (c *control) read(t *testing.T) wire.Message {
-	t.Helper()
-	var m wire.Message
-	if !c.in.Scan() {
-		t.Fatalf("control connection ended: %v", c.in.Err())
-	}
-	if err := json.Unmarshal(c.in.Bytes(), &m); err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func (c *control) ask(t *testing.T, method string, params any) {
-	t.Helper()
-	raw, err := json.Marshal(params)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.NewEncoder(c.conn).Encode(wire.Message{Request: &wire.Request{ID: 1, Method: method, Params: raw}}); err != nil {
-		t.Fatal(err)
-	}
-	for {
-		if m := c.read(t); m.Reply != nil {
-			if m.Reply.Error != "" {
-				t.Fatalf("%s: %s", method, m.Reply.Error)
-			}
-			return
-		}
-	}
-}
-
-func (f *fixture) echo(t *testing.T, m vmm.Machine) {
-	t.Helper()
-	conn := f.dial(t, m, PortEcho)
-	defer conn.Close()
-	const said = "the bytes come back as they were"
-	if _, err := io.WriteString(conn, said); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, len(said))
-	if _, err := io.ReadFull(conn, got); err != nil || string(got) != said {
-		t.Fatalf("echo: %q, %v", got, err)
-	}
-}
-
-func (f *fixture) act(t *testing.T, m vmm.Machine, verb wire.Verb) {
-	t.Helper()
-	if _, err := fmt.Fprintf(f.dial(t, m, PortAct), "%s\n", verb); err != nil {
-		t.Fatal(err)
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 func TestDocker(t *testing.T) {
 	h := shared
 	vm := h.create(t, "--name", "docker", "--memory", "1G")
-	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service").stdout; got != "inactive\n" {
-		t.Errorf("before its first use docker.service is %q", got)
+	h.booted(t, vm.Name)
+	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service", "containerd.service").stdout; got != "inactive\ninactive\n" {
+		t.Errorf("before their first use docker.service and containerd.service are %q", got)
 	}
 	info := h.sh(t, vm.Name, "docker info --format '{{.Driver}} {{.CgroupVersion}} {{.CgroupDriver}}'; docker compose version --short; docker buildx version")
 	if !strings.HasPrefix(info, "overlay2 2 systemd\n") || strings.Count(info, "\n") != 2 {

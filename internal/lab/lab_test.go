@@ -240,6 +240,14 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	}
 }
 
+// booted waits until the VM's init has started everything.
+func (h *home) booted(t *testing.T, name string) {
+	t.Helper()
+	until(t, 3*time.Minute, "multi-user.target", func() bool {
+		return h.run(t.Context(), nil, "vm", "exec", name, "--", "systemctl", "is-active", "-q", "multi-user.target").code == 0
+	})
+}
+
 func (h *home) bootID(t *testing.T, name string) string {
 	t.Helper()
 	return h.sh(t, name, "cat /proc/sys/kernel/random/boot_id")

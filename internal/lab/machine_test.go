@@ -259,9 +259,7 @@ func TestTwentyEnds(t *testing.T) {
 	vm := h.create(t, "--name", "again")
 	for i := range 10 {
 		boot := h.bootID(t, vm.Name)
-		until(t, 3*time.Minute, "multi-user.target", func() bool {
-			return h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "-q", "multi-user.target").code == 0
-		})
+		h.booted(t, vm.Name)
 		if failed := h.sh(t, vm.Name, "systemctl --failed --no-legend --plain"); failed != "" {
 			t.Errorf("failed units: %s", failed)
 		}

@@ -295,4 +295,3 @@ func (v *VMs) keepConsole(row store.VM) string {
 	}
 	return kept
 }
-

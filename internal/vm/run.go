@@ -244,13 +244,16 @@ func (v *VMs) watch(ctx context.Context, row store.VM, e *entry, r *run) {
 }
 
 // record writes an ending down. Unless the guest wants to come back, the VM is
-// wanted no longer.
+// wanted no longer. The boot's secrets go last: they are how the ending is told.
 func (v *VMs) record(ctx context.Context, id banger.VMID, ending banger.Ending, detail string) error {
 	err := v.Store.SetEnding(ctx, id, ending, detail, time.Now().UTC())
-	if ending != banger.EndedReboot {
-		err = errors.Join(err, v.Store.SetWanted(ctx, id, banger.Stopped))
+	if err == nil && ending != banger.EndedReboot {
+		err = v.Store.SetWanted(ctx, id, banger.Stopped)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return removeAny(v.Dirs.VM(id).Boot())
 }
 
 // reboot starts a VM whose guest asked for it, unless somebody has stopped it

@@ -1,0 +1,528 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/bundle"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+	"banger/internal/initrd"
+	"banger/internal/store"
+	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
+)
+
+func TestMain(m *testing.M) { vmmtest.Main(m) }
+
+// world is a host with a fake driver: everything else is real.
+type world struct {
+	*VMs
+	fake *vmmtest.Fake
+	t    *testing.T
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
+		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
+	}
+	root := t.TempDir()
+	dirs := config.Dirs{Config: root + "/config", State: root + "/state", Cache: root + "/cache", Runtime: root + "/run"}
+	settings, err := config.Load(dirs, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
+	w := &world{fake: vmmtest.NewFake(t), t: t}
+	w.open(Host{Dirs: dirs, Config: settings, Driver: w.fake, Installed: install(t, dirs), Run: hostcmd.Host{},
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Program: "test"})
+	t.Cleanup(func() {
+		w.Close()
+		w.Store.Close()
+	})
+	return w
+}
+
+func (w *world) open(host Host) {
+	w.t.Helper()
+	var err error
+	if host.Store, err = store.Open(w.t.Context(), host.Dirs.DB()); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := host.Store.PutImage(w.t.Context(), host.Installed.Image); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.VMs, err = Open(w.t.Context(), host); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// again is what a daemon does that starts after this one was killed: nothing
+// that this one had in memory is left to it.
+func (w *world) again() {
+	w.t.Helper()
+	host := w.Host
+	host.Before = nil
+	w.Close()
+	w.Store.Close()
+	w.open(host)
+}
+
+func install(t *testing.T, dirs config.Dirs) bundle.Installed {
+	t.Helper()
+	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
+	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
+	put := func(path, text string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o400)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(dirs.Image(in.Image.ID).Rootfs(), "rootfs")
+	put(dirs.Kernel(in.Kernel.ID).Vmlinux(), "kernel")
+	put(dirs.Kernel(in.Kernel.ID).Modules(), "modules")
+	put(dirs.Agent(in.Agent), "agent")
+	file, err := os.Create(dirs.Kernel(in.Kernel.ID).BootModules())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(initrd.NewWriter(file).Close(), file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return in
+}
+
+// String is the world as it is: VMs on record, files, locks. Two equal strings
+// mean that nothing was left behind and nothing is missing.
+func (w *world) String() string {
+	w.t.Helper()
+	var out strings.Builder
+	rows, err := w.Store.VMs(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, row := range rows {
+		state, r := w.entry(row.ID).now()
+		locked, err := vmm.Locked(w.Dirs.VM(row.ID).Lock())
+		fmt.Fprintf(&out, "VM %s %s wanted %s: %s, run %v, locked %v %v\n", row.Name, row.Phase, row.Wanted, state, r != nil, locked, err)
+	}
+	filepath.WalkDir(w.Dirs.State, func(path string, entry fs.DirEntry, err error) error {
+		name, _ := filepath.Rel(w.Dirs.State, path)
+		switch base := filepath.Base(path); {
+		case err != nil:
+			return err
+		case strings.HasPrefix(base, "banger.db"), strings.HasPrefix(base, config.ConsoleName), strings.HasPrefix(base, "fake."), base == "lock", base == "failed", strings.HasSuffix(base, ".console.log"):
+		case base == "known_hosts":
+			if text, _ := os.ReadFile(path); len(text) > 0 {
+				fmt.Fprintf(&out, "%s %s", name, text)
+			}
+		default:
+			fmt.Fprintf(&out, "%s %v\n", name, entry.Type())
+		}
+		return nil
+	})
+	return out.String()
+}
+
+func (w *world) create(name string) banger.VM {
+	w.t.Helper()
+	vm, err := w.CreateVM(w.t.Context(), banger.CreateVM{Name: name}, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return vm
+}
+
+// until waits for what happens by itself.
+func (w *world) until(what string, ok func() bool) {
+	w.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.t.Fatalf("%s: did not come true\n%s", what, w)
+		}
+	}
+}
+
+func (w *world) show1(name string) banger.VM {
+	w.t.Helper()
+	vm, err := w.ShowVM(w.t.Context(), name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return vm
+}
+
+// act makes the guest do something unasked.
+func (w *world) act(name, verb string) {
+	w.t.Helper()
+	conn, err := w.DialVM(w.t.Context(), name, vmmtest.PortAct)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, verb); err != nil {
+		w.t.Fatal(err)
+	}
+	io.Copy(io.Discard, conn)
+}
+
+func TestLife(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	empty := w.String()
+	var steps []string
+	vm, err := w.CreateVM(ctx, banger.CreateVM{}, func(e banger.Event) {
+		if e.Done {
+			steps = append(steps, e.Step)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"reserve the name", "create disks", "record", "lock", "check disks", "configure", "launch", "boot"}; !slices.Equal(steps, want) {
+		t.Errorf("steps %q, want %q", steps, want)
+	}
+	if err := banger.CheckName(vm.Name); err != nil || vm.State != banger.Running || vm.PID == 0 || vm.BootID == "" || vm.VCPUs != 1 {
+		t.Errorf("%v: %+v", err, vm)
+	}
+	if _, err := os.Stat(w.Dirs.VM(vm.ID).Initrd()); err == nil {
+		t.Error("the initrd with the boot's secrets is still there")
+	}
+	if again, err := w.StartVM(ctx, vm.Name, banger.StartVM{}, nil); err != nil || again.PID != vm.PID {
+		t.Errorf("a second start: %v, pid %d, was %d", err, again.PID, vm.PID)
+	}
+	if err := w.DeleteVM(ctx, vm.Name, banger.DeleteVM{}, nil); banger.KindOf(err) != banger.Conflict {
+		t.Errorf("delete of a running VM: %v", err)
+	}
+	stopped, err := w.StopVM(ctx, string(vm.ID), banger.StopVM{}, nil)
+	if err != nil || stopped.State != banger.Stopped || stopped.Ending != banger.EndedPoweroff {
+		t.Errorf("stop: %v, %+v", err, stopped)
+	}
+	if again, err := w.StopVM(ctx, vm.Name, banger.StopVM{}, nil); err != nil || again.State != banger.Stopped {
+		t.Errorf("a second stop: %v", err)
+	}
+	if _, err := w.DialVM(ctx, vm.Name, 22); banger.KindOf(err) != banger.Conflict {
+		t.Errorf("dial of a stopped VM: %v", err)
+	}
+	back, err := w.RestartVM(ctx, vm.Name, banger.StopVM{}, nil)
+	if err != nil || back.State != banger.Running || back.BootID == vm.BootID {
+		t.Errorf("restart of a stopped VM: %v, %+v", err, back)
+	}
+	if err := w.DeleteVM(ctx, vm.Name, banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Error(err)
+	}
+	if now := w.String(); now != empty {
+		t.Errorf("left behind:\n%s\nwas:\n%s", now, empty)
+	}
+}
+
+// TestEveryStepFails makes each step of each verb fail once. It finds the steps
+// by itself: a run without a failure names them.
+func TestEveryStepFails(t *testing.T) {
+	verbs := map[string]struct {
+		prepare func(*world)
+		do      func(*world) error
+	}{
+		"create": {func(*world) {}, func(w *world) error {
+			_, err := w.CreateVM(t.Context(), banger.CreateVM{Name: "otter"}, nil)
+			return err
+		}},
+		"start": {func(w *world) { w.stopped("otter") }, func(w *world) error {
+			_, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
+			return err
+		}},
+		"restart": {func(w *world) { w.stopped("otter") }, func(w *world) error {
+			_, err := w.RestartVM(t.Context(), "otter", banger.StopVM{}, nil)
+			return err
+		}},
+		"delete": {func(w *world) { w.stopped("otter") }, func(w *world) error {
+			return w.DeleteVM(t.Context(), "otter", banger.DeleteVM{}, nil)
+		}},
+	}
+	for verb, v := range verbs {
+		t.Run(verb, func(t *testing.T) {
+			var steps []string
+			dry := newWorld(t)
+			v.prepare(dry)
+			dry.Before = func(step string) error { steps = append(steps, step); return nil }
+			if err := v.do(dry); err != nil || len(steps) == 0 {
+				t.Fatalf("%v, %d steps", err, len(steps))
+			}
+			dry.Before = nil
+			dry.DeleteVM(t.Context(), "otter", banger.DeleteVM{Force: true}, nil)
+			for _, failing := range steps {
+				t.Run(failing, func(t *testing.T) {
+					w := newWorld(t)
+					v.prepare(w)
+					before := w.String()
+					injected := errors.New("injected")
+					w.Before = func(step string) error {
+						if step == failing {
+							return injected
+						}
+						return nil
+					}
+					if err := v.do(w); !errors.Is(err, injected) {
+						t.Fatalf("got %v", err)
+					}
+					if after := w.String(); after != before && failing != "remove disks" {
+						t.Errorf("before:\n%s\nafter:\n%s", before, after)
+					}
+					w.again() // finishes what cannot be undone
+					if failing == "remove disks" {
+						if _, err := w.ShowVM(t.Context(), "otter"); banger.KindOf(err) != banger.NotFound {
+							t.Errorf("the deletion was not ended: %v", err)
+						}
+						return
+					}
+					w.Before = nil
+					if err := v.do(w); err != nil {
+						t.Errorf("the second try: %v", err)
+					}
+				})
+			}
+		})
+	}
+}
+
+// stopped makes a VM that has run once.
+func (w *world) stopped(name string) {
+	w.t.Helper()
+	w.create(name)
+	if _, err := w.StopVM(w.t.Context(), name, banger.StopVM{}, nil); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// TestGuestFaults is about guests and VMMs that do not do what they should.
+func TestGuestFaults(t *testing.T) {
+	for _, c := range []struct {
+		fault vmmtest.Fault
+		want  string
+	}{
+		{vmmtest.FailsProbe, "told not to work"},
+		{vmmtest.FailsLaunch, "launch"},
+		{vmmtest.NeverReady, "did not answer within 300ms"},
+		{vmmtest.DiesBooting, "ended while it booted"},
+	} {
+		t.Run(string(c.fault), func(t *testing.T) {
+			w := newWorld(t)
+			w.stopped("otter")
+			before := w.String()
+			w.fake.SetFaults(c.fault)
+			_, err := w.StartVM(t.Context(), "otter", banger.StartVM{Timeout: 300 * time.Millisecond}, nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), `start VM "otter": `) || banger.FixOf(err) == "" {
+				t.Errorf("got %v, fix %q", err, banger.FixOf(err))
+			}
+			if after := w.String(); after != before {
+				t.Errorf("before:\n%s\nafter:\n%s", before, after)
+			}
+			w.fake.SetFaults()
+			if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAGuestThatDoesNotStopIsEnded(t *testing.T) {
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.IgnoresStop)
+	w.create("mule")
+	if vm, err := w.StopVM(t.Context(), "mule", banger.StopVM{Force: true}, nil); err != nil || vm.Ending != banger.EndedKilled {
+		t.Errorf("%v, %+v", err, vm)
+	}
+	w.fake.SetFaults(vmmtest.PanicsAtStop)
+	if _, err := w.StartVM(t.Context(), "mule", banger.StartVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if vm, err := w.StopVM(t.Context(), "mule", banger.StopVM{}, nil); err != nil || vm.Ending != banger.EndedCrashed {
+		t.Errorf("%v, %+v", err, vm)
+	}
+}
+
+func TestCancelledStopGoesOnInTheGuest(t *testing.T) {
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.IgnoresStop)
+	w.create("mule")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := w.StopVM(ctx, "mule", banger.StopVM{}, func(e banger.Event) {
+		if e.Step == "wait for the guest" {
+			cancel()
+		}
+	})
+	if banger.KindOf(err) != banger.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if vm := w.show1("mule"); vm.State != banger.Running {
+		t.Errorf("it is %s", vm.State)
+	}
+}
+
+func TestEndingsOfTheGuestsOwn(t *testing.T) {
+	w := newWorld(t)
+	first := w.create("otter")
+	w.act("otter", "reboot")
+	w.until("the reboot", func() bool {
+		vm := w.show1("otter")
+		return vm.State == banger.Running && vm.BootID != "" && vm.BootID != first.BootID
+	})
+	for _, c := range []struct {
+		verb string
+		want banger.Ending
+	}{{"poweroff", banger.EndedPoweroff}, {"halt", banger.EndedHalt}, {vmmtest.Panic, banger.EndedCrashed}} {
+		w.act("otter", c.verb)
+		w.until(c.verb, func() bool { return w.show1("otter").State == banger.Stopped })
+		if vm := w.show1("otter"); vm.Ending != c.want {
+			t.Errorf("%s: ended by %q %q, want %q", c.verb, vm.Ending, vm.EndingBy, c.want)
+		}
+		if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestEndingsUnwatched: the same, while no daemon lives.
+func TestEndingsUnwatched(t *testing.T) {
+	for verb, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt, "reboot": banger.EndedReboot, vmmtest.Panic: banger.EndedHostDown} {
+		t.Run(verb, func(t *testing.T) {
+			w := newWorld(t)
+			vm := w.create("otter")
+			conn, err := w.DialVM(t.Context(), "otter", vmmtest.PortAct)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Close() // it no longer watches, but this stream is still there
+			fmt.Fprintln(conn, verb)
+			io.Copy(io.Discard, conn)
+			w.until("the end", func() bool { locked, _ := vmm.Locked(w.Dirs.VM(vm.ID).Lock()); return !locked })
+			w.again()
+			w.until("the ending", func() bool { return w.show1("otter").Ending == want })
+			w.until("what follows", func() bool { return (w.show1("otter").State == banger.Running) == (verb == "reboot") })
+		})
+	}
+}
+
+func TestAdoption(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.create("one"), w.create("two")
+	w.again()
+	for _, was := range []banger.VM{one, two} {
+		w.until("the agent's hello", func() bool { return w.show1(was.Name).BootID != "" })
+		if now := w.show1(was.Name); now.PID != was.PID || now.BootID != was.BootID || now.State != banger.Running {
+			t.Errorf("was %+v, is %+v", was, now)
+		}
+	}
+	if n := w.Running(); n != 2 {
+		t.Errorf("%d VMs run", n)
+	}
+	if vm, err := w.StopVM(t.Context(), "one", banger.StopVM{}, nil); err != nil || vm.Ending != banger.EndedPoweroff {
+		t.Errorf("%v, %+v", err, vm)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	w := newWorld(t)
+	w.create("otter")
+	before := w.String()
+	for name, c := range map[string]struct {
+		spec banger.CreateVM
+		kind banger.Kind
+	}{
+		"bad name":     {banger.CreateVM{Name: "Otter"}, banger.Invalid},
+		"taken name":   {banger.CreateVM{Name: "otter"}, banger.Conflict},
+		"no image":     {banger.CreateVM{Image: "arch"}, banger.NotFound},
+		"small disk":   {banger.CreateVM{Disk: banger.MiB}, banger.Invalid},
+		"large disk":   {banger.CreateVM{Overlay: 1 << 60}, banger.Invalid},
+		"small memory": {banger.CreateVM{Memory: banger.MiB}, banger.Invalid},
+		"large memory": {banger.CreateVM{Memory: 1 << 60}, banger.Invalid},
+		"many vCPUs":   {banger.CreateVM{VCPUs: 9}, banger.Invalid},
+		"no vCPUs":     {banger.CreateVM{VCPUs: -1}, banger.Invalid},
+	} {
+		_, err := w.CreateVM(t.Context(), c.spec, nil)
+		if banger.KindOf(err) != c.kind || banger.FixOf(err) == "" {
+			t.Errorf("%s: %v (%s), fix %q", name, err, banger.KindOf(err), banger.FixOf(err))
+		}
+	}
+	if after := w.String(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestLostDisk: nothing is made anew in place of a user's data.
+func TestLostDisk(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	dir := w.Dirs.VM(w.show1("otter").ID)
+	if err := os.Remove(dir.Work()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); banger.KindOf(err) != banger.Unready || !strings.Contains(err.Error(), "work.ext4") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(dir.Work()); err == nil {
+		t.Error("an empty disk was made in its place")
+	}
+}
+
+func TestLastWords(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	text := "banger-bye other reboot\r\nbanger-bye mine dance\n[    0.5] banger-bye mine poweroff\r\n" +
+		"[    1.2] Kernel panic - not syncing: No working init found.\x1b[2J\r\nbanger-failed mine {\"step\":\"find disks\",\"why\":\"no\",\"fix\":\"f\"}\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	words := listen(path, "mine")
+	if words.Bye != "poweroff" || words.Failed == nil || words.Failed.Step != "find disks" || words.Panic != "kernel panic: No working init found.[2J" {
+		t.Errorf("%+v", words)
+	}
+	if words := listen(path, "nobody"); words.Bye != "" || words.Failed != nil {
+		t.Errorf("another boot's words: %+v", words)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "vm", "console.log")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := follow(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	read := func(want string) {
+		t.Helper()
+		buf := make([]byte, len(want))
+		if _, err := io.ReadFull(f, buf); err != nil || string(buf) != want {
+			t.Fatalf("got %q, %v; want %q", buf, err, want)
+		}
+	}
+	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read("one")
+	if err := errors.Join(os.Rename(path, path+".1"), os.WriteFile(path, []byte("two"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	read("two")
+	if err := os.Rename(filepath.Dir(path), filepath.Join(dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("got %d, %v", n, err)
+	}
+}

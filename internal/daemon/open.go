@@ -61,12 +61,12 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	installed, err := install(ctx, o, s)
+	installed, missing, err := install(ctx, o, s)
 	if err != nil {
 		return Parts{}, err
 	}
 	vms, err := vm.Open(ctx, vm.Host{
-		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed,
+		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed, Missing: missing,
 		Run: run, Log: o.Log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
@@ -83,25 +83,25 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 
 // install brings what the bundle has into the state directory and the database.
 // A bundle that is missing or broken is logged and no more: VMs that exist do
-// not need it, and `vm create` says what it misses.
-func install(ctx context.Context, o Opening, s *store.Store) (bundle.Installed, error) {
-	b, err := bundle.Open(o.Config.Bundle())
-	if err != nil {
-		o.Log.Warn("no runtime bundle", "err", err, "fix", banger.FixOf(err))
-		return bundle.Installed{}, nil
+// not need it, and `vm create` says what it misses, and why.
+func install(ctx context.Context, o Opening, s *store.Store) (_ bundle.Installed, missing, err error) {
+	b, missing := bundle.Open(o.Config.Bundle())
+	if missing != nil {
+		o.Log.Warn("no runtime bundle", "err", missing, "fix", banger.FixOf(missing))
+		return bundle.Installed{}, missing, nil
 	}
-	installed, err := bundle.Install(ctx, b, o.Dirs, func(e banger.Event) {
+	installed, missing := bundle.Install(ctx, b, o.Dirs, func(e banger.Event) {
 		if e.Done {
 			o.Log.Info("installed", "step", e.Step, "took", e.Took.String())
 		}
 	})
 	if ctx.Err() != nil {
-		return installed, ctx.Err()
+		return installed, missing, ctx.Err()
 	}
-	if err != nil {
-		o.Log.Error("install the runtime bundle", "err", err, "fix", banger.FixOf(err))
+	if missing != nil {
+		o.Log.Error("install the runtime bundle", "err", missing, "fix", banger.FixOf(missing))
 	}
-	return installed, register(ctx, s, installed, o.Log)
+	return installed, missing, register(ctx, s, installed, o.Log)
 }
 
 func register(ctx context.Context, s *store.Store, installed bundle.Installed, log *slog.Logger) error {

@@ -83,13 +83,13 @@ func CheckRoom(dir string, n int) error {
 	}
 	if need := banger.Size(n)*fresh + reserve; free < need {
 		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s has %v free, a new VM needs %v", dir, free, need),
-			Fix: "delete a VM that is not needed any more (banger vm list), or free space on " + mount(dir)}
+			Fix: "delete a VM that is not needed any more (banger vm list), or free space on " + MountPoint(dir)}
 	}
 	return nil
 }
 
-// mount is the mount point that dir lies on.
-func mount(dir string) string {
+// MountPoint is where the file system that holds dir is mounted.
+func MountPoint(dir string) string {
 	device := func(path string) (uint64, bool) {
 		var stat unix.Stat_t
 		err := unix.Stat(path, &stat)

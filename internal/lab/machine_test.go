@@ -163,6 +163,7 @@ func TestGuestEnds(t *testing.T) {
 	h := shared
 	vm := h.create(t, "--name", "ends")
 	first := h.bootID(t, vm.Name)
+	h.booted(t, vm.Name)
 	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "reboot")
 	until(t, 3*time.Minute, "the guest's reboot", func() bool {
 		now := h.show(t, vm.Name)
@@ -171,6 +172,7 @@ func TestGuestEnds(t *testing.T) {
 	if now := h.show(t, vm.Name); now.Ending != banger.EndedReboot {
 		t.Errorf("the last end is %s, want reboot", now.Ending)
 	}
+	h.booted(t, vm.Name)
 	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "poweroff")
 	until(t, 3*time.Minute, "the guest's power-off", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
 	if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"banger"
@@ -147,10 +148,26 @@ func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, er
 	name = first(name, v.Config.DefaultImage, v.Installed.Image.Name)
 	image, err := v.Store.Image(ctx, name)
 	if asked == "" && banger.KindOf(err) == banger.NotFound {
-		return "", "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the default image %q is not there", name),
-			Fix: "make runtime, then: banger daemon stop"}
+		return "", "", v.missing(fmt.Sprintf("the default image %q is not there", name))
 	}
 	return image.Name, image.ID, err
+}
+
+// missing is the error for a part that the runtime bundle should have brought.
+// The next daemon tries again.
+func (v *VMs) missing(what string) error {
+	why, fix := errors.New(what), "make runtime"
+	if v.Missing != nil {
+		why = fmt.Errorf("%s: %w", what, v.Missing)
+		switch known := banger.FixOf(v.Missing); {
+		case errors.Is(v.Missing, syscall.ENOSPC):
+			fix = "free space on " + disk.MountPoint(v.Dirs.State)
+		case known != "":
+			fix = known
+		}
+	}
+	// The innermost fix is the one shown, and here there is more to do than it says.
+	return &banger.Error{Kind: banger.Unready, Why: errors.New(why.Error()), Fix: fix + ", then: banger daemon stop"}
 }
 
 func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {
@@ -162,7 +179,7 @@ func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {
 		return "", "", err
 	}
 	if len(kernels) == 0 {
-		return "", "", &banger.Error{Kind: banger.Unready, Why: errors.New("there is no kernel"), Fix: "make runtime, then: banger daemon stop"}
+		return "", "", v.missing("there is no kernel")
 	}
 	newest := kernels[0]
 	for _, kernel := range kernels {

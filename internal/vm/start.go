@@ -196,7 +196,7 @@ func removeAny(path string) error {
 func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 	agent := v.Installed.Agent
 	if agent == "" {
-		return "", &banger.Error{Kind: banger.Unready, Why: errors.New("the guest agent is not installed"), Fix: "make build, then: banger daemon stop"}
+		return "", v.missing("the guest agent is not installed")
 	}
 	path := v.Dirs.BaseInitrd(kernel, agent)
 	if _, err := os.Stat(path); err == nil {

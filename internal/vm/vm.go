@@ -28,6 +28,7 @@ type Host struct {
 	Store     *store.Store
 	Driver    vmm.Driver
 	Installed bundle.Installed // what a new VM gets; parts of it may be missing
+	Missing   error            // why they are, if that is known
 	Run       hostcmd.Runner
 	Log       *slog.Logger
 	Program   string // "bangerd 0.1.0", for the guest's ears

@@ -1,0 +1,51 @@
+//go:build vm
+
+package lab
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// TestNoSpace: a state directory without room takes nothing in, and says so.
+func TestNoSpace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can mount a small file system: run the suite as root")
+	}
+	for _, c := range []struct{ size, want string }{
+		{"64m", "no space left on device"},     // too small for the image
+		{"1000m", "free, a new VM needs 272M"}, // too small for a VM beside it
+	} {
+		t.Run(c.size, func(t *testing.T) {
+			h := newHome(t.TempDir(), shared.bin)
+			state := h.dir + "/state"
+			if err := os.Mkdir(state, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Mount("banger-test", state, "tmpfs", 0, "mode=0700,size="+c.size); err != nil {
+				t.Fatal(err)
+			}
+			defer syscall.Unmount(state, syscall.MNT_DETACH)
+			defer func() {
+				pid := h.daemonPID(t.Context())
+				h.run(t.Context(), nil, "daemon", "stop")
+				if err := gone(pid, 0); pid != 0 && err != nil {
+					t.Error(err)
+				}
+			}()
+			r := h.run(t.Context(), nil, "vm", "create", "--name", "squeezed")
+			t.Log(r.stderr)
+			if r.code != 5 || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "ree space on "+state) {
+				t.Errorf("exit %d: %s", r.code, r.stderr)
+			}
+			if list := h.list(t.Context()); len(list) != 0 {
+				t.Errorf("left behind: %v", list)
+			}
+			if left, _ := os.ReadDir(h.dirs.VMs()); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"banger"
 	"banger/internal/config"
@@ -102,9 +103,10 @@ func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
 	defer proc.Close()
 	defer open.Close()
 	select {
-	case <-proc.Done():
+	case <-proc.Done(): // its sockets close a moment before it is gone
 		return nil, vmm.ErrGone
-	default:
+	case <-ctx.Done():
+	case <-time.After(time.Second):
 	}
 	return nil, fmt.Errorf("adopt QEMU, process %d: %w", proc.PID(), err)
 }

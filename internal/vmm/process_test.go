@@ -1,0 +1,143 @@
+package vmm
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func start(t *testing.T, script string, inherited ...*os.File) *Process {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", script)
+	cmd.ExtraFiles = inherited
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := OpenProcess(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		p.Close()
+	})
+	return p
+}
+
+func TestProcessExit(t *testing.T) {
+	for script, want := range map[string]Exit{
+		"exit 0":        {Reason: ReasonUnknown},
+		"exit 3":        {Reason: ReasonFailed, Detail: "exit status 3"},
+		"kill -TERM $$": {Reason: ReasonSignal, Detail: "SIGTERM"},
+	} {
+		p := start(t, script)
+		<-p.Done()
+		if got := p.Exit(); got != want {
+			t.Errorf("%s: got %+v, want %+v", script, got, want)
+		}
+		if err := syscall.Kill(p.PID(), 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("%s: a zombie is left: %v", script, err)
+		}
+	}
+	p := start(t, "exec sleep 60")
+	for range 2 {
+		if err := p.Kill(); err != nil {
+			t.Error(err)
+		}
+	}
+	<-p.Done()
+	if got := p.Exit(); got.Reason != ReasonKilled {
+		t.Errorf("got %+v", got)
+	}
+	if err := p.Kill(); err != nil {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestProcessCloseLetsGo(t *testing.T) {
+	p := start(t, "exec sleep 60")
+	other, err := OpenProcess(p.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+		t.Error("Close looks like an end")
+	case <-other.Done():
+		t.Error("Close ended the process")
+	case <-time.After(20 * time.Millisecond):
+	}
+	other.Kill()
+	<-other.Done()
+}
+
+func TestOpenHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
+		t.Errorf("no file: %v", err)
+	}
+	lock, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := start(t, "exec sleep 60", lock)
+	lock.Close()
+	holder, err := OpenHolder(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	if holder.PID() != child.PID() {
+		t.Errorf("got %d, want %d", holder.PID(), child.PID())
+	}
+	if _, err := Lock(path); !errors.Is(err, ErrLocked) {
+		t.Errorf("the child's lock was taken: %v", err)
+	}
+	holder.Kill()
+	<-holder.Done()
+	<-child.Done()
+	if locked, err := Locked(path); err != nil || locked {
+		t.Errorf("after the end: locked %v, %v", locked, err)
+	}
+}
+
+func TestDirSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a directory whose name alone is longer than the hundred and eight bytes that the address of a socket may have")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := OpenDir(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	for range 2 { // the second replaces what the first left
+		socket, err := dir.Listen("api.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(filepath.Join(path, "api.sock")); err != nil || info.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+		conn, err := dir.Dial(t.Context(), "api.sock") // nobody accepts yet
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+		socket.Close()
+	}
+	if _, err := dir.Dial(t.Context(), "api.sock"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	if err := dir.Remove("api.sock", "never.sock"); err != nil {
+		t.Error(err)
+	}
+}

@@ -101,10 +101,10 @@ farewell() {
 	took=$(($(date +%s) - began))
 	say "Your machine $name is running and stays until you delete it. To go on:"
 	cat <<-END
-	  ./banger vm ssh $name         log in
-	  ./banger vm exec $name -- docker info
-	  ./banger vm stop $name        its disks stay
-	  ./banger vm --help            everything else
+	  ./banger vm ssh $name                   log in
+	  ./banger vm exec $name -- docker info   run a program
+	  ./banger vm stop $name                  its disks stay
+	  ./banger vm --help                            everything else
 	END
 	if [ -s "$first" ]; then
 		say "This run took $took s; the first one took $(cat "$first") s."

@@ -88,7 +88,11 @@ func (a *app) report(err error) {
 		a.printJSON(map[string]errorJSON{"error": describe(err)})
 		return
 	}
-	fmt.Fprintf(a.std.Err, "banger: %s\n", clean(err.Error()))
+	text := clean(err.Error())
+	if kindOf(err) == banger.Canceled {
+		text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
+	}
+	fmt.Fprintf(a.std.Err, "banger: %s\n", text)
 	if fix := banger.FixOf(err); fix != "" {
 		fmt.Fprintf(a.std.Err, "fix: %s\n", clean(fix))
 	}

@@ -146,7 +146,7 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 		signals <- syscall.SIGINT
 	}()
 	f.run(t, setup{signals: signals}, "vm", "create", "--name", "otter").
-		want(t, 130, "", "banger: create VM \"otter\": context canceled\n")
+		want(t, 130, "", "banger: create VM \"otter\": interrupted\n")
 }
 
 func TestASecondInterruptLeavesAtOnce(t *testing.T) {

@@ -45,14 +45,16 @@ func processesOf(group string) []int {
 	return pids
 }
 
-// askSessions asks the sessions to end: an interactive shell hears only HUP,
-// most programs TERM.
-func askSessions() {
-	for _, pid := range processesOf(cgroupSessions) {
+// askSessions asks the sessions to end and returns their processes: an
+// interactive shell hears only HUP, most programs TERM.
+func askSessions() []int {
+	pids := processesOf(cgroupSessions)
+	for _, pid := range pids {
 		unix.Kill(pid, unix.SIGTERM)
 		unix.Kill(pid, unix.SIGHUP)
 		unix.Kill(pid, unix.SIGCONT)
 	}
+	return pids
 }
 
 // killSessions ends all of them. systemd would wait 90 s for those that

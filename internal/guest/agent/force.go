@@ -49,47 +49,56 @@ const killTime = 2 * time.Second
 // endProcesses signals every process but the kernel's, our own and those whose
 // name begins with @, and waits until they are gone or the time is over.
 func endProcesses(sig unix.Signal, within time.Duration) {
-	var waiting []unix.PollFd
+	pids := others()
+	for _, pid := range pids {
+		unix.Kill(pid, sig)
+		unix.Kill(pid, unix.SIGCONT)
+	}
+	waitGone(pids, within)
+}
+
+// others lists the processes that a last stage ends.
+func others() []int {
+	var pids []int
 	names, _ := filepath.Glob("/proc/[0-9]*")
 	for _, name := range names {
 		pid, err := strconv.Atoi(filepath.Base(name))
 		if err != nil || pid == 1 || pid == os.Getpid() {
 			continue
 		}
+		// The kernel's own have no arguments.
 		args, err := os.ReadFile(name + "/cmdline")
-		if err != nil || len(args) == 0 || args[0] == '@' {
-			continue
-		}
-		fd, err := unix.PidfdOpen(pid, 0)
-		if err != nil {
-			continue
-		}
-		defer unix.Close(fd)
-		if unix.PidfdSendSignal(fd, sig, nil, 0) == nil {
-			unix.PidfdSendSignal(fd, unix.SIGCONT, nil, 0)
-			waiting = append(waiting, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		if err == nil && len(args) > 0 && args[0] != '@' {
+			pids = append(pids, pid)
 		}
 	}
-	pollGone(waiting, time.Now().Add(within))
+	return pids
 }
 
-// pollGone waits until each of the processes has ended.
-func pollGone(waiting []unix.PollFd, end time.Time) {
-	for len(waiting) > 0 {
+// waitGone waits until the processes have ended or the time is over.
+func waitGone(pids []int, within time.Duration) {
+	end := time.Now().Add(within)
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it is gone
+		}
+		awaitReadable(fd, end)
+		unix.Close(fd)
+	}
+}
+
+// awaitReadable waits for a descriptor until end.
+func awaitReadable(fd int, end time.Time) {
+	for {
 		left := time.Until(end)
 		if left <= 0 {
 			return
 		}
-		if _, err := unix.Poll(waiting, int(left.Milliseconds())+1); err != nil && err != unix.EINTR {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if err != unix.EINTR {
 			return
 		}
-		alive := waiting[:0]
-		for _, w := range waiting {
-			if w.Revents == 0 {
-				alive = append(alive, w)
-			}
-		}
-		waiting = alive
 	}
 }
 
@@ -114,7 +123,7 @@ func remountReadOnly() {
 		n, err := unix.Read(log, record)
 		switch {
 		case err == unix.EAGAIN:
-			unix.Poll([]unix.PollFd{{Fd: int32(log), Events: unix.POLLIN}}, int(time.Until(end).Milliseconds())+1)
+			awaitReadable(log, end)
 		case err == unix.EPIPE: // records were overwritten
 		case err != nil:
 			return

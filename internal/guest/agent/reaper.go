@@ -61,7 +61,7 @@ func becomeLastStage(verb wire.Verb, caught <-chan os.Signal) error {
 			}
 		}
 	}()
-	askSessions()
+	askSessions() // their shells do not hear TERM
 	endProcesses(unix.SIGTERM, termTime)
 	endProcesses(unix.SIGKILL, killTime)
 	unix.Sync()

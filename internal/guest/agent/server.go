@@ -24,8 +24,12 @@ type server struct {
 	control *control
 	ssh     *sshServer
 	ending  ending
+	asked   bool          // the sessions know of the end; only hear uses it
 	ended   chan struct{} // closed after bye
 }
+
+// sessionTime bounds how long sessions may take to end when they are asked last.
+const sessionTime = 2 * time.Second
 
 // byeTime bounds how long the last stage waits until the host has heard bye.
 const byeTime = 2 * time.Second
@@ -174,17 +178,33 @@ func (s *server) hear(datagram string) {
 	entered, again := s.init.hear(datagram)
 	for _, state := range entered {
 		s.control.broadcast(wire.Event{Kind: wire.EventInit, Init: state})
-		switch state {
-		case wire.InitStopping:
-			askSessions()
-		case wire.InitShutdown:
-			killSessions()
-		}
+		s.endSessions(state)
 	}
 	if again {
 		if err := remountAfterSoftReboot(s.config); err != nil {
 			logf(prioError, "mount again after soft reboot: %v", err)
 		}
+	}
+}
+
+// endSessions ends the sessions with the machine. A machine that is told to end
+// by a program in it gives no sign before the very last units.
+func (s *server) endSessions(state wire.Init) {
+	switch state {
+	case wire.InitStopping:
+		askSessions()
+		s.asked = true
+	case wire.InitShutdown:
+		if s.asked {
+			killSessions()
+			return
+		}
+		go func() {
+			waitGone(askSessions(), sessionTime)
+			killSessions()
+		}()
+	default:
+		s.asked = false
 	}
 }
 

@@ -13,11 +13,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
 
 	"banger/internal/guest/wire"
 )
@@ -321,57 +319,6 @@ func TestSSHHangsUp(t *testing.T) {
 	}
 }
 
-func TestExecDirectKeepsBytes(t *testing.T) {
-	g := newSSHGuest(t)
-	odd := "a b\t'\"$HOME\\\n\xff\xfe*"
-	r := g.execDirect(t, wire.Exec{Argv: bytesOf("printf", "%s|", odd, "", "-n"), Env: bytesOf("X=1")})
-	if want := odd + "||-n|"; r.status != 0 || r.stdout != want {
-		t.Errorf("got %+v, want %q", r, want)
-	}
-}
-
-func TestExecDirectStatuses(t *testing.T) {
-	g := newSSHGuest(t)
-	if err := os.WriteFile(filepath.Join(g.home, "plain"), []byte("text"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		name   string
-		exec   wire.Exec
-		status int
-	}{
-		{"own status", wire.Exec{Argv: bytesOf("sh", "-c", "exit 42")}, 42},
-		{"not found", wire.Exec{Argv: bytesOf("no-such-program-anywhere")}, wire.ExitNotFound},
-		{"path not found", wire.Exec{Argv: bytesOf("./missing")}, wire.ExitNotFound},
-		{"not executable", wire.Exec{Argv: bytesOf("./plain")}, wire.ExitCannotRun},
-		{"a directory", wire.Exec{Argv: bytesOf("/")}, wire.ExitCannotRun},
-		{"no such directory", wire.Exec{Argv: bytesOf("true"), Workdir: []byte("/no/such")}, wire.ExitCannotRun},
-		{"no such user", wire.Exec{Argv: bytesOf("true"), User: "ghost"}, wire.ExitCannotRun},
-		{"nul", wire.Exec{Argv: bytesOf("true", "a\x00b")}, wire.ExitCannotRun},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := g.execDirect(t, c.exec)
-			if r.status != c.status {
-				t.Errorf("got %+v, want status %d", r, c.status)
-			}
-			if c.status != 42 && !strings.HasPrefix(r.stderr, "banger: ") {
-				t.Errorf("stderr %q does not say why", r.stderr)
-			}
-		})
-	}
-}
-
-func TestExecDirectWorkdirAndEnv(t *testing.T) {
-	g := newSSHGuest(t)
-	if err := os.Mkdir(filepath.Join(g.home, "sub"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	r := g.execDirect(t, wire.Exec{Argv: bytesOf("sh", "-c", `pwd; echo "$A"`), Workdir: []byte("sub"), Env: bytesOf("A=1", "A=2")})
-	if want := g.home + "/sub\n2\n"; r.stdout != want || r.status != 0 {
-		t.Errorf("got %+v, want %q", r, want)
-	}
-}
-
 func TestSFTP(t *testing.T) {
 	g := newSSHGuest(t)
 	client, err := g.dial(t, g.key)
@@ -400,115 +347,4 @@ func TestSFTP(t *testing.T) {
 	if err := files.Close(); err != nil {
 		t.Error(err)
 	}
-}
-
-// echo serves one connection on a listener, sending back what it reads.
-func echo(l net.Listener) {
-	conn, err := l.Accept()
-	if err != nil {
-		return
-	}
-	io.Copy(conn, conn)
-	conn.Close()
-}
-
-func checkEcho(t *testing.T, conn net.Conn) {
-	t.Helper()
-	conn.Write([]byte("over and back"))
-	conn.(interface{ CloseWrite() error }).CloseWrite()
-	got, err := io.ReadAll(conn)
-	if err != nil || string(got) != "over and back" {
-		t.Errorf("got %q, %v", got, err)
-	}
-	conn.Close()
-}
-
-func TestSSHForwards(t *testing.T) {
-	g := newSSHGuest(t)
-	client, err := g.dial(t, g.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, network := range []string{"tcp", "unix"} {
-		address := "127.0.0.1:0"
-		if network == "unix" {
-			address = filepath.Join(g.home, "socket")
-		}
-		l, err := net.Listen(network, address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go echo(l)
-		conn, err := client.Dial(network, l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		checkEcho(t, conn)
-		l.Close()
-		if _, err := client.Dial(network, l.Addr().String()); err == nil {
-			t.Errorf("%s: dialled a closed listener", network)
-		}
-	}
-}
-
-func TestSSHRemoteForward(t *testing.T) {
-	g := newSSHGuest(t)
-	client, err := g.dial(t, g.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := client.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go echo(l)
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkEcho(t, conn)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := net.DialTimeout("tcp", l.Addr().String(), time.Second); err == nil {
-		t.Error("the cancelled forward still listens")
-	}
-}
-
-func TestSSHAgentForwarding(t *testing.T) {
-	g := newSSHGuest(t)
-	client, err := g.dial(t, g.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := agent.NewKeyring()
-	if err := agent.ForwardToAgent(client, keys); err != nil {
-		t.Fatal(err)
-	}
-	s, err := client.NewSession()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := agent.RequestAgentForwarding(s); err != nil {
-		t.Fatal(err)
-	}
-	in, _ := s.StdinPipe()
-	out, _ := s.StdoutPipe()
-	if err := s.Start(`echo "$SSH_AUTH_SOCK"; cat`); err != nil {
-		t.Fatal(err)
-	}
-	var path string
-	if _, err := fmt.Fscanln(out, &path); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.Dial("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if list, err := agent.NewClient(conn).List(); err != nil || len(list) != 0 {
-		t.Errorf("list of the client's keys: %v, %v", list, err)
-	}
-	conn.Close()
-	in.Close()
-	s.Wait()
 }

@@ -79,7 +79,7 @@ func TestDaemonDies(t *testing.T) {
 		boot := h.bootID(t, vm.Name)
 		pid := h.show(t, vm.Name).PID
 		h.booted(t, vm.Name)
-		h.sh(t, vm.Name, "systemd-run --on-active=3 systemctl reboot")
+		h.sh(t, vm.Name, "systemd-run --on-active=3 --timer-property=AccuracySec=100ms systemctl reboot")
 		h.killDaemon(t)
 		if err := gone(pid, 3*time.Minute); err != nil {
 			t.Fatal(err)

@@ -90,7 +90,7 @@ func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, b boot) error 
 // ended stands for a VMM that nobody saw end.
 type ended struct{ vmm.Machine }
 
-func (ended) Exit() vmm.Exit { return vmm.Exit{Reason: vmm.ReasonUnknown} }
+func (ended) Exit() vmm.Exit { return vmm.Exit{} }
 
 // newestAgent is the agent that VMs boot with when neither a bundle nor a build
 // offers one: the last that was installed.

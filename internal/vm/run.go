@@ -214,6 +214,8 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedCrashed, "the guest was reset without a word"
 	case vmm.ReasonSignal, vmm.ReasonFailed:
 		return banger.EndedVMMDied, printable(exit.Detail)
+	case vmm.ReasonUnknown:
+		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it"
 	}
 	return banger.EndedHostDown, "it ended while no daemon watched, and left no word"
 }

@@ -1,3 +1,5 @@
+//go:build vm
+
 package qemu
 
 import (
@@ -16,9 +18,6 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
-// partsEnv names a directory with a kernel set in kernel/.
-const partsEnv = "BANGER_TEST_PARTS"
-
 func TestContract(t *testing.T) {
 	base := buildBase(t)
 	vmmtest.Run(t, func(t *testing.T) (vmm.Driver, func(*testing.T) vmm.Spec) {
@@ -29,11 +28,11 @@ func TestContract(t *testing.T) {
 // parts is the kernel set to boot.
 func parts(t *testing.T) config.KernelDir {
 	t.Helper()
-	dir := os.Getenv(partsEnv)
-	if dir == "" {
-		t.Skipf("boots real VMs: needs a kernel set, give the directory of a bundle: make runtime, then %s=$PWD/runtime go test", partsEnv)
+	set := config.BundleDir("../../../runtime").Kernel()
+	if _, err := os.Stat(set.Vmlinux()); err != nil {
+		t.Fatalf("%v; fix: make runtime", err)
 	}
-	return config.BundleDir(dir).Kernel()
+	return set
 }
 
 // buildBase makes the base initrd with the contract's guest as its init.

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Run `go test` and count: what passed, what failed, and what was skipped and
+# why, so that no skip goes unseen. Usage: scripts/test.sh NAME go test ARGS...
+# While it runs, one line per package and per test that did not pass.
+set -eu
+name=$1
+shift
+log=$(mktemp)
+status=$(mktemp)
+trap 'rm -f "$log" "$status"' EXIT
+
+{
+	"$@" -v 2>&1 && echo 0 >"$status" || echo 1 >"$status"
+} | tee "$log" | grep --line-buffered -E "^(ok|FAIL|panic:|#)|^ *--- (FAIL|SKIP)${VERBOSE:+|^ *(=== RUN|--- PASS|[a-z_]+_test.go)}" || true
+
+count() { grep -cE "^ *--- $1: Test|^--- $1: Fuzz" "$log" || true; }
+if [ "$(cat "$status")" != 0 ]; then
+	echo "--- everything that was printed:"
+	cat "$log"
+fi
+if grep -qE '^ *--- SKIP' "$log"; then
+	echo "skipped:"
+	awk '/_test.go:[0-9]+:/ { said = $0; sub(/^ */, "", said) } /^ *--- SKIP/ { print "  " $3 ": " said }' "$log"
+fi
+echo "$name: $(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
+exit "$(cat "$status")"

@@ -30,7 +30,7 @@ type step struct {
 }
 
 const (
-	fixBundle = "make runtime (the kernel set or the agent does not fit), then start the VM again"
+	fixBundle = "make runtime, then create the VM again: its kernel set and its agent do not fit each other"
 	fixLog    = "read the VM's console log for the kernel's reason"
 	fixImage  = "use an image with an ordinary root file system: banger image list"
 	fixDisk   = "check the VM's disk on the host with e2fsck, or delete the VM"
@@ -53,7 +53,7 @@ var bootSteps = []step{
 	{"mount direct directories", (*boot).mountDirect, fixDisk},
 	{"mount work disk", (*boot).mountWork, fixDisk},
 	{"mount run", (*boot).mountRun, fixImage},
-	{"keep agent", (*boot).keepAgent, "give the VM more memory: banger vm set --memory"},
+	{"keep agent", (*boot).keepAgent, "create the VM with more memory (--memory)"},
 	{"find init", (*boot).findInit, fixImage},
 	{"write identity", (*boot).writeIdentity, fixDisk},
 	{"write host key", (*boot).writeHostKey, fixDisk},

@@ -12,7 +12,7 @@ import (
 	"banger"
 )
 
-// Driver runs VMs by one kind of VMM. It holds no state between calls.
+// Driver runs VMs by one kind of VMM. It holds no state of VMs between calls.
 type Driver interface {
 	Name() string
 

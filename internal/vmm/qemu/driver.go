@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"banger"
@@ -26,6 +28,9 @@ const installFix = "sudo apt install qemu-system-x86"
 type Driver struct {
 	run  hostcmd.Runner
 	host host
+
+	mu   sync.Mutex
+	last program // what the QEMU that is installed said of itself
 }
 
 // New returns the driver, which asks QEMU about itself through run.
@@ -40,44 +45,65 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	machines, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{program.path, "-machine", "help"}})
-	if err != nil {
-		return vmm.Capabilities{}, &banger.Error{Kind: banger.Unready, What: "ask QEMU for its machines", Why: err, Fix: installFix}
-	}
-	if !slices.ContainsFunc(strings.Split(string(machines), "\n"), func(line string) bool { return strings.HasPrefix(line, "microvm ") }) {
-		return vmm.Capabilities{}, &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("QEMU %s has no microvm machine", program.version), Fix: installFix}
-	}
 	return d.host.accelerator().capabilities(program.version), nil
 }
 
 // program is the QEMU found on this host.
 type program struct {
 	path    string
+	file    os.FileInfo
 	version string
 	sandbox bool
 }
 
+// inspect asks the installed QEMU about itself: once, until it is replaced.
 func (d *Driver) inspect(ctx context.Context) (program, error) {
 	path, err := d.run.Look(binary)
 	if err != nil {
 		return program{}, &banger.Error{Kind: banger.Unready, Why: errors.New("QEMU is not on this host"), Fix: installFix}
 	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return program{}, &banger.Error{Kind: banger.Unready, What: "look at QEMU", Why: err, Fix: installFix}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last.path == path && os.SameFile(d.last.file, file) && d.last.file.ModTime().Equal(file.ModTime()) && d.last.file.Size() == file.Size() {
+		return d.last, nil
+	}
+	p := program{path: path, file: file}
+	if err := d.ask(ctx, &p); err != nil {
+		return program{}, err
+	}
+	d.last = p
+	return p, nil
+}
+
+func (d *Driver) ask(ctx context.Context, p *program) error {
 	// Options are taken in order, so the version is told only by a QEMU that
 	// knows the one before.
-	out, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{path, "-sandbox", "on", "-version"}})
-	sandbox := err == nil
+	out, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{p.path, "-sandbox", "on", "-version"}})
+	p.sandbox = err == nil
 	if err != nil && ctx.Err() == nil {
-		out, err = d.run.Run(ctx, hostcmd.Cmd{Argv: []string{path, "-version"}})
+		out, err = d.run.Run(ctx, hostcmd.Cmd{Argv: []string{p.path, "-version"}})
 	}
 	if err != nil {
-		return program{}, &banger.Error{Kind: banger.Unready, What: "ask QEMU for its version", Why: err, Fix: installFix}
+		return &banger.Error{Kind: banger.Unready, What: "ask QEMU for its version", Why: err, Fix: installFix}
 	}
 	_, version, _ := strings.Cut(string(out), "version ")
 	fields := strings.Fields(version)
 	if len(fields) == 0 {
-		return program{}, &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s does not say its version", path), Fix: installFix}
+		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s does not say its version", p.path), Fix: installFix}
 	}
-	return program{path, fields[0], sandbox}, nil
+	p.version = fields[0]
+	machines, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{p.path, "-machine", "help"}})
+	if err != nil {
+		return &banger.Error{Kind: banger.Unready, What: "ask QEMU for its machines", Why: err, Fix: installFix}
+	}
+	if !slices.ContainsFunc(strings.Split(string(machines), "\n"), func(line string) bool { return strings.HasPrefix(line, "microvm ") }) {
+		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("QEMU %s has no microvm machine", p.version), Fix: installFix}
+	}
+	return nil
 }
 
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU

@@ -29,11 +29,16 @@ func (o only) Look(string) (string, error) {
 	return o.path, nil
 }
 
-// script is a QEMU that says its version, and else does what body says.
+// script is a QEMU that knows the machine, and else does what body says.
 func script(t *testing.T, body string) only {
+	return machines(t, "echo 'microvm              microvm (i386)'", body)
+}
+
+// machines is a QEMU that answers the question for its machines by help.
+func machines(t *testing.T, help, body string) only {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")
-	text := "#!/bin/sh\ncase \"$*\" in\n*-version) echo QEMU emulator version 9.9.9 '(Test)';;\n*) " + body + ";;\nesac\n"
+	text := "#!/bin/sh\ncase \"$*\" in\n*-version) echo QEMU emulator version 9.9.9 '(Test)';;\n'-machine help') " + help + ";;\n*) :; " + body + "\n;;\nesac\n"
 	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -41,15 +46,22 @@ func script(t *testing.T, body string) only {
 }
 
 func TestProbe(t *testing.T) {
-	for name, run := range map[string]only{"missing": {}, "no microvm": script(t, "echo 'pc  Standard PC'"), "broken": script(t, "exit 1")} {
+	for name, run := range map[string]only{"missing": {}, "no microvm": machines(t, "echo 'pc  Standard PC'", ""), "broken": machines(t, "exit 1", "")} {
 		_, err := New(run).Probe(t.Context())
 		if banger.KindOf(err) != banger.Unready || banger.FixOf(err) != installFix {
 			t.Errorf("%s: %v, fix %q", name, err, banger.FixOf(err))
 		}
 	}
-	c, err := New(script(t, "echo 'microvm              microvm (i386)'")).Probe(t.Context())
-	if err != nil || c.Version != "9.9.9" {
+	run := script(t, "")
+	driver := New(run)
+	if c, err := driver.Probe(t.Context()); err != nil || c.Version != "9.9.9" {
 		t.Errorf("got %+v, %v", c, err)
+	}
+	if err := os.WriteFile(run.path, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := driver.Probe(t.Context()); err == nil {
+		t.Error("another QEMU in its place was not asked")
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/version"
+	"banger/internal/vmm"
 )
 
 type daemon struct {
@@ -33,9 +34,10 @@ type daemon struct {
 
 // Opening is what Env.Open is given.
 type Opening struct {
-	Dirs   config.Dirs
-	Config config.Config
-	Log    *slog.Logger
+	Dirs    config.Dirs
+	Config  config.Config
+	Drivers []vmm.Driver
+	Log     *slog.Logger
 }
 
 // Parts is what a daemon serves. Close lets go of everything; VMs keep running.
@@ -92,7 +94,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
 	}
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
-	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Log: d.log})
+	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Drivers: d.env.Drivers, Log: d.log})
 	if err != nil {
 		// Clients in the queue must not find a daemon that is about to go.
 		return errors.Join(err, d.lock.publish(""))

@@ -16,12 +16,16 @@ import (
 	"banger/internal/api"
 	"banger/internal/config"
 	"banger/internal/version"
+	"banger/internal/vmm"
 )
 
 // Env is what a daemon has from outside of itself.
 type Env struct {
 	Getenv         func(string) string
 	Stdout, Stderr io.Writer
+
+	// Drivers are the ways to run VMs; "auto" is the first.
+	Drivers []vmm.Driver
 
 	// Open opens what the daemon serves.
 	Open func(ctx context.Context, o Opening) (Parts, error)

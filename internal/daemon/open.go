@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
-	"slices"
 	"strings"
 
 	"banger"
@@ -22,33 +20,27 @@ import (
 
 // Std is the environment of the real daemon.
 func Std() Env {
-	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open}
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open,
+		Drivers: []vmm.Driver{qemu.New(hostcmd.Host{})}}
 }
 
-// drivers are the ways to run VMs, by name, and preferred their order for "auto".
-var (
-	drivers   = map[string]func(hostcmd.Runner) vmm.Driver{qemu.Name: func(r hostcmd.Runner) vmm.Driver { return qemu.New(r) }}
-	preferred = []string{qemu.Name}
-)
-
-// choose makes the driver of that name. Whether it works here is asked when a
+// choose finds the driver of that name. Whether it works here is asked when a
 // VM starts: a daemon without a usable driver still lists and deletes VMs.
-func choose(name string, run hostcmd.Runner) (vmm.Driver, error) {
-	if name == "auto" {
-		name = preferred[0]
+func choose(drivers []vmm.Driver, name string) (vmm.Driver, error) {
+	var known []string
+	for _, driver := range drivers {
+		if name == "auto" || name == driver.Name() {
+			return driver, nil
+		}
+		known = append(known, driver.Name())
 	}
-	if make, ok := drivers[name]; ok {
-		return make(run), nil
-	}
-	known := strings.Join(slices.Sorted(maps.Keys(drivers)), ", ")
-	return nil, banger.Invalidf("set driver in config.toml, or BANGER_DRIVER, to auto or one of: "+known, "there is no driver %q", name)
+	return nil, banger.Invalidf("set driver in config.toml, or BANGER_DRIVER, to auto or one of: "+strings.Join(known, ", "), "there is no driver %q", name)
 }
 
 // open opens what the daemon serves: the database, what the bundle brings, and
 // the VMs, which it reconciles.
 func open(ctx context.Context, o Opening) (_ Parts, err error) {
-	run := hostcmd.Host{}
-	driver, err := choose(o.Config.Driver, run)
+	driver, err := choose(o.Drivers, o.Config.Driver)
 	if err != nil {
 		return Parts{}, err
 	}
@@ -67,7 +59,7 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	}
 	vms, err := vm.Open(ctx, vm.Host{
 		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed, Missing: missing,
-		Run: run, Log: o.Log, Program: "bangerd " + version.Version,
+		Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
 		return Parts{}, fmt.Errorf("open the VMs: %w", err)

@@ -9,7 +9,6 @@ import (
 
 	"banger"
 	"banger/internal/config"
-	"banger/internal/hostcmd"
 )
 
 func TestOpenWithoutBundleStillServes(t *testing.T) {
@@ -29,7 +28,7 @@ func TestOpenWithoutBundleStillServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	parts, err := open(t.Context(), Opening{Dirs: dirs, Config: c, Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	parts, err := open(t.Context(), Opening{Dirs: dirs, Config: c, Drivers: Std().Drivers, Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,11 +47,11 @@ func TestOpenWithoutBundleStillServes(t *testing.T) {
 
 func TestChooseDriver(t *testing.T) {
 	for name, want := range map[string]string{"auto": "qemu", "qemu": "qemu"} {
-		if driver, err := choose(name, hostcmd.Host{}); err != nil || driver.Name() != want {
+		if driver, err := choose(Std().Drivers, name); err != nil || driver.Name() != want {
 			t.Errorf("%s: got %v, %v", name, driver, err)
 		}
 	}
-	if _, err := choose("qmeu", hostcmd.Host{}); banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "qemu") {
+	if _, err := choose(Std().Drivers, "qmeu"); banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "qemu") {
 		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
 }

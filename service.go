@@ -19,6 +19,10 @@ type VMService interface {
 	RestartVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)
 	DeleteVM(ctx context.Context, ref string, opts DeleteVM, progress Progress) error
 
+	// WaitVM returns once the VM has come as far as asked. A VM that cannot get
+	// there by itself is a Conflict, the end of opts.Timeout a TimedOut error.
+	WaitVM(ctx context.Context, ref string, opts WaitVM, progress Progress) (VM, error)
+
 	// VMLogs streams a log. With Follow it ends when ctx does or the VM is deleted.
 	VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error)
 
@@ -56,6 +60,23 @@ type StartVM struct {
 type StopVM struct {
 	Grace time.Duration `json:"grace_ns,omitempty"` // how long the guest's init may take; 0 means the default
 	Force bool          `json:"force,omitempty"`    // sync, then end the VMM without asking the init
+}
+
+// Milestone is a point in a VM's life that can be waited for.
+type Milestone string
+
+// The milestones. A start waits for the agent only: ssh and exec work from
+// there on, long before the init has started all its services.
+const (
+	AgentUp Milestone = "agent"   // the guest's agent answers
+	BootUp  Milestone = "boot"    // the guest's init has started everything
+	Off     Milestone = "stopped" // the VM is stopped and does not come back by itself
+)
+
+// WaitVM says what to wait for.
+type WaitVM struct {
+	For     Milestone     `json:"for"`
+	Timeout time.Duration `json:"timeout_ns,omitempty"` // 0: as long as the caller waits
 }
 
 // DeleteVM says how to delete a VM. A running VM is a Conflict without Force.

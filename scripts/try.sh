@@ -88,7 +88,7 @@ tour() {
 	say "Writing /root/proof (on the work disk) and /etc/banger-proof (in the overlay):"
 	inside sh -c 'echo "$1" >/root/proof && echo "$1" >/etc/banger-proof' sh "$mark"
 	before=$(boot_id)
-	show vm restart "$name"
+	show vm restart --wait boot "$name"
 	after=$(boot_id)
 	show vm exec --no-stdin "$name" -- cat /root/proof /etc/banger-proof
 	[ "$(inside cat /root/proof)" = "$mark" ] || die "/root/proof did not survive the restart" "banger vm logs $name"

@@ -32,8 +32,9 @@ type fake struct {
 	vm       banger.VM
 	err      error
 	events   []banger.Event
-	block    chan struct{} // operations say that they have begun, and wait for their end
-	unwound  chan error    // how a blocked operation ended
+	block    chan struct{}         // operations say that they have begun, and wait for their end
+	unwound  chan error            // how a blocked operation ended
+	undo     func(banger.Progress) // what a blocked operation does before it ends
 	guest    func() (net.Conn, error)
 	log      io.ReadCloser
 	stopping chan struct{}
@@ -52,6 +53,9 @@ func (f *fake) operate(ctx context.Context, p banger.Progress) (banger.VM, error
 	if f.block != nil {
 		close(f.block)
 		<-ctx.Done()
+		if f.undo != nil {
+			f.undo(p)
+		}
 		f.unwound <- ctx.Err()
 		return banger.VM{}, ctx.Err()
 	}
@@ -84,6 +88,10 @@ func (f *fake) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, p
 	_, err := f.operate(ctx, p)
 	return err
 }
+func (f *fake) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, p banger.Progress) (banger.VM, error) {
+	f.note("wait", ref, opts)
+	return f.operate(ctx, p)
+}
 func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	f.note("logs", ref, opts)
 	return f.log, f.err
@@ -109,11 +117,16 @@ var quiet = slog.New(slog.DiscardHandler)
 // serve serves f and returns a client of it.
 func serve(t *testing.T, f *fake) (*Client, *Server) {
 	t.Helper()
+	return serveVMs(t, f, f)
+}
+
+func serveVMs(t *testing.T, vms banger.VMService, host banger.HostService) (*Client, *Server) {
+	t.Helper()
 	l, err := Listen(filepath.Join(t.TempDir(), "run", "bangerd.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(f, f, quiet)
+	s := NewServer(vms, host, quiet)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), l.(*listener).path)

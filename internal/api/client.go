@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"strings"
 
 	"banger"
 	"banger/internal/version"
@@ -102,8 +101,8 @@ func request(ctx context.Context, method, path string, in any) (*http.Request, e
 }
 
 // do sends a request and returns an answer that is a success.
-func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Response, error) {
-	req, err := request(ctx, method, path, in)
+func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := request(ctx, method, path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -152,40 +151,17 @@ func broken(ctx context.Context, err error) error {
 	return &banger.Error{What: "talk to the daemon", Why: err, Fix: "run the command again; bangerd.log in the state directory says more"}
 }
 
-// call makes a request whose answer is JSON, or an event stream that ends in it.
-func (c *Client) call(ctx context.Context, method, path string, in any, progress banger.Progress, out any) error {
-	resp, err := c.do(ctx, method, path, in)
+// call makes a request whose answer is JSON.
+func (c *Client) call(ctx context.Context, path string, out any) error {
+	resp, err := c.do(ctx, "GET", path)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	body := json.NewDecoder(resp.Body)
-	if !strings.HasPrefix(resp.Header.Get("Content-Type"), eventStream) {
-		if err := body.Decode(out); err != nil {
-			return broken(ctx, err)
-		}
-		return nil
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return broken(ctx, err)
 	}
-	for {
-		var l line
-		if err := body.Decode(&l); err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				err = errCut
-			}
-			return broken(ctx, err)
-		}
-		switch {
-		case l.Error != nil:
-			return l.Error.err()
-		case l.Event != nil:
-			progress.Send(*l.Event)
-		default:
-			if err := json.Unmarshal(l.Result, out); err != nil {
-				return broken(ctx, err)
-			}
-			return nil
-		}
-	}
+	return nil
 }
 
 // vmPath is the route of a VM's verb. A ref that a path cannot carry names no VM.
@@ -200,11 +176,12 @@ func vmPath(ref, verb string) (string, error) {
 	return path, nil
 }
 
-func (c *Client) vm(ctx context.Context, method, ref, verb string, in any, progress banger.Progress) (banger.VM, error) {
+// verb runs a VM's long operation.
+func (c *Client) verb(ctx context.Context, ref, verb string, in any, progress banger.Progress) (banger.VM, error) {
 	var vm banger.VM
 	path, err := vmPath(ref, verb)
 	if err == nil {
-		err = c.call(ctx, method, path, in, progress, &vm)
+		err = c.operate(ctx, path, in, progress, &vm)
 	}
 	return vm, err
 }
@@ -212,41 +189,51 @@ func (c *Client) vm(ctx context.Context, method, ref, verb string, in any, progr
 // CreateVM implements banger.VMService.
 func (c *Client) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (banger.VM, error) {
 	var vm banger.VM
-	err := c.call(ctx, "POST", "/vms", spec, progress, &vm)
+	err := c.operate(ctx, "/vms", spec, progress, &vm)
 	return vm, err
 }
 
 // ListVMs implements banger.VMService.
 func (c *Client) ListVMs(ctx context.Context) ([]banger.VM, error) {
 	var all []banger.VM
-	err := c.call(ctx, "GET", "/vms", nil, nil, &all)
+	err := c.call(ctx, "/vms", &all)
 	return all, err
 }
 
 // ShowVM implements banger.VMService.
 func (c *Client) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
-	return c.vm(ctx, "GET", ref, "", nil, nil)
+	var vm banger.VM
+	path, err := vmPath(ref, "")
+	if err == nil {
+		err = c.call(ctx, path, &vm)
+	}
+	return vm, err
 }
 
 // StartVM implements banger.VMService.
 func (c *Client) StartVM(ctx context.Context, ref string, opts banger.StartVM, progress banger.Progress) (banger.VM, error) {
-	return c.vm(ctx, "POST", ref, "start", opts, progress)
+	return c.verb(ctx, ref, "start", opts, progress)
 }
 
 // StopVM implements banger.VMService.
 func (c *Client) StopVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (banger.VM, error) {
-	return c.vm(ctx, "POST", ref, "stop", opts, progress)
+	return c.verb(ctx, ref, "stop", opts, progress)
 }
 
 // RestartVM implements banger.VMService.
 func (c *Client) RestartVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (banger.VM, error) {
-	return c.vm(ctx, "POST", ref, "restart", opts, progress)
+	return c.verb(ctx, ref, "restart", opts, progress)
 }
 
 // DeleteVM implements banger.VMService.
 func (c *Client) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, progress banger.Progress) error {
-	_, err := c.vm(ctx, "POST", ref, "delete", opts, progress)
+	_, err := c.verb(ctx, ref, "delete", opts, progress)
 	return err
+}
+
+// WaitVM implements banger.VMService.
+func (c *Client) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progress banger.Progress) (banger.VM, error) {
+	return c.verb(ctx, ref, "wait", opts, progress)
 }
 
 // VMLogs implements banger.VMService.
@@ -256,7 +243,7 @@ func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io
 		return nil, err
 	}
 	query := url.Values{"kind": {string(opts.Kind)}, "follow": {strconv.FormatBool(opts.Follow)}}
-	resp, err := c.do(ctx, "GET", path+"?"+query.Encode(), nil)
+	resp, err := c.do(ctx, "GET", path+"?"+query.Encode())
 	if err != nil {
 		return nil, err
 	}
@@ -266,13 +253,13 @@ func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io
 // Daemon implements banger.HostService.
 func (c *Client) Daemon(ctx context.Context) (banger.Daemon, error) {
 	var d banger.Daemon
-	err := c.call(ctx, "GET", "/daemon", nil, nil, &d)
+	err := c.call(ctx, "/daemon", &d)
 	return d, err
 }
 
 // StopDaemon implements banger.HostService. It returns when the daemon is gone.
 func (c *Client) StopDaemon(ctx context.Context) error {
-	resp, err := c.do(ctx, "POST", "/daemon/stop", nil)
+	resp, err := c.do(ctx, "POST", "/daemon/stop")
 	if err != nil {
 		return err
 	}
@@ -287,13 +274,13 @@ func (c *Client) StopDaemon(ctx context.Context) error {
 // ListImages implements banger.HostService.
 func (c *Client) ListImages(ctx context.Context) ([]banger.Image, error) {
 	var all []banger.Image
-	err := c.call(ctx, "GET", "/images", nil, nil, &all)
+	err := c.call(ctx, "/images", &all)
 	return all, err
 }
 
 // ListKernels implements banger.HostService.
 func (c *Client) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
 	var all []banger.Kernel
-	err := c.call(ctx, "GET", "/kernels", nil, nil, &all)
+	err := c.call(ctx, "/kernels", &all)
 	return all, err
 }

@@ -5,6 +5,7 @@
 //
 // A verb has one word everywhere: `banger vm stop`, POST /vms/{ref}/stop,
 // StopVM. Long operations answer with newline-delimited JSON, any number of
-// {"event":...} and then one {"result":...} or {"error":...}; they are cancelled
-// when their client goes away. `dial` upgrades the connection to a raw stream.
+// {"event":...} and then one {"result":...} or {"error":...}. They are cancelled
+// when their client goes away, or closes its half of the connection: then it
+// still gets the answer, once everything is undone. `dial` upgrades the connection to a raw stream.
 package api

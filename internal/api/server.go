@@ -77,6 +77,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /vms/{ref}/delete", operation(s, "delete", func(ctx context.Context, ref string, opts banger.DeleteVM, p banger.Progress) (any, error) {
 		return struct{}{}, s.vms.DeleteVM(ctx, ref, opts, p)
 	}))
+	s.mux.HandleFunc("POST /vms/{ref}/wait", operation(s, "wait", func(ctx context.Context, ref string, opts banger.WaitVM, p banger.Progress) (any, error) {
+		return s.vms.WaitVM(ctx, ref, opts, p)
+	}))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &banger.Error{Kind: banger.Conflict, Fix: restart,
 			Why: errors.New("this daemon (bangerd " + version.Version + ") has no " + r.Method + " " + r.URL.Path)})

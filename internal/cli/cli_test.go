@@ -21,7 +21,8 @@ type fakeDaemon struct {
 	mu      sync.Mutex
 	vms     map[string]banger.VM
 	created int
-	made    banger.VM     // what create makes, when set
+	made    banger.VM // what create makes, when set
+	waited  []banger.WaitVM
 	hang    chan struct{} // closed by a create that waits until it is canceled
 	deaf    chan struct{} // set: a canceled create goes on until it is closed
 	running bool
@@ -134,6 +135,11 @@ func (f *fakeDaemon) RestartVM(_ context.Context, ref string, _ banger.StopVM, _
 	return f.change(ref, "restart", banger.Running)
 }
 
+func (f *fakeDaemon) WaitVM(_ context.Context, ref string, opts banger.WaitVM, _ banger.Progress) (banger.VM, error) {
+	f.waited = append(f.waited, opts)
+	return f.change(ref, "wait for", banger.Running, banger.Running)
+}
+
 func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -225,5 +231,29 @@ func (r run) want(t *testing.T, code int, out, errOut string) {
 	t.Helper()
 	if r.code != code || r.out != out || r.errOut != errOut {
 		t.Errorf("got exit code %d\nstdout %q\nstderr %q\nwant %d\nstdout %q\nstderr %q", r.code, r.out, r.errOut, code, out, errOut)
+	}
+}
+
+func TestWaitFlags(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+		code int
+	}{
+		{[]string{"vm", "start", "--wait", "boot", "wombat"}, "boot", 0},
+		{[]string{"vm", "start", "--wait", "agent", "wombat"}, "", 0},
+		{[]string{"vm", "start", "--wait", "lunch", "wombat"}, "", 2},
+		{[]string{"vm", "wait", "--for", "stopped", "otter"}, "stopped", 0},
+		{[]string{"vm", "create", "--no-start", "--wait", "boot"}, "", 2},
+	} {
+		f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+		code := f.run(t, setup{}, c.args...).code
+		got := ""
+		for _, w := range f.waited {
+			got += string(w.For)
+		}
+		if code != c.code || got != c.want {
+			t.Errorf("%q: exit %d, waited for %q; want %d, %q", c.args, code, got, c.code, c.want)
+		}
 	}
 }

@@ -60,6 +60,7 @@ func checkSpec(spec banger.CreateVM) error {
 
 func newCreate(a *app) *cobra.Command {
 	var spec banger.CreateVM
+	var wait waitFlag
 	cmd := &cobra.Command{
 		Use:     "create",
 		Short:   "Make a VM and start it",
@@ -67,18 +68,28 @@ func newCreate(a *app) *cobra.Command {
 		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --name spare --no-start --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.runCreate(cmd.Context(), spec)
+			return a.runCreate(cmd.Context(), spec, wait)
 		},
 	}
 	addSpec(a, cmd, &spec)
 	cmd.Flags().BoolVar(&spec.NoStart, "no-start", false, "only make it")
+	addWait(cmd, &wait)
 	a.addJSON(cmd)
 	return cmd
 }
 
-func (a *app) runCreate(ctx context.Context, spec banger.CreateVM) error {
+func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag) error {
+	if spec.NoStart && wait.milestone != "" {
+		return banger.Invalidf("leave one of them out", "--no-start and --wait exclude each other")
+	}
 	began := time.Now()
-	vm, _, err := a.create(ctx, spec)
+	vm, svc, err := a.create(ctx, spec)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress()
+	vm, err = wait.wait(ctx, svc, vm, p.event)
+	p.close()
 	if err != nil {
 		return err
 	}

@@ -16,9 +16,15 @@ import (
 
 func newStart(a *app) *cobra.Command {
 	var opts banger.StartVM
+	var wait waitFlag
 	cmd := a.forVMs("start", "Start stopped VMs", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
-		return svc.StartVM(ctx, ref, opts, p)
+		vm, err := svc.StartVM(ctx, ref, opts, p)
+		if err != nil {
+			return vm, err
+		}
+		return wait.wait(ctx, svc, vm, p)
 	})
+	addWait(cmd, &wait)
 	cmd.Example = "  banger vm start calm-otter\n  banger vm start calm-otter spare --timeout 2m"
 	cmd.Flags().DurationVar(&opts.Timeout, "timeout", 0, "how long to wait for the guest (default: by driver)")
 	return cmd
@@ -37,9 +43,15 @@ func newStop(a *app) *cobra.Command {
 
 func newRestart(a *app) *cobra.Command {
 	var opts banger.StopVM
+	var wait waitFlag
 	cmd := a.forVMs("restart", "Stop VMs and start them again", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
-		return svc.RestartVM(ctx, ref, opts, p)
+		vm, err := svc.RestartVM(ctx, ref, opts, p)
+		if err != nil {
+			return vm, err
+		}
+		return wait.wait(ctx, svc, vm, p)
 	})
+	addWait(cmd, &wait)
 	cmd.Example = "  banger vm restart calm-otter\n  banger vm restart --json calm-otter"
 	addStop(cmd, &opts)
 	return cmd

@@ -32,7 +32,7 @@ type run struct {
 	hello   wire.Hello
 	bye     wire.Verb
 	killed  bool
-	changed chan struct{} // replaced at each change of control
+	changed chan struct{} // replaced, and closed, at each change of control and of hello.Init
 }
 
 func newRun(machine vmm.Machine, b boot) *run {
@@ -140,6 +140,11 @@ func (r *run) setControl(control *guest.Control) {
 			close(r.ready)
 		}
 	}
+	r.tell()
+}
+
+// tell wakes whoever waits for a change. The caller holds mu.
+func (r *run) tell() {
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -170,6 +175,7 @@ func (r *run) heard(event wire.Event) {
 	switch {
 	case event.Kind == wire.EventInit:
 		r.hello.Init = event.Init
+		r.tell()
 	case event.Kind == wire.EventBye && event.Nonce == r.boot.Nonce && r.bye == "":
 		r.bye = event.Verb
 		timer := time.AfterFunc(afterBye, func() { r.machine.Kill() })
@@ -226,6 +232,7 @@ func (v *VMs) watch(ctx context.Context, row store.VM, e *entry, r *run) {
 	select {
 	case <-r.machine.Ended():
 	case <-ctx.Done():
+		<-r.tended
 		r.machine.Close()
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"banger"
 	"banger/internal/store"
@@ -63,8 +64,17 @@ func (v *VMs) describe(row store.VM) banger.VM {
 	return vm
 }
 
-// DialVM implements banger.VMService.
-func (v *VMs) DialVM(ctx context.Context, ref string, port int) (_ net.Conn, err error) {
+// agentWait is how long a guest's agent may take to answer. It is a great deal
+// for one that runs, and an agent may also just be on its way.
+const agentWait = 60 * time.Second
+
+// DialVM implements banger.VMService. Only the wait for the agent is bounded,
+// not the stream.
+func (v *VMs) DialVM(ctx context.Context, ref string, port int) (net.Conn, error) {
+	return v.dial(ctx, ref, port, agentWait)
+}
+
+func (v *VMs) dial(ctx context.Context, ref string, port int, wait time.Duration) (_ net.Conn, err error) {
 	row, err := v.Store.FindVM(ctx, ref)
 	if err != nil {
 		return nil, err
@@ -77,7 +87,12 @@ func (v *VMs) DialVM(ctx context.Context, ref string, port int) (_ net.Conn, err
 	if r == nil {
 		return nil, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
 	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
 	conn, err := r.machine.Dial(ctx, port)
+	if ctx.Err() == context.DeadlineExceeded && err != nil {
+		return nil, &banger.Error{Kind: banger.TimedOut, Why: errors.New("the guest's agent does not answer"), Fix: "banger vm logs " + row.Name}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("port %d: %w", port, err)
 	}

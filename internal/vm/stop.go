@@ -84,7 +84,7 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 		// It may still end; until then it is what it was.
 		e.mu.Lock()
 		if e.run == r {
-			e.state = state
+			e.change(state, r)
 		}
 		e.mu.Unlock()
 	}

@@ -63,9 +63,10 @@ var _ banger.VMService = (*VMs)(nil)
 type entry struct {
 	busy chan struct{} // holds a token while an operation is at work
 
-	mu    sync.Mutex
-	state banger.State
-	run   *run // nil when the VM is stopped
+	mu      sync.Mutex
+	state   banger.State
+	run     *run          // nil when the VM is stopped
+	changed chan struct{} // replaced, and closed, at each change of either
 }
 
 // Open looks at every VM, repairs what an earlier daemon left unfinished,
@@ -131,16 +132,21 @@ func (v *VMs) entry(id banger.VMID) *entry {
 	defer v.mu.Unlock()
 	e, ok := v.entries[id]
 	if !ok {
-		e = &entry{busy: make(chan struct{}, 1), state: banger.Stopped}
+		e = &entry{busy: make(chan struct{}, 1), state: banger.Stopped, changed: make(chan struct{})}
 		v.entries[id] = e
 	}
 	return e
 }
 
+// forget drops a VM that no longer exists. Who waits for it looks again.
 func (v *VMs) forget(id banger.VMID) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
+	e := v.entries[id]
 	delete(v.entries, id)
+	v.mu.Unlock()
+	if e != nil {
+		e.set(banger.Stopped, nil)
+	}
 }
 
 // take waits until no other operation is at work on the VM.
@@ -164,13 +170,20 @@ func (e *entry) current() *run {
 func (e *entry) set(state banger.State, r *run) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.change(state, r)
+}
+
+// change tells whoever waits. The caller holds mu.
+func (e *entry) change(state banger.State, r *run) {
 	e.state, e.run = state, r
+	close(e.changed)
+	e.changed = make(chan struct{})
 }
 
 func (e *entry) setState(state banger.State) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.state = state
+	e.change(state, e.run)
 }
 
 func (e *entry) now() (banger.State, *run) {

@@ -526,3 +526,53 @@ func TestFollow(t *testing.T) {
 		t.Errorf("got %d, %v", n, err)
 	}
 }
+
+func TestWait(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	w.create("otter")
+	for _, milestone := range []banger.Milestone{banger.AgentUp, banger.BootUp} {
+		if vm, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: milestone}, nil); err != nil || vm.State != banger.Running {
+			t.Errorf("%s: %v", milestone, err)
+		}
+	}
+	if _, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: banger.Off, Timeout: 20 * time.Millisecond}, nil); banger.KindOf(err) != banger.TimedOut || banger.FixOf(err) == "" {
+		t.Errorf("a VM that runs: %v", err)
+	}
+	off := make(chan error)
+	go func() {
+		_, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: banger.Off}, nil)
+		off <- err
+	}()
+	w.act("otter", "poweroff")
+	if err := <-off; err != nil {
+		t.Error(err)
+	}
+	if _, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: banger.BootUp}, nil); banger.KindOf(err) != banger.Conflict {
+		t.Errorf("a stopped VM: %v", err)
+	}
+	if _, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: "lunch"}, nil); banger.KindOf(err) != banger.Invalid {
+		t.Errorf("nonsense: %v", err)
+	}
+	if _, err := w.StartVM(ctx, "otter", banger.StartVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan struct{})
+	go func() {
+		_, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: banger.Off}, func(banger.Event) {
+			select {
+			case <-waiting:
+			default:
+				close(waiting)
+			}
+		})
+		off <- err
+	}()
+	<-waiting
+	if err := w.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-off; err != nil && banger.KindOf(err) != banger.NotFound {
+		t.Errorf("a deleted VM: %v", err)
+	}
+}

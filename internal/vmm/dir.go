@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,7 +16,12 @@ import (
 // Dir is a VM's directory, held open. Its sockets are reached through the
 // descriptor, since the 108 bytes of a socket's address are too few for many a
 // home directory.
-type Dir struct{ file *os.File }
+type Dir struct {
+	file *os.File
+
+	mu     sync.RWMutex // held for reading while the descriptor is used in a path
+	closed bool
+}
 
 // OpenDir opens a VM's directory.
 func OpenDir(path string) (*Dir, error) {
@@ -23,7 +29,7 @@ func OpenDir(path string) (*Dir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the VM's directory: %w", err)
 	}
-	return &Dir{file}, nil
+	return &Dir{file: file}, nil
 }
 
 // Path is a short path of a file in the directory, for this process only.
@@ -31,8 +37,14 @@ func (d *Dir) Path(name string) string {
 	return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.file.Fd())), name)
 }
 
-// Dial connects to a socket in the directory.
+// Dial connects to a socket in the directory. It may be called at any time,
+// also while the directory is closed: then it fails.
 func (d *Dir) Dial(ctx context.Context, name string) (net.Conn, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closed {
+		return nil, fmt.Errorf("connect to %s: %w", name, os.ErrClosed)
+	}
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", d.Path(name))
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", name, errors.Unwrap(err))
@@ -77,4 +89,9 @@ func (d *Dir) Remove(names ...string) error {
 }
 
 // Close lets go of the directory.
-func (d *Dir) Close() error { return d.file.Close() }
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return d.file.Close()
+}

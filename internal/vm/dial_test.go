@@ -1,0 +1,49 @@
+package vm
+
+import (
+	"context"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/vmm/vmmtest"
+)
+
+// TestDialOfAMuteAgent holds the VMM, and with it the guest, on: connections
+// are made, and nobody answers.
+func TestDialOfAMuteAgent(t *testing.T) {
+	w := newWorld(t)
+	vm := w.create("otter")
+	w.signal(vm, syscall.SIGSTOP)
+	defer w.signal(vm, syscall.SIGCONT)
+
+	const bound = 50 * time.Millisecond
+	began := time.Now()
+	_, err := w.dial(t.Context(), "otter", vmmtest.PortEcho, bound)
+	if took := time.Since(began); took < bound {
+		t.Errorf("gave up after %s", took)
+	}
+	if banger.KindOf(err) != banger.TimedOut || banger.FixOf(err) != "banger vm logs otter" || !strings.Contains(err.Error(), "agent does not answer") {
+		t.Errorf("got %v (%s), fix %q", err, banger.KindOf(err), banger.FixOf(err))
+	}
+
+	sooner, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	if _, err := w.DialVM(sooner, "otter", vmmtest.PortEcho); banger.KindOf(err) != banger.TimedOut {
+		t.Errorf("the caller's own deadline: %v", err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(bound, cancel)
+	if _, err := w.DialVM(gone, "otter", vmmtest.PortEcho); banger.KindOf(err) != banger.Canceled {
+		t.Errorf("a caller that goes away: %v", err)
+	}
+}
+
+func (w *world) signal(vm banger.VM, sig syscall.Signal) {
+	w.t.Helper()
+	if err := syscall.Kill(vm.PID, sig); err != nil {
+		w.t.Error(err)
+	}
+}

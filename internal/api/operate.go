@@ -1,0 +1,93 @@
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"banger"
+)
+
+// undoWait bounds how long the client of a cancelled operation waits for the
+// daemon to have undone it. The daemon goes on without it.
+const undoWait = 60 * time.Second
+
+// operate runs a long operation on a connection of its own. When ctx ends it
+// closes its half of the connection, which cancels the operation, and reads on:
+// it returns once the daemon has undone what was begun.
+func (c *Client) operate(ctx context.Context, path string, in any, progress banger.Progress, out any) error {
+	return c.operateFor(ctx, undoWait, path, in, progress, out)
+}
+
+func (c *Client) operateFor(ctx context.Context, wait time.Duration, path string, in any, progress banger.Progress, out any) error {
+	req, err := request(ctx, "POST", path, in)
+	if err != nil {
+		return err
+	}
+	conn, err := dialSocket(ctx, c.socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() {
+		conn.SetDeadline(time.Now().Add(wait))
+		conn.(*net.UnixConn).CloseWrite()
+	})()
+	if err := req.Write(conn); err != nil {
+		return broken(ctx, err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err == nil {
+		err = outcome(resp, progress, out)
+	}
+	return ended(ctx, err)
+}
+
+// outcome reads an operation's answer to its end.
+func outcome(resp *http.Response, progress banger.Progress, out any) error {
+	if err := succeeded(resp); err != nil {
+		return err
+	}
+	for body := json.NewDecoder(resp.Body); ; {
+		var l line
+		if err := body.Decode(&l); err != nil {
+			return err
+		}
+		switch {
+		case l.Error != nil:
+			return l.Error.err()
+		case l.Event != nil:
+			progress.Send(*l.Event)
+		default:
+			return json.Unmarshal(l.Result, out)
+		}
+	}
+}
+
+// ended explains how an operation failed: as the daemon does, or by the end of
+// the caller or of the connection.
+func ended(ctx context.Context, err error) error {
+	said := (*banger.Error)(nil)
+	timeout := net.Error(nil)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &said):
+		if said.Kind == banger.Canceled && ctx.Err() != nil {
+			said.Kind = kindOf(ctx.Err()) // our own end, which may have been a deadline
+		}
+		return said
+	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():
+		return &banger.Error{Kind: kindOf(ctx.Err()), Fix: "banger vm list",
+			Why: fmt.Errorf("the daemon is still undoing what was begun: %w", ctx.Err())}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		err = errCut
+	}
+	return broken(ctx, err)
+}

@@ -1,0 +1,166 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"banger"
+)
+
+// undoing is a daemon whose operations wait for their cancellation, then say
+// that they undo, and have undone once they are let.
+func undoing(events ...banger.Event) (f *fake, let func()) {
+	allowed := make(chan struct{})
+	f = &fake{events: events, block: make(chan struct{}), unwound: make(chan error, 1)}
+	f.undo = func(p banger.Progress) {
+		p.Send(banger.Event{Step: "undo"})
+		<-allowed
+	}
+	return f, func() { close(allowed) }
+}
+
+func TestCancelledClientsWaitForTheUndo(t *testing.T) {
+	for name, call := range map[string]func(context.Context, *Client, banger.Progress) error{
+		"create": func(ctx context.Context, c *Client, p banger.Progress) error {
+			_, err := c.CreateVM(ctx, banger.CreateVM{Name: "otter"}, p)
+			return err
+		},
+		"start": func(ctx context.Context, c *Client, p banger.Progress) error {
+			_, err := c.StartVM(ctx, "otter", banger.StartVM{}, p)
+			return err
+		},
+		"stop": func(ctx context.Context, c *Client, p banger.Progress) error {
+			_, err := c.StopVM(ctx, "otter", banger.StopVM{}, p)
+			return err
+		},
+		"restart": func(ctx context.Context, c *Client, p banger.Progress) error {
+			_, err := c.RestartVM(ctx, "otter", banger.StopVM{}, p)
+			return err
+		},
+		"delete": func(ctx context.Context, c *Client, p banger.Progress) error {
+			return c.DeleteVM(ctx, "otter", banger.DeleteVM{}, p)
+		},
+	} {
+		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
+			t.Run(name, func(t *testing.T) { cancelledClientWaits(t, call, events) })
+		}
+	}
+}
+
+func cancelledClientWaits(t *testing.T, call func(context.Context, *Client, banger.Progress) error, events []banger.Event) {
+	f, let := undoing(events...)
+	c, _ := serve(t, f)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	told, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- call(ctx, c, func(e banger.Event) {
+			if e.Step == "undo" {
+				close(told)
+			}
+		})
+	}()
+	<-f.block
+	cancel()
+	select {
+	case <-told: // after the cancellation, and all the way back to the client
+	case err := <-ended:
+		let()
+		t.Fatalf("the client did not wait: %v", err)
+	}
+	let()
+	err := <-ended
+	select {
+	case saw := <-f.unwound:
+		if !errors.Is(saw, context.Canceled) {
+			t.Errorf("the operation saw %v", saw)
+		}
+	default:
+		t.Error("the client came back before the undo was done")
+	}
+	if banger.KindOf(err) != banger.Canceled {
+		t.Errorf("the client saw %v (%s)", err, banger.KindOf(err))
+	}
+}
+
+func TestWaitForTheUndoIsBounded(t *testing.T) {
+	f, let := undoing()
+	c, _ := serve(t, f)
+	defer let()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-f.block
+		cancel()
+	}()
+	err := c.operateFor(ctx, 20*time.Millisecond, "/vms", banger.CreateVM{}, nil, nil)
+	if banger.KindOf(err) != banger.Canceled || !strings.Contains(err.Error(), "still undoing") || banger.FixOf(err) == "" {
+		t.Errorf("got %v (%s), fix %q", err, banger.KindOf(err), banger.FixOf(err))
+	}
+}
+
+func TestDeadlinesAreToldFromInterrupts(t *testing.T) {
+	f, let := undoing()
+	let()
+	c, _ := serve(t, f)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := c.StartVM(ctx, "otter", banger.StartVM{}, nil); banger.KindOf(err) != banger.TimedOut {
+		t.Errorf("got %v (%s)", err, banger.KindOf(err))
+	}
+}
+
+func TestClientThatVanishesCancels(t *testing.T) {
+	f, let := undoing(banger.Event{Step: "boot"})
+	let()
+	c, _ := serve(t, f)
+	conn, err := net.Dial("unix", c.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(conn, "POST /vms HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+	<-f.block
+	conn.Close()
+	if err := <-f.unwound; !errors.Is(err, context.Canceled) {
+		t.Errorf("the operation saw %v", err)
+	}
+}
+
+// busy counts the operations at work.
+type busy struct {
+	*fake
+	n atomic.Int32
+}
+
+func (b *busy) CreateVM(ctx context.Context, _ banger.CreateVM, p banger.Progress) (banger.VM, error) {
+	b.n.Add(1)
+	defer b.n.Add(-1)
+	p.Send(banger.Event{Step: "boot"})
+	<-ctx.Done()
+	return banger.VM{}, ctx.Err()
+}
+
+// TestCancelAtAnyMoment: whenever the cancellation comes, nothing is at work
+// once the client is back.
+func TestCancelAtAnyMoment(t *testing.T) {
+	b := &busy{fake: &fake{}}
+	c, _ := serveVMs(t, b, b)
+	for i := range 200 {
+		ctx, cancel := context.WithCancel(t.Context())
+		timer := time.AfterFunc(time.Duration(i)*5*time.Microsecond, cancel)
+		_, err := c.CreateVM(ctx, banger.CreateVM{}, nil)
+		if n := b.n.Load(); n != 0 {
+			t.Errorf("%d operations at work", n)
+		}
+		if banger.KindOf(err) != banger.Canceled {
+			t.Errorf("got %v (%s)", err, banger.KindOf(err))
+		}
+		timer.Stop()
+		cancel()
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode"
 
 	"banger/internal/config"
 	"banger/internal/guest"
@@ -95,10 +96,10 @@ func listen(console, nonce string) lastWords {
 func printable(s string) string {
 	const limit = 300
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return -1
+		if unicode.IsPrint(r) {
+			return r
 		}
-		return r
+		return -1
 	}, s)
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "") + "..."

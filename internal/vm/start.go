@@ -159,6 +159,9 @@ func (s *starting) configure(context.Context) error {
 	if s.timeout == 0 {
 		s.timeout = caps.BootTimeout
 	}
+	if caps.Note != "" && s.row.Ending == banger.EndedNever { // said once, when the VM is new
+		s.progress.Send(banger.Event{VM: s.name, Step: "configure", Note: caps.Note + "; fix: " + caps.Fix})
+	}
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
 		Nonce: s.boot.Nonce, Token: s.boot.Token,

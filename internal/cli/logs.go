@@ -17,6 +17,7 @@ func newLogs(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "logs NAME",
 		Short:             "Print a VM's console, or what its VMM said",
+		Long:              "Print a VM's console, or what its VMM said.\nA terminal gets text and colours only; anything else gets every byte as the guest wrote it.",
 		Example:           "  banger vm logs calm-otter\n  banger vm logs -f calm-otter\n  banger vm logs --vmm calm-otter",
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.firstVM,
@@ -43,10 +44,16 @@ func (a *app) runLogs(ctx context.Context, ref string, opts banger.VMLogs) error
 		return err
 	}
 	defer log.Close()
+	out := a.std.Out
+	if a.std.OutTTY {
+		terminal := &terminalWriter{to: out}
+		defer terminal.Close()
+		out = terminal
+	}
 	if a.json {
-		err = a.printLines(log)
+		err = printLines(out, log)
 	} else {
-		_, err = io.Copy(a.std.Out, log)
+		_, err = io.Copy(out, log)
 	}
 	if ctx.Err() != nil {
 		return reported(exitInterrupted)
@@ -56,9 +63,9 @@ func (a *app) runLogs(ctx context.Context, ref string, opts banger.VMLogs) error
 
 // printLines prints each line as a JSON object of its own. A line longer than
 // the buffer comes in parts.
-func (a *app) printLines(log io.Reader) error {
+func printLines(w io.Writer, log io.Reader) error {
 	in := bufio.NewReaderSize(log, 64<<10)
-	out := json.NewEncoder(a.std.Out)
+	out := json.NewEncoder(w)
 	for {
 		line, _, err := in.ReadLine()
 		if err == io.EOF {

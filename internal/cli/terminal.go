@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"io"
+	"unicode"
+	"unicode/utf8"
+)
+
+// terminalWriter passes a guest's text on to a terminal, and of all that would
+// drive the terminal only line ends, tabs and colours.
+type terminalWriter struct {
+	to       io.Writer
+	part     []byte // of a rune whose rest has not come yet
+	out      []byte
+	state    escape
+	colour   []byte // the sequence read so far, if it may be a colour
+	returned bool   // after \r: the cursor is not moved until it is known why
+	coloured bool   // colours were passed on
+}
+
+// escape is where in an escape sequence the text is.
+type escape int
+
+const (
+	noEscape    escape = iota
+	afterEscape        // ESC
+	inNonCSI           // ESC and intermediate bytes
+	inCSI              // ESC [
+	inText             // ESC ] and the like: until BEL, ESC \ or the line's end
+)
+
+// maxColour bounds a sequence that sets colours, in bytes.
+const maxColour = 64
+
+func (t *terminalWriter) Write(p []byte) (int, error) {
+	t.out = t.out[:0]
+	data := append(t.part, p...)
+	for utf8.FullRune(data) {
+		r, size := utf8.DecodeRune(data)
+		t.take(r)
+		data = data[size:]
+	}
+	t.part = append([]byte(nil), data...)
+	if _, err := t.to.Write(t.out); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close leaves the terminal without colours. It does not close it.
+func (t *terminalWriter) Close() error {
+	if !t.coloured {
+		return nil
+	}
+	_, err := io.WriteString(t.to, "\x1b[0m")
+	return err
+}
+
+// take reads one rune. Whatever a sequence cannot go on with ends it, so that a
+// guest that begins one and leaves it hides nothing of what follows.
+func (t *terminalWriter) take(r rune) {
+	switch {
+	case r == 0x1b:
+		t.state = afterEscape
+	case t.state == noEscape:
+		t.text(r)
+	case t.state == afterEscape:
+		t.begin(r)
+	case t.state == inText && r == '\a':
+		t.state = noEscape
+	case t.state == inText && r != '\n':
+	case t.state == inCSI && r >= 0x20 && r < 0x40:
+		if len(t.colour) < maxColour {
+			t.colour = append(t.colour, byte(r))
+		}
+	case t.state == inCSI && r >= 0x40 && r < 0x7f:
+		t.state = noEscape
+		t.control(byte(r))
+	case t.state == inNonCSI && r >= 0x20 && r < 0x30:
+	case t.state == inNonCSI && r >= 0x30 && r < 0x7f:
+		t.state = noEscape
+	default:
+		t.state = noEscape
+		t.text(r)
+	}
+}
+
+// begin reads what follows ESC.
+func (t *terminalWriter) begin(r rune) {
+	switch {
+	case r == '[':
+		t.state, t.colour = inCSI, append(t.colour[:0], "\x1b["...)
+	case r == ']', r == 'P', r == 'X', r == '^', r == '_':
+		t.state = inText
+	case r >= 0x20 && r < 0x30:
+		t.state = inNonCSI
+	case r >= 0x30 && r < 0x7f:
+		t.state = noEscape
+	default:
+		t.state = noEscape
+		t.text(r)
+	}
+}
+
+// control ends a control sequence: only a colour is passed on.
+func (t *terminalWriter) control(final byte) {
+	if final != 'm' || len(t.colour) == maxColour {
+		return
+	}
+	for _, c := range t.colour[2:] {
+		if (c < '0' || c > '9') && c != ';' && c != ':' {
+			return // private: it sets how keys are reported, and more
+		}
+	}
+	t.out = append(append(t.out, t.colour...), final)
+	t.coloured = true
+}
+
+// text passes a rune on that is in no sequence. What \r would overwrite stays,
+// on a line of its own.
+func (t *terminalWriter) text(r rune) {
+	if r == '\r' {
+		t.returned = true
+		return
+	}
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		return
+	}
+	if t.returned && r != '\n' {
+		t.out = append(t.out, '\n')
+	}
+	t.returned = false
+	t.out = utf8.AppendRune(t.out, r)
+}

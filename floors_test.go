@@ -24,7 +24,7 @@ var floors = [][]string{
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
 	3: {"internal/vmm/qemu", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
 	4: {"internal/daemon", "internal/cli", "internal/bundle/build"},
-	5: {"internal/lab", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle"},
+	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle"},
 }
 
 // only lists imports that few packages may have, so that the reason for each

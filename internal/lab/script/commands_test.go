@@ -1,0 +1,97 @@
+package script
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/internal/config"
+)
+
+func dirsOf(ts *testscript.TestScript) config.Dirs { return ts.Value("dirs").(config.Dirs) }
+
+// exits runs a command and compares its exit code: exits 3 banger vm show otter
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	code := 0
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if code != want {
+		ts.Fatalf("exit code %d, want %d", code, want)
+	}
+}
+
+// changing is what differs between two runs of a script, and its stand-in.
+var changing = []struct {
+	is      *regexp.Regexp
+	instead string
+}{
+	{regexp.MustCompile(`\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?Z?`), "TIME"},
+	{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "DIGEST"},
+	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "HEX"},
+	{regexp.MustCompile(`\b[A-Z2-7]{26}\b`), "BOOT"},
+	{regexp.MustCompile(`\b\d+s\b`), "AGE"},
+	{regexp.MustCompile(`\bAGE +`), "AGE  "},
+	{regexp.MustCompile(`(\bpid"?:? *)\d+`), "${1}PID"},
+	{regexp.MustCompile(`\bgo1\.[\w.-]+`), "GO"},
+	{regexp.MustCompile(`\blinux/\w+`), "PLATFORM"},
+}
+
+// like compares an output, all of it, with a file. What changes from run to
+// run has a stand-in there: like stdout want
+func like(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: like stdout|stderr FILE")
+	}
+	got := strings.ReplaceAll(ts.ReadFile(args[0]), ts.Getenv("WORK"), "WORK")
+	for _, c := range changing {
+		got = c.is.ReplaceAllString(got, c.instead)
+	}
+	if want := ts.ReadFile(args[1]); got != want {
+		ts.Fatalf("%s is:\n%s\nwant:\n%s", args[0], got, want)
+	}
+}
+
+// capture puts a part of stdout into a variable: capture PID 'pid +(\d+)'
+func capture(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: capture VARIABLE REGEXP")
+	}
+	pattern, err := regexp.Compile(args[1])
+	ts.Check(err)
+	found := pattern.FindStringSubmatch(ts.ReadFile("stdout"))
+	if len(found) < 2 {
+		ts.Fatalf("%q is not in stdout", args[1])
+	}
+	ts.Setenv(args[0], found[1])
+}
+
+// killdaemon ends the daemon as a crash would.
+func killDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(kill(dirsOf(ts).DaemonLock()))
+}
+
+// schema makes the database one of that version.
+func schema(ts *testscript.TestScript, neg bool, args []string) {
+	version, err := strconv.ParseUint(args[0], 10, 32)
+	ts.Check(err)
+	db, err := os.OpenFile(dirsOf(ts).DB(), os.O_WRONLY, 0)
+	ts.Check(err)
+	const userVersion = 60 // where SQLite's header has it
+	_, err = db.WriteAt(binary.BigEndian.AppendUint32(nil, uint32(version)), userVersion)
+	ts.Check(errors.Join(err, db.Close()))
+}

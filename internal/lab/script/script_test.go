@@ -1,0 +1,141 @@
+package script
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"banger/internal/bundle"
+	"banger/internal/cli"
+	"banger/internal/config"
+	"banger/internal/daemon"
+	"banger/internal/hostcmd"
+	"banger/internal/initrd"
+	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
+)
+
+// faultsEnv names what goes wrong with the VMs of a script's daemon.
+const faultsEnv = "FAKE_FAULTS"
+
+// TestMain lets the test binary be banger, bangerd, and the VMM.
+func TestMain(m *testing.M) {
+	vmmtest.RunVMM()
+	testscript.Main(m, map[string]func(){
+		"banger":  func() { os.Exit(cli.Main(context.Background(), cli.OS(), os.Args[1:])) },
+		"bangerd": func() { os.Exit(daemon.Main(context.Background(), daemonEnv(), os.Args[1:])) },
+	})
+}
+
+// daemonEnv is the real daemon's but for its drivers.
+func daemonEnv() daemon.Env {
+	fake := vmmtest.NewFake(nil)
+	if faults := os.Getenv(faultsEnv); faults != "" {
+		fake.SetFaults(vmmtest.Fault(faults))
+	}
+	env := daemon.Std()
+	env.Drivers = []vmm.Driver{fake}
+	return env
+}
+
+func TestScripts(t *testing.T) {
+	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
+		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", Setup: setUp, RequireUniqueNames: true,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema,
+		},
+	})
+}
+
+// setUp gives a script a home with a runtime bundle, and ends its daemon and
+// its VMs when it is over, however it went.
+func setUp(env *testscript.Env) error {
+	home := env.WorkDir
+	for key, value := range map[string]string{
+		"HOME": home, "XDG_CONFIG_HOME": home + "/config", "XDG_STATE_HOME": home + "/state",
+		"XDG_CACHE_HOME": home + "/cache", "XDG_RUNTIME_DIR": home + "/run",
+		"BANGER_RUNTIME_DIR": home + "/runtime", "GORACE": "atexit_sleep_ms=0", "TZ": "UTC",
+	} {
+		env.Setenv(key, value)
+	}
+	dirs, err := config.DirsFrom(env.Getenv)
+	if err != nil {
+		return err
+	}
+	env.Values["dirs"] = dirs
+	t := env.T().(testing.TB)
+	env.Defer(func() {
+		if err := endAll(dirs); err != nil {
+			t.Error(err)
+		}
+		log, _ := os.ReadFile(dirs.Log())
+		if t.Failed() || strings.Contains(string(log), "DATA RACE") || strings.Contains(string(log), "panic: ") {
+			t.Errorf("%s:\n%s", dirs.Log(), log)
+		}
+	})
+	return errors.Join(os.Mkdir(home+"/run", 0o700), makeBundle(config.BundleDir(home+"/runtime")))
+}
+
+// endAll kills the daemon, so that it starts nothing any more, and then VMMs.
+func endAll(dirs config.Dirs) error {
+	locks, err := filepath.Glob(dirs.VM("*").Lock())
+	for _, lock := range append([]string{dirs.DaemonLock()}, locks...) {
+		err = errors.Join(err, kill(lock))
+	}
+	return err
+}
+
+// kill ends the process that holds a lock file open, if there is one.
+func kill(lock string) error {
+	holder, err := vmm.OpenHolder(lock)
+	if errors.Is(err, vmm.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer holder.Close()
+	if err := holder.Kill(); err != nil {
+		return err
+	}
+	<-holder.Done()
+	return nil
+}
+
+// makeBundle makes a bundle whose parts are whole and tiny.
+func makeBundle(dir config.BundleDir) error {
+	kernel := dir.Kernel()
+	if err := os.MkdirAll(string(kernel), 0o755); err != nil {
+		return err
+	}
+	for path, text := range map[string]string{
+		kernel.Vmlinux(): "kernel", kernel.Modules(): "modules", kernel.Info(): "{}", dir.Rootfs(): "rootfs", dir.Agent(): "agent",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o444); err != nil {
+			return err
+		}
+	}
+	boot, err := os.Create(kernel.BootModules())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(initrd.NewWriter(boot).Close(), boot.Close()); err != nil {
+		return err
+	}
+	m := bundle.Manifest{Version: bundle.Version, CreatedAt: time.Now().UTC()}
+	m.Kernel = bundle.Kernel{Release: "6.12-fake", Origin: "test"}
+	m.Image = bundle.Image{Name: "docker", File: filepath.Base(dir.Rootfs()), Origin: "test"}
+	var errK, errI error
+	m.Kernel.Digest, m.Kernel.Size, errK = bundle.KernelDigest(context.Background(), kernel)
+	m.Image.Digest, m.Image.Size, errI = bundle.FileDigest(context.Background(), dir.Rootfs())
+	return errors.Join(errK, errI, m.Write(dir))
+}

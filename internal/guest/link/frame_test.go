@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"testing"
 	"testing/iotest"
 )
@@ -118,3 +119,36 @@ func FuzzScanner(f *testing.F) {
 		}
 	})
 }
+
+// FuzzConnectLine is about the line that a stream begins with: a port in range
+// or an error, and no byte of what follows is taken.
+func FuzzConnectLine(f *testing.F) {
+	f.Add([]byte("CONNECT 22\nSSH-2.0"))
+	f.Add([]byte("CONNECT 0\n"))
+	f.Add([]byte("CONNECT +22\n"))
+	f.Add([]byte("CONNECT 65536\n"))
+	f.Add([]byte("OK 22\n"))
+	f.Add(bytes.Repeat([]byte("9"), 2*maxLine))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		port, err := readConnect(reading{r: r})
+		if taken := len(b) - r.Len(); taken > maxLine {
+			t.Errorf("%d bytes were taken", taken)
+		}
+		if err != nil {
+			return
+		}
+		line, rest, _ := bytes.Cut(b, []byte("\n"))
+		if port < 1 || port > 65535 || !bytes.HasPrefix(line, []byte("CONNECT ")) || r.Len() != len(rest) {
+			t.Errorf("port %d of %q, %d bytes are left", port, line, r.Len())
+		}
+	})
+}
+
+// reading is a connection as far as readConnect uses one.
+type reading struct {
+	net.Conn
+	r io.Reader
+}
+
+func (c reading) Read(b []byte) (int, error) { return c.r.Read(b) }

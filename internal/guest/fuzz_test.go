@@ -1,0 +1,88 @@
+package guest
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"banger/internal/guest/wire"
+)
+
+func FuzzReadMessage(f *testing.F) {
+	f.Add([]byte(goodHello + "\n"))
+	f.Add([]byte(`{"reply":{"id":1,"result":{"boot_id":"b"}}}` + "\n" + `{"event":{"kind":"bye","verb":"poweroff","nonce":"boot-1"}}` + "\n"))
+	f.Add([]byte("{}\n\nnull\n[]\n"))
+	f.Add([]byte(`{"reply":{"id":-1}}` + "\n"))
+	f.Add([]byte("\xff\xfe\x00\n"))
+	f.Add([]byte(strings.Repeat("[", 20000) + "\n"))
+	f.Add(append(bytes.Repeat([]byte(" "), wire.MaxLine), '\n'))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// In whatever pieces it comes, it is read alike and line by line.
+		whole := bufio.NewReaderSize(bytes.NewReader(b), wire.MaxLine)
+		pieces := bufio.NewReaderSize(iotest.HalfReader(bytes.NewReader(b)), wire.MaxLine)
+		for line := range bytes.Lines(b) {
+			first, err1 := readMessage(whole)
+			second, err2 := readMessage(pieces)
+			if (err1 == nil) != (err2 == nil) || (first.Hello == nil) != (second.Hello == nil) {
+				t.Fatalf("%v in one piece, %v in several", err1, err2)
+			}
+			if err1 == nil && (len(line) > wire.MaxLine || line[len(line)-1] != '\n') {
+				t.Fatalf("a message of %d bytes, ended %v", len(line), line[len(line)-1] == '\n')
+			}
+			if err1 != nil {
+				return // the connection ends here
+			}
+		}
+		if _, err := readMessage(whole); err != io.EOF {
+			t.Errorf("behind the last line: %v", err)
+		}
+	})
+}
+
+// FuzzControl is a guest that says anything: it is believed only with this
+// boot's token and nonce, and its connection comes to an end.
+func FuzzControl(f *testing.F) {
+	f.Add([]byte(goodHello + "\n"))
+	f.Add([]byte(goodHello + "\n" + `{"event":{"kind":"init","init":"up"}}` + "\n" + `{"reply":{"id":7,"error":"no"}}` + "\n" + goodHello + "\n"))
+	f.Add([]byte(goodHello + "\n{\n"))
+	f.Add([]byte(strings.Replace(goodHello, "secret", "guess", 1) + "\n"))
+	f.Add([]byte(`{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"find disks"}}}` + "\n"))
+	f.Add([]byte(`{"event":{"kind":"bye"}}` + "\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		host, guest := net.Pipe()
+		go func() {
+			go io.Copy(io.Discard, guest)
+			guest.Write(b)
+			guest.Close()
+		}()
+		events := 0
+		c, err := OpenControl(t.Context(), host, identity, "test", func(wire.Event) { events++ })
+		if err != nil {
+			guest.Close()
+			if _, err := host.Write([]byte("x")); err == nil {
+				t.Error("the connection was left open")
+			}
+			return
+		}
+		defer c.Close()
+		if h := c.Hello(); h.Token != identity.Token || h.Nonce != identity.Nonce || h.Failed != nil {
+			t.Errorf("believed %+v", h)
+		}
+		select {
+		case <-c.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("the connection does not end")
+		}
+		if events > bytes.Count(b, []byte("\n")) {
+			t.Errorf("%d events in %d lines", events, bytes.Count(b, []byte("\n")))
+		}
+		if err := c.Call(t.Context(), wire.MethodPing, nil, nil); err == nil {
+			t.Error("a call succeeded after the end")
+		}
+	})
+}

@@ -1,0 +1,45 @@
+package vm
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+
+	"banger/internal/guest/wire"
+)
+
+// FuzzLastWords is a guest that writes anything to its console: a bye and a
+// failure count only with the boot's nonce, and what is shown to a person
+// cannot drive their terminal.
+func FuzzLastWords(f *testing.F) {
+	const nonce = "0123456789abcdef0123456789abcdef"
+	f.Add([]byte("banger-bye " + nonce + " poweroff\r\n"))
+	f.Add([]byte("[    0.5] banger-bye " + nonce + " dance\nbanger-bye  halt\n"))
+	f.Add([]byte("banger-failed " + nonce + ` {"step":"find disks","why":"no"}` + "\nbanger-failed " + nonce + " {"))
+	f.Add([]byte("Kernel panic - not syncing: \x1b[2J\u009b31m\u202eoops\xff\x9b"))
+	f.Add(append(bytes.Repeat([]byte("x"), consoleTail), "\nKernel panic - not syncing: late"...))
+	f.Add([]byte("Kernel panic - not syncing: " + strings.Repeat("ä", 400)))
+	path := filepath.Join(f.TempDir(), "console.log")
+	f.Fuzz(func(t *testing.T, console []byte) {
+		if err := os.WriteFile(path, console, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		words := listen(path, nonce)
+		if !bytes.Contains(console, []byte(nonce)) && (words.Bye != "" || words.Failed != nil) {
+			t.Errorf("believed without the nonce: %+v", words)
+		}
+		if v := words.Bye; v != "" && v != wire.Poweroff && v != wire.Reboot && v != wire.Halt {
+			t.Errorf("verb %q", v)
+		}
+		if bad := strings.IndexFunc(words.Panic, func(r rune) bool { return !unicode.IsPrint(r) }); bad >= 0 || len(words.Panic) > 400 {
+			t.Errorf("%d bytes for a person: %q", len(words.Panic), words.Panic)
+		}
+		whole, err := tailOf(path, consoleTail)
+		if err != nil || !bytes.HasSuffix(console, whole) || len(whole) != min(len(console), consoleTail) {
+			t.Errorf("the tail has %d bytes of %d: %v", len(whole), len(console), err)
+		}
+	})
+}

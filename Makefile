@@ -3,6 +3,7 @@
 PREFIX  ?= $(HOME)/.local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
+FUZZTIME ?= 10s
 
 export CGO_ENABLED = 0
 goflags = -trimpath -buildvcs=false -ldflags '-s -w -X banger/internal/version.Version=$(VERSION)'
@@ -12,7 +13,7 @@ bundle = $(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +55,9 @@ vmtest: build runtime ## the tests that boot real VMs
 
 bench: build runtime ## time from create to the first program run, against plain QEMU
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab/...
+
+fuzz: ## try every fuzz target for FUZZTIME (10s each)
+	@GO=$(GO) sh scripts/fuzz.sh $(FUZZTIME)
 
 install: build ## install into PREFIX (~/.local), the runtime with it
 	@test -f runtime/bundle.json || { echo "there is no ./runtime to install; fix: make runtime" >&2; exit 1; }

@@ -23,7 +23,7 @@ case "$*" in
 "vm list") [ ! -e vm ] || echo "first-otter $(cat vm/state)" ;;
 "vm create --name first-otter") echo created >>"$LOG"; mkdir vm; echo running >vm/state; echo 1 >vm/boot ;;
 "vm start first-otter") echo started >>"$LOG"; echo running >vm/state ;;
-"vm restart first-otter") echo $(($(cat vm/boot) + 1)) >vm/boot ;;
+"vm restart --wait boot first-otter") echo $(($(cat vm/boot) + 1)) >vm/boot ;;
 *"cat /proc/sys/kernel/random/boot_id") cat vm/boot ;;
 *"sh -c "*) for last; do :; done; echo "$last" >vm/proof; cp vm/proof vm/etc ;;
 *"cat /root/proof /etc/banger-proof") cat vm/proof vm/etc ;;

@@ -52,6 +52,9 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 	if err := v.stop(ctx, op, row, e, opts); err != nil {
 		return banger.VM{}, err
 	}
+	if row, err = v.Store.VM(ctx, row.ID); err != nil {
+		return banger.VM{}, err
+	}
 	if err := v.start(ctx, op, row, e, 0); err != nil {
 		return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
 	}

@@ -44,13 +44,18 @@ func writeBoot(dir config.VMDir, b boot) error {
 	return os.WriteFile(dir.Boot(), data, 0o600)
 }
 
+// readBoot returns no secrets when there are none, also when they were cut off
+// as a daemon was killed: it had not come to the launch.
 func readBoot(dir config.VMDir) (boot, error) {
-	var b boot
 	data, err := os.ReadFile(dir.Boot())
-	if err != nil {
-		return b, err
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return boot{}, err
 	}
-	return b, json.Unmarshal(data, &b)
+	var b boot
+	if json.Unmarshal(data, &b) != nil {
+		return boot{}, nil
+	}
+	return b, nil
 }
 
 // consoleTail is how much of a console's end is searched for last words.

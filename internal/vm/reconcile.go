@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"banger"
 	"banger/internal/config"
@@ -19,6 +20,7 @@ func (v *VMs) reconcile(ctx context.Context) error {
 	if v.Installed.Agent == "" {
 		v.Installed.Agent = newestAgent(v.Dirs)
 	}
+	v.sweep()
 	rows, err := v.Store.VMs(ctx)
 	if err != nil {
 		return err
@@ -31,6 +33,15 @@ func (v *VMs) reconcile(ctx context.Context) error {
 	return nil
 }
 
+// sweep removes what a killed daemon was writing aside of its place.
+func (v *VMs) sweep() {
+	for _, pattern := range []string{filepath.Join(v.Dirs.SSH(), ".*"), filepath.Join(v.Dirs.Initrds(), ".*")} {
+		if err := removeAll(pattern); err != nil {
+			v.Log.Warn("reconcile: remove what was half written", "err", err)
+		}
+	}
+}
+
 func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	log := v.Log.With("vm", row.Name, "id", row.ID)
 	if row.Phase != store.Ready {
@@ -39,7 +50,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	}
 	dir, e := v.Dirs.VM(row.ID), v.entry(row.ID)
 	b, err := readBoot(dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err != nil {
 		return fmt.Errorf("read who booted: %w", err)
 	}
 	machine, err := v.Driver.Adopt(ctx, string(dir))
@@ -54,25 +65,37 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	e.set(banger.Running, r)
 	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
 	v.task(func(ctx context.Context) { v.watch(ctx, row, e, r) })
+	v.task(func(ctx context.Context) { r.dropInitrd(ctx, dir) })
 	if row.Wanted == banger.Stopped {
 		log.Info("reconcile: end the stop that was begun")
-		v.task(func(ctx context.Context) { v.StopVM(ctx, string(row.ID), banger.StopVM{}, nil) })
+		if err := e.take(ctx); err != nil { // before any client can
+			return err
+		}
+		v.task(func(ctx context.Context) {
+			defer e.release()
+			v.stop(ctx, v.operation("stop", row.ID, row.Name, nil), row, e, banger.StopVM{})
+		})
 	}
 	return nil
 }
 
-// reconcileStopped tells how a VM ended that was wanted running when the last
-// daemon lived, by what its guest wrote on the console.
+// dropInitrd removes the initrd of an adopted VM, which holds the boot's
+// secrets, once the guest has answered: its VMM may only just have begun.
+func (r *run) dropInitrd(ctx context.Context, dir config.VMDir) {
+	select {
+	case <-r.ready:
+		removeAny(dir.Initrd())
+	case <-r.machine.Ended():
+	case <-ctx.Done():
+	}
+}
+
+// reconcileStopped tells how a VM's run ended that the last daemon had not put
+// on record, by what its guest wrote on the console.
 func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, b boot) error {
 	dir := v.Dirs.VM(row.ID)
-	if err := removeAny(dir.Initrd()); err != nil {
-		return err
-	}
-	if row.Wanted != banger.Running {
-		return nil
-	}
-	if b.Nonce == "" {
-		return v.Store.SetWanted(ctx, row.ID, banger.Stopped) // its start never came to the launch
+	if b.Nonce == "" || !launched(dir) {
+		return v.reconcileUnlaunched(ctx, row)
 	}
 	r := newRun(ended{}, b)
 	close(r.tended)
@@ -85,6 +108,25 @@ func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, b boot) error 
 		v.task(func(ctx context.Context) { v.reboot(ctx, row.ID) })
 	}
 	return nil
+}
+
+// reconcileUnlaunched clears up after a start that did not come to the launch.
+// One that followed a guest's reboot is owed to the guest.
+func (v *VMs) reconcileUnlaunched(ctx context.Context, row store.VM) error {
+	if err := forgetBoot(v.Dirs.VM(row.ID)); err != nil || row.Wanted != banger.Running {
+		return err
+	}
+	if row.Ending == banger.EndedReboot {
+		v.task(func(ctx context.Context) { v.reboot(ctx, row.ID) })
+		return nil
+	}
+	return v.Store.SetWanted(ctx, row.ID, banger.Stopped)
+}
+
+// launched says whether the VMM of the last boot has begun: it makes the console.
+func launched(dir config.VMDir) bool {
+	_, err := os.Stat(dir.Console())
+	return err == nil
 }
 
 // ended stands for a VMM that nobody saw end.

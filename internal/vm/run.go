@@ -116,13 +116,16 @@ func (r *run) report(err error) bool {
 }
 
 // drain waits a moment for a control connection to end by itself after the VMM
-// did, so that a bye on its way is heard.
+// did, so that a bye on its way is heard. One to a guest that goes on is closed.
 func (r *run) drain(control *guest.Control) {
+	defer control.Close()
+	if r.alive() {
+		return
+	}
 	select {
 	case <-control.Done():
 	case <-time.After(2 * time.Second):
 	}
-	control.Close()
 }
 
 func (r *run) setControl(control *guest.Control) {
@@ -262,7 +265,7 @@ func (v *VMs) record(ctx context.Context, id banger.VMID, ending banger.Ending, 
 	if err != nil {
 		return err
 	}
-	return removeAny(v.Dirs.VM(id).Boot())
+	return forgetBoot(v.Dirs.VM(id))
 }
 
 // reboot starts a VM whose guest asked for it, unless somebody has stopped it

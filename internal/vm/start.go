@@ -178,13 +178,31 @@ func (s *starting) configure(context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.undo.Push("configure", func(context.Context) error {
-		return errors.Join(removeAny(s.dir.Boot()), removeAny(s.dir.Initrd()))
-	})
+	// Before there is a boot on record: one without a console was not launched.
+	err = errors.Join(keepOld(s.dir.Console(), s.dir.OldConsole()),
+		keepOld(s.dir.VMMLog(s.row.Driver), s.dir.OldVMMLog(s.row.Driver)))
+	if err != nil {
+		return err
+	}
+	s.undo.Push("configure", func(context.Context) error { return forgetBoot(s.dir) })
 	if err := writeBoot(s.dir, s.boot); err != nil {
 		return err
 	}
 	return initrd.Make(s.dir.Initrd(), base, data)
+}
+
+// forgetBoot removes the secrets of a boot, also where they were being written
+// when a daemon was killed.
+func forgetBoot(dir config.VMDir) error {
+	return errors.Join(removeAny(dir.Initrd()), removeAny(dir.Boot()), removeAll(dir.Path("."+config.InitrdName+"-*")))
+}
+
+func removeAll(pattern string) error {
+	paths, err := filepath.Glob(pattern)
+	for _, path := range paths {
+		err = errors.Join(err, removeAny(path))
+	}
+	return err
 }
 
 func removeAny(path string) error {
@@ -222,11 +240,6 @@ func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 
 func (s *starting) launch(ctx context.Context) error {
 	driver := s.v.Driver
-	err := errors.Join(keepOld(s.dir.Console(), s.dir.OldConsole()),
-		keepOld(s.dir.VMMLog(driver.Name()), s.dir.OldVMMLog(driver.Name())))
-	if err != nil {
-		return err
-	}
 	machine, err := driver.Launch(ctx, vmm.Spec{
 		ID: s.row.ID, Name: s.row.Name, Dir: string(s.dir), Lock: s.lock,
 		Kernel: config.KernelName, Initrd: config.InitrdName,

@@ -24,7 +24,11 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
-func TestMain(m *testing.M) { vmmtest.Main(m) }
+func TestMain(m *testing.M) {
+	vmmtest.RunVMM()
+	liveShort()
+	os.Exit(m.Run())
+}
 
 // world is a host with a fake driver: everything else is real.
 type world struct {
@@ -39,20 +43,28 @@ func newWorld(t *testing.T) *world {
 		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
 	}
 	root := t.TempDir()
-	dirs := config.Dirs{Config: root + "/config", State: root + "/state", Cache: root + "/cache", Runtime: root + "/run"}
-	settings, err := config.Load(dirs, func(string) string { return "" })
+	w := &world{fake: vmmtest.NewFake(t), t: t}
+	host, err := hostIn(config.Dirs{Config: root + "/config", State: root + "/state", Cache: root + "/cache", Runtime: root + "/run"}, w.fake)
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
-	w := &world{fake: vmmtest.NewFake(t), t: t}
-	w.open(Host{Dirs: dirs, Config: settings, Driver: w.fake, Installed: install(t, dirs), Run: hostcmd.Host{},
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Program: "test"})
+	install(t, host)
+	w.open(host)
 	t.Cleanup(func() {
 		w.Close()
 		w.Store.Close()
 	})
 	return w
+}
+
+// hostIn is a host without its store.
+func hostIn(dirs config.Dirs, driver vmm.Driver) (Host, error) {
+	settings, err := config.Load(dirs, func(string) string { return "" })
+	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
+	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
+	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
+	return Host{Dirs: dirs, Config: settings, Driver: driver, Installed: in, Run: hostcmd.Host{},
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Program: "test"}, err
 }
 
 func (w *world) open(host Host) {
@@ -80,10 +92,9 @@ func (w *world) again() {
 	w.open(host)
 }
 
-func install(t *testing.T, dirs config.Dirs) bundle.Installed {
+func install(t *testing.T, host Host) {
 	t.Helper()
-	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
-	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
+	in, dirs := host.Installed, host.Dirs
 	put := func(path, text string) {
 		t.Helper()
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(text), 0o400)); err != nil {
@@ -101,7 +112,6 @@ func install(t *testing.T, dirs config.Dirs) bundle.Installed {
 	if err := errors.Join(initrd.NewWriter(file).Close(), file.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return in
 }
 
 // String is the world as it is: VMs on record, files, locks. Two equal strings

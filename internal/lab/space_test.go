@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestNoSpace: a state directory without room takes nothing in, and says so.
@@ -31,7 +32,7 @@ func TestNoSpace(t *testing.T) {
 			defer func() {
 				pid := h.daemonPID(t.Context())
 				h.run(t.Context(), nil, "daemon", "stop")
-				if err := gone(pid, 0); pid != 0 && err != nil {
+				if err := gone(pid, time.Minute); pid != 0 && err != nil {
 					t.Error(err)
 				}
 			}()

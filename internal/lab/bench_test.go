@@ -91,7 +91,7 @@ func median(values []float64) float64 {
 
 func (h *home) createExec(b *testing.B, name string) (created, total time.Duration) {
 	b.Helper()
-	if r := h.run(context.Background(), nil, "daemon", "status"); r.code != 0 { // it is up
+	if r := h.run(context.Background(), nil, "vm", "list"); r.code != 0 { // the daemon is up
 		b.Fatal(r.stderr)
 	}
 	begun := time.Now()

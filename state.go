@@ -1,7 +1,5 @@
 package banger
 
-import "slices"
-
 // State is what a VM is doing. Only Stopped and Running last; the others hold
 // for the length of one operation.
 type State string
@@ -14,17 +12,6 @@ const (
 	Stopping State = "stopping"
 	Deleting State = "deleting"
 )
-
-var next = map[State][]State{
-	Stopped:  {Starting, Deleting},
-	Starting: {Running, Stopped},            // Stopped: rolled back
-	Running:  {Stopping, Stopped, Starting}, // Stopped: the VMM ended; Starting: the guest rebooted
-	Stopping: {Stopped},
-	Deleting: {},
-}
-
-// CanBecome says whether a VM in state s may go to state to.
-func (s State) CanBecome(to State) bool { return slices.Contains(next[s], to) }
 
 // Ending tells how a VM's last run ended.
 type Ending string

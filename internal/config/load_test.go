@@ -188,3 +188,10 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestIdleKeysAreNamed(t *testing.T) {
+	c := Config{MapdnsBin: "/usr/bin/mapdns", DefaultKernel: "/vmlinux", SSHKeyPath: "/key"}
+	if got := strings.Join(c.Idle(), " "); got != "mapdns_bin default_kernel" {
+		t.Errorf("got %q", got)
+	}
+}

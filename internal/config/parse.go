@@ -15,7 +15,8 @@ import (
 	"banger"
 )
 
-// list prints one problem a line.
+// list prints one problem a line. It does not unwrap: the fix of one problem
+// would be shown as that of all.
 type list []error
 
 func (l list) Error() string {
@@ -25,8 +26,6 @@ func (l list) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
-
-func (l list) Unwrap() []error { return l }
 
 // value is a scalar as the file has it: a string's content, a number's digits.
 type value struct {

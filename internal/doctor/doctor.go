@@ -84,6 +84,9 @@ func Run(ctx context.Context, h Host) []Check {
 		rows = append(rows, golang, makeTool, mmdebstrap, subIDs, namespaces)
 	}
 	rows = append(rows, runtimeBundle)
+	if len(h.Config.Idle()) > 0 {
+		rows = append(rows, idleKeys)
+	}
 	if h.Daemon != nil {
 		rows = append(rows, daemon)
 	}

@@ -270,3 +270,10 @@ func daemon(ctx context.Context, h Host) Check {
 	}
 	return c
 }
+
+// idleKeys names what config.toml sets in vain, so that nobody waits for it.
+func idleKeys(_ context.Context, h Host) Check {
+	keys := h.Config.Idle()
+	return Check{Name: "configuration", State: Warn, Detail: "without effect in this version: " + strings.Join(keys, ", "),
+		Fix: "remove " + strings.Join(keys, ", ") + " from " + h.Dirs.ConfigFile()}
+}

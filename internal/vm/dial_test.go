@@ -1,7 +1,11 @@
 package vm
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -17,6 +21,7 @@ func TestDialOfAMuteAgent(t *testing.T) {
 	w := newWorld(t)
 	vm := w.create("otter")
 	w.signal(vm, syscall.SIGSTOP)
+	w.until("the VMM is held", func() bool { return held(vm.PID) })
 	defer w.signal(vm, syscall.SIGCONT)
 
 	const bound = 50 * time.Millisecond
@@ -46,4 +51,16 @@ func (w *world) signal(vm banger.VM, sig syscall.Signal) {
 	if err := syscall.Kill(vm.PID, sig); err != nil {
 		w.t.Error(err)
 	}
+}
+
+// held says whether every thread of a process has stopped: they do so one by one.
+func held(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if err != nil || !bytes.Contains(stat, []byte(") T ")) {
+			return false
+		}
+	}
+	return len(threads) > 0
 }

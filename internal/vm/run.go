@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -213,6 +214,8 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedPoweroff, ""
 	case killed || exit.Reason == vmm.ReasonKilled:
 		return banger.EndedKilled, "the VMM was ended by banger"
+	case words.Failed != nil:
+		return banger.EndedUnclean, printable(fmt.Sprintf("boot step %q: %s", words.Failed.Step, words.Failed.Why))
 	case words.Panic != "":
 		return banger.EndedCrashed, words.Panic
 	}

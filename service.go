@@ -19,6 +19,10 @@ type VMService interface {
 	RestartVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)
 	DeleteVM(ctx context.Context, ref string, opts DeleteVM, progress Progress) error
 
+	// SetVM changes a VM's resources. Disks only grow, also while it runs; what
+	// needs a restart is a Conflict on a running VM unless opts.Apply allows one.
+	SetVM(ctx context.Context, ref string, opts SetVM, progress Progress) (VM, error)
+
 	// WaitVM returns once the VM has come as far as asked. A VM that cannot get
 	// there by itself is a Conflict, the end of opts.Timeout a TimedOut error.
 	WaitVM(ctx context.Context, ref string, opts WaitVM, progress Progress) (VM, error)
@@ -77,6 +81,15 @@ const (
 type WaitVM struct {
 	For     Milestone     `json:"for"`
 	Timeout time.Duration `json:"timeout_ns,omitempty"` // 0: as long as the caller waits
+}
+
+// SetVM says what to change about a VM. Zero values leave things as they are.
+type SetVM struct {
+	VCPUs   int  `json:"vcpus,omitempty"`
+	Memory  Size `json:"memory_bytes,omitempty"`
+	Disk    Size `json:"disk_bytes,omitempty"`
+	Overlay Size `json:"overlay_bytes,omitempty"`
+	Apply   bool `json:"apply,omitempty"` // restart a running VM if that is needed
 }
 
 // DeleteVM says how to delete a VM. A running VM is a Conflict without Force.

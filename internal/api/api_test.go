@@ -92,6 +92,10 @@ func (f *fake) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, p ban
 	f.note("wait", ref, opts)
 	return f.operate(ctx, p)
 }
+func (f *fake) SetVM(ctx context.Context, ref string, opts banger.SetVM, p banger.Progress) (banger.VM, error) {
+	f.note("set", ref, opts)
+	return f.operate(ctx, p)
+}
 func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	f.note("logs", ref, opts)
 	return f.log, f.err
@@ -192,11 +196,13 @@ func TestEveryCallArrives(t *testing.T) {
 	progress := func(e banger.Event) { events = append(events, e) }
 	spec := banger.CreateVM{Name: "otter", VCPUs: 2, Disk: 16 * banger.GiB, NoStart: true}
 	stop := banger.StopVM{Grace: time.Minute, Force: true}
+	set := banger.SetVM{VCPUs: 2, Memory: banger.GiB, Disk: 2 * banger.GiB, Overlay: 3 * banger.GiB, Apply: true}
 	for _, call := range []func() (banger.VM, error){
 		func() (banger.VM, error) { return c.CreateVM(ctx, spec, progress) },
 		func() (banger.VM, error) { return c.StartVM(ctx, "otter", banger.StartVM{Timeout: time.Hour}, nil) },
 		func() (banger.VM, error) { return c.StopVM(ctx, "otter", stop, nil) },
 		func() (banger.VM, error) { return c.RestartVM(ctx, "a/b ?%", stop, nil) },
+		func() (banger.VM, error) { return c.SetVM(ctx, "otter", set, nil) },
 		func() (banger.VM, error) { return c.ShowVM(ctx, "../x") },
 		func() (banger.VM, error) { return f.vm, c.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil) },
 	} {
@@ -206,7 +212,7 @@ func TestEveryCallArrives(t *testing.T) {
 	}
 	want := []any{
 		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
-		"restart", "a/b ?%", stop, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
+		"restart", "a/b ?%", stop, "set", "otter", set, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)

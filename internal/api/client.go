@@ -236,6 +236,11 @@ func (c *Client) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, pro
 	return c.verb(ctx, ref, "wait", opts, progress)
 }
 
+// SetVM implements banger.VMService.
+func (c *Client) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress banger.Progress) (banger.VM, error) {
+	return c.verb(ctx, ref, "set", opts, progress)
+}
+
 // VMLogs implements banger.VMService.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	path, err := vmPath(ref, "logs")

@@ -80,6 +80,9 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /vms/{ref}/wait", operation(s, "wait", func(ctx context.Context, ref string, opts banger.WaitVM, p banger.Progress) (any, error) {
 		return s.vms.WaitVM(ctx, ref, opts, p)
 	}))
+	s.mux.HandleFunc("POST /vms/{ref}/set", operation(s, "set", func(ctx context.Context, ref string, opts banger.SetVM, p banger.Progress) (any, error) {
+		return s.vms.SetVM(ctx, ref, opts, p)
+	}))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &banger.Error{Kind: banger.Conflict, Fix: restart,
 			Why: errors.New("this daemon (bangerd " + version.Version + ") has no " + r.Method + " " + r.URL.Path)})

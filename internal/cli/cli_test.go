@@ -140,6 +140,19 @@ func (f *fakeDaemon) WaitVM(_ context.Context, ref string, opts banger.WaitVM, _
 	return f.change(ref, "wait for", banger.Running, banger.Running)
 }
 
+func (f *fakeDaemon) SetVM(_ context.Context, ref string, opts banger.SetVM, _ banger.Progress) (banger.VM, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(ref, "set")
+	if err != nil {
+		return vm, err
+	}
+	f.took = append(f.took, fmt.Sprintf("set %s %+v", ref, opts))
+	vm.Memory = max(vm.Memory, opts.Memory)
+	f.vms[vm.Name] = vm
+	return vm, nil
+}
+
 func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -52,16 +52,18 @@ func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Si
 }
 
 // Grow makes the file of a disk larger; the file system in it is grown by the
-// guest. A disk is never made smaller.
+// guest. A disk is never made smaller. When it returns, the host itself may
+// crash without the disk becoming smaller again.
 func Grow(path string, size banger.Size) error {
-	info, err := os.Stat(path)
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	if banger.Size(info.Size()) >= size {
-		return nil
+	info, err := file.Stat()
+	if err == nil && banger.Size(info.Size()) < size {
+		err = errors.Join(file.Truncate(int64(size)), file.Sync())
 	}
-	return os.Truncate(path, int64(size))
+	return errors.Join(err, file.Close())
 }
 
 // Free is the room on the file system that holds dir for this user.

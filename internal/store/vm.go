@@ -148,6 +148,11 @@ func (s *Store) SetWanted(ctx context.Context, id banger.VMID, state banger.Stat
 	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", state, id)
 }
 
+// SetSettings stores a VM's resources.
+func (s *Store) SetSettings(ctx context.Context, id banger.VMID, vcpus int, memory, overlay, disk banger.Size) error {
+	return s.change(ctx, id, "UPDATE vms SET vcpus = ?, memory = ?, overlay = ?, disk = ? WHERE id = ?", vcpus, memory, overlay, disk, id)
+}
+
 // SetEnding stores how the VM's last run ended.
 func (s *Store) SetEnding(ctx context.Context, id banger.VMID, ending banger.Ending, detail string, at time.Time) error {
 	return s.change(ctx, id, "UPDATE vms SET ending = ?, ending_by = ?, ended_at = ? WHERE id = ?", ending, detail, stamp(at), id)

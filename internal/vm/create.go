@@ -17,6 +17,7 @@ import (
 	"banger/internal/guest/wire"
 	"banger/internal/store"
 	"banger/internal/undo"
+	"banger/internal/vmm"
 )
 
 // smallestMemory is what a Debian guest with systemd boots in.
@@ -84,23 +85,13 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) 
 			return row, err
 		}
 	}
-	for _, disk := range []struct {
-		flag string
-		size banger.Size
-	}{{"--disk-size", row.Disk}, {"--overlay-size", row.Overlay}} {
-		if err := checkDiskSize(disk.flag, disk.size); err != nil {
-			return row, err
-		}
-	}
 	caps, err := v.Driver.Probe(ctx)
 	if err != nil {
 		return row, err
 	}
 	row.VCPUs = first(row.VCPUs, caps.DefaultVCPUs)
-	if row.VCPUs < 1 || row.VCPUs > caps.MaxVCPUs {
-		return row, banger.Invalidf(fmt.Sprintf("--vcpu 1 to --vcpu %d", caps.MaxVCPUs), "%d vCPUs are not possible here", row.VCPUs)
-	}
-	if err := v.checkMemory(row.Memory); err != nil {
+	err = v.checkResources(banger.SetVM{VCPUs: row.VCPUs, Memory: row.Memory, Disk: row.Disk, Overlay: row.Overlay}, caps)
+	if err != nil {
 		return row, err
 	}
 	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {
@@ -120,6 +111,25 @@ func first[T comparable](values ...T) T {
 		}
 	}
 	return zero
+}
+
+// checkResources checks those resources of a VM that are given.
+func (v *VMs) checkResources(r banger.SetVM, caps vmm.Capabilities) error {
+	for _, disk := range []struct {
+		flag string
+		size banger.Size
+	}{{"--disk-size", r.Disk}, {"--overlay-size", r.Overlay}} {
+		if err := checkDiskSize(disk.flag, disk.size); disk.size != 0 && err != nil {
+			return err
+		}
+	}
+	if r.VCPUs < 0 || r.VCPUs > caps.MaxVCPUs {
+		return banger.Invalidf(fmt.Sprintf("--vcpu 1 to --vcpu %d", caps.MaxVCPUs), "%d vCPUs are not possible here", r.VCPUs)
+	}
+	if r.Memory == 0 {
+		return nil
+	}
+	return v.checkMemory(r.Memory)
 }
 
 func checkDiskSize(flag string, size banger.Size) error {

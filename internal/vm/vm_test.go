@@ -257,6 +257,14 @@ func TestEveryStepFails(t *testing.T) {
 			_, err := w.RestartVM(t.Context(), "otter", banger.StopVM{}, nil)
 			return err
 		}},
+		"set": {func(w *world) { w.stopped("otter") }, func(w *world) error {
+			_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: 300 * banger.MiB, Disk: 80 * banger.MiB}, nil)
+			return err
+		}},
+		"set on a running VM": {func(w *world) { w.create("otter") }, func(w *world) error {
+			_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Overlay: 80 * banger.MiB, Disk: 80 * banger.MiB}, nil)
+			return err
+		}},
 		"delete": {func(w *world) { w.stopped("otter") }, func(w *world) error {
 			return w.DeleteVM(t.Context(), "otter", banger.DeleteVM{}, nil)
 		}},

@@ -105,9 +105,16 @@ func waitForBlock(events int, end time.Time) error {
 	}
 }
 
-// growAll grows each file system of the VM's own that is smaller than its disk.
-func growAll() error {
+// resizeTime bounds the wait for the kernel to hear that a disk has grown.
+const resizeTime = 20 * time.Second
+
+// growAll grows each file system of the VM's own that is smaller than its disk,
+// once the disks have the sizes that are expected of them.
+func growAll(sizes map[string]int64, within time.Duration) error {
 	found, _ := scanDisks()
+	if err := awaitSizes(found, sizes, within); err != nil {
+		return err
+	}
 	var errs []error
 	for _, label := range []string{wire.LabelOverlay, wire.LabelWork} {
 		if device := found[label]; device != "" {
@@ -115,6 +122,35 @@ func growAll() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// awaitSizes waits until the kernel has heard how large the disks have become.
+func awaitSizes(disks map[string]string, sizes map[string]int64, within time.Duration) error {
+	events, err := openUevents() // before the look, so that no change is missed
+	if err != nil {
+		return err
+	}
+	defer unix.Close(events)
+	end := time.Now().Add(within)
+	for label, want := range sizes {
+		device := disks[label]
+		if device == "" {
+			return fmt.Errorf("no disk labelled %q", label)
+		}
+		for {
+			size, err := deviceSize(device)
+			if err != nil {
+				return err
+			}
+			if int64(size) >= want {
+				break
+			}
+			if err := waitForBlock(events, end); err != nil {
+				return fmt.Errorf("%s (%s) has %d bytes, not %d: %w", device, label, size, want, err)
+			}
+		}
+	}
+	return nil
 }
 
 // mountGrown mounts an ext4 file system read-write and grows it to its device.

@@ -153,7 +153,14 @@ func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
 	case wire.MethodInfo:
 		return s.info()
 	case wire.MethodGrow:
-		return nil, growAll()
+		p := wire.GrowParams{}
+		if len(r.Params) > 0 {
+			var err error
+			if p, err = params[wire.GrowParams](r); err != nil {
+				return nil, err
+			}
+		}
+		return nil, growAll(p.Disks, resizeTime)
 	case wire.MethodStop:
 		p, err := params[wire.StopParams](r)
 		if err != nil {

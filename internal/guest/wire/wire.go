@@ -122,7 +122,7 @@ const (
 	MethodStop  = "stop"  // StopParams -> nothing, at once; events tell the rest
 	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock
 	MethodInfo  = "info"  // -> Info
-	MethodGrow  = "grow"  // grow each mounted file system that is smaller than its disk -> nothing
+	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
 )
 
 // Request asks the guest for something. IDs are the host's, unique per connection.
@@ -160,6 +160,12 @@ type StopParams struct {
 // ClockParams carries the host's clock.
 type ClockParams struct {
 	UnixNano int64 `json:"unix_nano"`
+}
+
+// GrowParams are the sizes in bytes that disks have been given, by label. The
+// guest hears of them by the VMM too, a moment earlier or later.
+type GrowParams struct {
+	Disks map[string]int64 `json:"disks,omitempty"`
 }
 
 // Info is what the guest says of itself.

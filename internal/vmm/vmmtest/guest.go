@@ -101,7 +101,13 @@ func (g *Guest) control(stream net.Conn) {
 func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 	reply := &wire.Reply{ID: request.ID}
 	switch request.Method {
-	case wire.MethodPing, wire.MethodSync, wire.MethodClock, wire.MethodGrow:
+	case wire.MethodPing, wire.MethodSync, wire.MethodClock:
+	case wire.MethodGrow:
+		if g.Faults.has(RefusesGrow) {
+			reply.Error = "told not to grow"
+			break
+		}
+		fmt.Fprintf(g.Console, "grown %s\n", request.Params)
 	case wire.MethodInfo:
 		reply.Result, _ = json.Marshal(wire.Info{BootID: g.ID(), Init: wire.InitUp})
 	case wire.MethodStop:

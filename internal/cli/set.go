@@ -1,0 +1,34 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+func newSet(a *app) *cobra.Command {
+	var opts banger.SetVM
+	cmd := a.forVMs("set", "Change the memory, vCPUs and disk sizes of VMs", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+		return svc.SetVM(ctx, ref, opts, p)
+	})
+	cmd.Long = "Change the memory, vCPUs and disk sizes of VMs.\nDisks only grow, also while a VM runs, and their file systems with them.\nMemory and vCPUs of a running VM change by a restart, which --apply allows."
+	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply"
+	flags := cmd.Flags()
+	flags.IntVar(&opts.VCPUs, "vcpu", 0, "number of virtual CPUs")
+	addSize(flags, &opts.Memory, "memory", banger.MiB, "memory; a bare number is MiB")
+	addSize(flags, &opts.Disk, "disk-size", banger.GiB, "most that /root can grow to; a bare number is GiB")
+	addSize(flags, &opts.Overlay, "overlay-size", banger.GiB, "most that changes to / can grow to; a bare number is GiB")
+	flags.BoolVar(&opts.Apply, "apply", false, "restart running VMs where that is needed")
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if opts == (banger.SetVM{Apply: opts.Apply}) && !flags.Changed("vcpu") {
+			return banger.Invalidf("give at least one of --memory, --vcpu, --disk-size and --overlay-size", "nothing is to be changed")
+		}
+		if flags.Changed("vcpu") && opts.VCPUs < 1 {
+			return banger.Invalidf("give --vcpu a number from 1", "%d virtual CPUs are none", opts.VCPUs)
+		}
+		return nil
+	}
+	return cmd
+}

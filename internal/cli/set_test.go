@@ -1,0 +1,24 @@
+package cli
+
+import (
+	"slices"
+	"testing"
+
+	"banger"
+)
+
+func TestSet(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	f.run(t, setup{}, "vm", "set", "otter", "wombat", "--memory", "2048", "--vcpu", "4", "--disk-size", "32", "--overlay-size", "16G", "--apply").
+		want(t, 0, "otter: running\nwombat: stopped\n", "")
+	slices.Sort(f.took)
+	const opts = " {VCPUs:4 Memory:2G Disk:32G Overlay:16G Apply:true}"
+	if want := []string{"set otter" + opts, "set wombat" + opts}; !slices.Equal(f.took, want) {
+		t.Errorf("got %q, want %q", f.took, want)
+	}
+	for _, args := range [][]string{{"otter"}, {"otter", "--apply"}, {"otter", "--vcpu", "0"}, {"otter", "--memory", "lots"}, {"--vcpu", "1"}} {
+		if r := f.run(t, setup{}, append([]string{"vm", "set"}, args...)...); r.code != 2 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+}

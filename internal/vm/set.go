@@ -1,0 +1,243 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"banger"
+	"banger/internal/disk"
+	"banger/internal/guest/wire"
+	"banger/internal/store"
+	"banger/internal/undo"
+	"banger/internal/vmm"
+)
+
+// growTime bounds how long a guest may take to grow its file systems.
+const growTime = 2 * time.Minute
+
+// setting is what the steps of a set hand on to each other.
+type setting struct {
+	*operation
+	row   store.VM // as it will be
+	was   store.VM
+	disks []growing
+	entry *entry
+	undo  undo.Stack
+}
+
+// growing is a disk that is asked to grow.
+type growing struct {
+	flag, label, path string
+	role              vmm.Role
+	size              banger.Size
+}
+
+// SetVM implements banger.VMService. Whatever fails, and whenever the daemon
+// dies, no disk is ever smaller than its record says.
+func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress banger.Progress) (_ banger.VM, err error) {
+	row, e, err := v.hold(ctx, ref)
+	if err != nil {
+		named(&err, "set", ref)
+		return banger.VM{}, err
+	}
+	defer e.release()
+	defer named(&err, "set", row.Name)
+	if err := usable(row); err != nil {
+		return banger.VM{}, err
+	}
+	s := &setting{operation: v.operation("set", row.ID, row.Name, progress), row: row, was: row, entry: e}
+	restart, err := s.plan(ctx, opts)
+	if err != nil {
+		return banger.VM{}, err
+	}
+	defer s.undo.OnError(ctx, &err)
+	if restart {
+		err = s.restarted(ctx)
+	} else {
+		err = s.set(ctx)
+	}
+	if err != nil {
+		return banger.VM{}, err
+	}
+	vm, err := v.show(ctx, row.ID)
+	if err == nil {
+		s.undo.Keep()
+	}
+	return vm, err
+}
+
+// plan checks what was asked for, fills in the rest and says whether it takes
+// a restart.
+func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, err error) {
+	asked := opts
+	asked.Apply = false
+	if asked == (banger.SetVM{}) {
+		return false, banger.Invalidf("banger vm set --memory 2048 "+s.row.Name, "nothing is to be changed")
+	}
+	caps, err := s.v.Driver.Probe(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := s.v.checkResources(opts, caps); err != nil {
+		return false, err
+	}
+	if err := s.planDisks(opts); err != nil {
+		return false, err
+	}
+	s.row.VCPUs, s.row.Memory = first(opts.VCPUs, s.was.VCPUs), first(opts.Memory, s.was.Memory)
+	if s.entry.current() == nil {
+		return false, nil
+	}
+	var why string
+	switch {
+	case s.row.VCPUs != s.was.VCPUs || s.row.Memory != s.was.Memory:
+		why = "memory and vCPUs cannot change while it runs"
+	case len(s.disks) > 0 && !caps.GrowOnline:
+		why = fmt.Sprintf("%s cannot grow disks while it runs", s.v.Driver.Name())
+	default:
+		return false, nil
+	}
+	if !opts.Apply {
+		return false, &banger.Error{Kind: banger.Conflict, Why: errors.New(why), Fix: "banger vm set --apply" + flagsOf(asked) + " " + s.row.Name + ", which restarts it"}
+	}
+	return true, nil
+}
+
+// planDisks refuses to make disks smaller than their files are.
+func (s *setting) planDisks(opts banger.SetVM) error {
+	dir := s.v.Dirs.VM(s.row.ID)
+	for _, d := range []growing{
+		{"--overlay-size", wire.LabelOverlay, dir.Overlay(), vmm.Overlay, opts.Overlay},
+		{"--disk-size", wire.LabelWork, dir.Work(), vmm.Work, opts.Disk},
+	} {
+		if d.size == 0 {
+			continue
+		}
+		info, err := os.Stat(d.path)
+		if err != nil {
+			return err
+		}
+		if now := banger.Size(info.Size()); d.size < now {
+			return banger.Invalidf(d.flag+" "+now.String()+" or more", "%s %v is less than the %v it has: a disk cannot shrink", d.flag, d.size, now)
+		}
+		s.disks = append(s.disks, d)
+	}
+	s.row.Overlay, s.row.Disk = first(opts.Overlay, s.was.Overlay), first(opts.Disk, s.was.Disk)
+	return nil
+}
+
+// flagsOf is what to write on a command line to ask for the same again.
+func flagsOf(opts banger.SetVM) string {
+	text := ""
+	if opts.VCPUs != 0 {
+		text = fmt.Sprintf(" --vcpu %d", opts.VCPUs)
+	}
+	for _, f := range []struct {
+		name string
+		size banger.Size
+	}{{"--memory", opts.Memory}, {"--disk-size", opts.Disk}, {"--overlay-size", opts.Overlay}} {
+		if f.size != 0 {
+			text += fmt.Sprintf(" %s %s", f.name, exact(f.size))
+		}
+	}
+	return text
+}
+
+// exact is a size as a flag takes it, without rounding.
+func exact(size banger.Size) string {
+	if size%banger.MiB == 0 {
+		return fmt.Sprintf("%dM", size/banger.MiB)
+	}
+	return fmt.Sprintf("%dK", (size+banger.KiB-1)/banger.KiB)
+}
+
+// restarted sets between a stop and a start. When that fails, the VM is started
+// again as it was.
+func (s *setting) restarted(ctx context.Context) error {
+	s.undo.Push("stop", func(ctx context.Context) error {
+		if s.entry.current() != nil {
+			return nil // it did not stop
+		}
+		return s.v.start(ctx, s.operation, s.was, s.entry, 0)
+	})
+	if err := s.v.stop(ctx, s.operation, s.row, s.entry, banger.StopVM{}); err != nil {
+		return err
+	}
+	if err := s.set(ctx); err != nil {
+		return err
+	}
+	if err := s.v.start(ctx, s.operation, s.row, s.entry, 0); err != nil {
+		return s.v.explain(err, s.row, s.v.Dirs.VM(s.row.ID).Console())
+	}
+	return nil
+}
+
+func (s *setting) set(ctx context.Context) error {
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+	}{{"grow disks", s.growFiles}, {"record", s.record}, {"grow file systems", s.growGuest}}
+	if len(s.disks) == 0 {
+		steps = steps[1:2]
+	} else if s.entry.current() == nil {
+		steps = steps[:2] // the guest does it when it boots
+	}
+	for _, step := range steps {
+		if err := s.step(ctx, step.name, step.do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *setting) growFiles(ctx context.Context) error {
+	for _, d := range s.disks {
+		if err := disk.Grow(d.path, d.size); err != nil {
+			return fmt.Errorf("%s: %w", d.role, err)
+		}
+		if r := s.entry.current(); r != nil {
+			if err := r.machine.Grow(ctx, d.role, d.size); err != nil {
+				return fmt.Errorf("tell the VMM of %s: %w", d.role, err)
+			}
+		}
+	}
+	return nil
+}
+
+// record writes the settings down. Its undo leaves the disks' sizes, which no
+// longer can be what they were.
+func (s *setting) record(ctx context.Context) error {
+	s.undo.Push("record", func(ctx context.Context) error {
+		s.was.Overlay, s.was.Disk = s.row.Overlay, s.row.Disk
+		return s.v.setSettings(ctx, s.was)
+	})
+	return s.v.setSettings(ctx, s.row)
+}
+
+func (v *VMs) setSettings(ctx context.Context, row store.VM) error {
+	return v.Store.SetSettings(ctx, row.ID, row.VCPUs, row.Memory, row.Overlay, row.Disk)
+}
+
+// growGuest has the running guest grow its file systems. One that does not can
+// do it at its next boot: the disks have grown already.
+func (s *setting) growGuest(ctx context.Context) error {
+	r := s.entry.current()
+	if r == nil {
+		return nil // it has just ended
+	}
+	sizes := map[string]int64{}
+	for _, d := range s.disks {
+		sizes[d.label] = int64(d.size)
+	}
+	bounded, cancel := context.WithTimeout(ctx, growTime)
+	defer cancel()
+	err := r.ask(bounded, wire.MethodGrow, wire.GrowParams{Disks: sizes})
+	if err != nil && ctx.Err() == nil && r.alive() {
+		return &banger.Error{Why: fmt.Errorf("the disks have grown, their file systems have not: %w", err),
+			Fix: "banger vm restart " + s.row.Name + ": the guest grows them when it boots"}
+	}
+	return ctx.Err()
+}

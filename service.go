@@ -23,6 +23,14 @@ type VMService interface {
 	// needs a restart is a Conflict on a running VM unless opts.Apply allows one.
 	SetVM(ctx context.Context, ref string, opts SetVM, progress Progress) (VM, error)
 
+	// KillVM sends a signal to the VM's VMM. It returns once that has ended, or a
+	// moment later with the VM as it then is.
+	KillVM(ctx context.Context, ref string, opts KillVM, progress Progress) (VM, error)
+
+	// RenameVM gives a VM another name; its identity stays. A running guest
+	// learns of it when it boots.
+	RenameVM(ctx context.Context, ref string, opts RenameVM, progress Progress) (VM, error)
+
 	// WaitVM returns once the VM has come as far as asked. A VM that cannot get
 	// there by itself is a Conflict, the end of opts.Timeout a TimedOut error.
 	WaitVM(ctx context.Context, ref string, opts WaitVM, progress Progress) (VM, error)
@@ -90,6 +98,16 @@ type SetVM struct {
 	Disk    Size `json:"disk_bytes,omitempty"`
 	Overlay Size `json:"overlay_bytes,omitempty"`
 	Apply   bool `json:"apply,omitempty"` // restart a running VM if that is needed
+}
+
+// KillVM says how to end a VMM from outside: nothing is asked of the guest.
+type KillVM struct {
+	Signal string `json:"signal,omitempty"` // a name, with or without SIG, or a number; TERM when empty
+}
+
+// RenameVM says what a VM is called from now on.
+type RenameVM struct {
+	Name string `json:"name"`
 }
 
 // DeleteVM says how to delete a VM. A running VM is a Conflict without Force.

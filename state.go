@@ -25,7 +25,7 @@ const (
 	EndedHalt     Ending = "halt"      // clean: the guest halted
 	EndedUnclean  Ending = "unclean"   // the guest switched itself off without its last stage
 	EndedCrashed  Ending = "crashed"   // the guest was reset without a bye: a panic
-	EndedKilled   Ending = "killed"    // we killed the VMM: `vm stop` ran out of time, or --force
+	EndedKilled   Ending = "killed"    // we killed the VMM: `vm kill`, `vm stop` that ran out of time, or --force
 	EndedVMMDied  Ending = "vmm-died"  // the VMM was killed from outside, or broke
 	EndedHostDown Ending = "unwatched" // it ended while no daemon lived, and left no word
 )

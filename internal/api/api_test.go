@@ -96,6 +96,14 @@ func (f *fake) SetVM(ctx context.Context, ref string, opts banger.SetVM, p bange
 	f.note("set", ref, opts)
 	return f.operate(ctx, p)
 }
+func (f *fake) KillVM(ctx context.Context, ref string, opts banger.KillVM, p banger.Progress) (banger.VM, error) {
+	f.note("kill", ref, opts)
+	return f.operate(ctx, p)
+}
+func (f *fake) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, p banger.Progress) (banger.VM, error) {
+	f.note("rename", ref, opts)
+	return f.operate(ctx, p)
+}
 func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	f.note("logs", ref, opts)
 	return f.log, f.err
@@ -203,6 +211,8 @@ func TestEveryCallArrives(t *testing.T) {
 		func() (banger.VM, error) { return c.StopVM(ctx, "otter", stop, nil) },
 		func() (banger.VM, error) { return c.RestartVM(ctx, "a/b ?%", stop, nil) },
 		func() (banger.VM, error) { return c.SetVM(ctx, "otter", set, nil) },
+		func() (banger.VM, error) { return c.KillVM(ctx, "otter", banger.KillVM{Signal: "HUP"}, nil) },
+		func() (banger.VM, error) { return c.RenameVM(ctx, "otter", banger.RenameVM{Name: "wombat"}, nil) },
 		func() (banger.VM, error) { return c.ShowVM(ctx, "../x") },
 		func() (banger.VM, error) { return f.vm, c.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil) },
 	} {
@@ -212,7 +222,8 @@ func TestEveryCallArrives(t *testing.T) {
 	}
 	want := []any{
 		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
-		"restart", "a/b ?%", stop, "set", "otter", set, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
+		"restart", "a/b ?%", stop, "set", "otter", set,
+		"kill", "otter", banger.KillVM{Signal: "HUP"}, "rename", "otter", banger.RenameVM{Name: "wombat"}, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)

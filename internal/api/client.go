@@ -241,6 +241,16 @@ func (c *Client) SetVM(ctx context.Context, ref string, opts banger.SetVM, progr
 	return c.verb(ctx, ref, "set", opts, progress)
 }
 
+// KillVM implements banger.VMService.
+func (c *Client) KillVM(ctx context.Context, ref string, opts banger.KillVM, progress banger.Progress) (banger.VM, error) {
+	return c.verb(ctx, ref, "kill", opts, progress)
+}
+
+// RenameVM implements banger.VMService.
+func (c *Client) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (banger.VM, error) {
+	return c.verb(ctx, ref, "rename", opts, progress)
+}
+
 // VMLogs implements banger.VMService.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	path, err := vmPath(ref, "logs")

@@ -83,6 +83,12 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("POST /vms/{ref}/set", operation(s, "set", func(ctx context.Context, ref string, opts banger.SetVM, p banger.Progress) (any, error) {
 		return s.vms.SetVM(ctx, ref, opts, p)
 	}))
+	s.mux.HandleFunc("POST /vms/{ref}/kill", operation(s, "kill", func(ctx context.Context, ref string, opts banger.KillVM, p banger.Progress) (any, error) {
+		return s.vms.KillVM(ctx, ref, opts, p)
+	}))
+	s.mux.HandleFunc("POST /vms/{ref}/rename", operation(s, "rename", func(ctx context.Context, ref string, opts banger.RenameVM, p banger.Progress) (any, error) {
+		return s.vms.RenameVM(ctx, ref, opts, p)
+	}))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &banger.Error{Kind: banger.Conflict, Fix: restart,
 			Why: errors.New("this daemon (bangerd " + version.Version + ") has no " + r.Method + " " + r.URL.Path)})

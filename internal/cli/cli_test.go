@@ -153,6 +153,24 @@ func (f *fakeDaemon) SetVM(_ context.Context, ref string, opts banger.SetVM, _ b
 	return vm, nil
 }
 
+func (f *fakeDaemon) KillVM(_ context.Context, ref string, opts banger.KillVM, _ banger.Progress) (banger.VM, error) {
+	f.took = append(f.took, "kill "+ref+" "+opts.Signal)
+	return f.change(ref, "kill", banger.Stopped, banger.Running)
+}
+
+func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameVM, _ banger.Progress) (banger.VM, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(ref, "rename")
+	if err != nil {
+		return vm, err
+	}
+	delete(f.vms, vm.Name)
+	vm.Name = opts.Name
+	f.vms[vm.Name] = vm
+	return vm, nil
+}
+
 func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -72,6 +72,31 @@ func (s *Store) InsertVM(ctx context.Context, v VM) error {
 	return during(err, "store VM %q", v.Name)
 }
 
+// Rename gives the VM another name. One that is taken is a Conflict.
+func (s *Store) Rename(ctx context.Context, id banger.VMID, name string) error {
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		var holder banger.VMID
+		err := tx.QueryRowContext(ctx, "SELECT id FROM vms WHERE name = ?", name).Scan(&holder)
+		switch {
+		case err == nil && holder == id:
+			return nil
+		case err == nil:
+			return &banger.Error{Kind: banger.Conflict, Why: errors.New("the name is taken"), Fix: "choose another name: banger vm list"}
+		case !errors.Is(err, sql.ErrNoRows):
+			return err
+		}
+		result, err := tx.ExecContext(ctx, "UPDATE vms SET name = ? WHERE id = ?", name, id)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		return absent(sql.ErrNoRows)
+	})
+	return during(err, "name VM %s %q", id, name)
+}
+
 func vacant(ctx context.Context, tx *sql.Tx, v VM) error {
 	other, err := scanVM(tx.QueryRowContext(ctx, "SELECT "+vmColumns+" FROM vms WHERE name = ? OR id = ?", v.Name, v.ID))
 	if errors.Is(err, sql.ErrNoRows) {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/config"
 	"banger/internal/guest"
@@ -33,6 +35,7 @@ type run struct {
 	hello   wire.Hello
 	bye     wire.Verb
 	killed  bool
+	sent    unix.Signal   // the last signal that could have ended the VMM
 	changed chan struct{} // replaced, and closed, at each change of control and of hello.Init
 }
 
@@ -199,7 +202,7 @@ func (r *run) kill() error {
 func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	<-r.tended
 	r.mu.Lock()
-	verb, killed := r.bye, r.killed
+	verb, killed, sent := r.bye, r.killed, r.sent
 	r.mu.Unlock()
 	exit, words := r.machine.Exit(), listen(dir.Console(), r.boot.Nonce)
 	if verb == "" {
@@ -212,6 +215,8 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedHalt, ""
 	case verb == wire.Poweroff:
 		return banger.EndedPoweroff, ""
+	case sent != 0 && (exit.Reason == vmm.ReasonSignal || exit.Reason == vmm.ReasonKilled || exit.Reason == vmm.ReasonUnknown):
+		return banger.EndedKilled, "the VMM ended after it was sent " + signalName(sent)
 	case killed || exit.Reason == vmm.ReasonKilled:
 		return banger.EndedKilled, "the VMM was ended by banger"
 	case words.Failed != nil:

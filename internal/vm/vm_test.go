@@ -257,6 +257,13 @@ func TestEveryStepFails(t *testing.T) {
 			_, err := w.RestartVM(t.Context(), "otter", banger.StopVM{}, nil)
 			return err
 		}},
+		"rename": {func(w *world) { w.stopped("otter") }, func(w *world) error {
+			vm, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, nil)
+			if err == nil && vm.Name != "badger" {
+				err = errors.New("it is still " + vm.Name)
+			}
+			return err
+		}},
 		"set": {func(w *world) { w.stopped("otter") }, func(w *world) error {
 			_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: 300 * banger.MiB, Disk: 80 * banger.MiB}, nil)
 			return err

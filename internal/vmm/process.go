@@ -84,18 +84,23 @@ func (p *Process) PID() int { return p.pid }
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Kill ends the process at once. It may be called at any time.
-func (p *Process) Kill() error {
-	p.killed.Store(true)
+func (p *Process) Kill() error { return p.Signal(unix.SIGKILL) }
+
+// Signal sends the process a signal; after its end that does nothing.
+func (p *Process) Signal(signal unix.Signal) error {
+	if signal == unix.SIGKILL {
+		p.killed.Store(true)
+	}
 	raw, err := p.fd.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var sent error
-	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), unix.SIGKILL, nil, 0) }); err != nil {
-		return fmt.Errorf("kill process %d: %w", p.pid, err)
+	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), signal, nil, 0) }); err != nil {
+		return fmt.Errorf("signal process %d: %w", p.pid, err)
 	}
 	if sent != nil && !errors.Is(sent, unix.ESRCH) {
-		return fmt.Errorf("kill process %d: %w", p.pid, sent)
+		return fmt.Errorf("signal process %d: %w", p.pid, sent)
 	}
 	return nil
 }

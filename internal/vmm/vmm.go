@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 )
 
@@ -95,6 +97,10 @@ type Machine interface {
 	// Kill ends the VMM at once (SIGKILL). Disks are left as they are. It may
 	// be called twice, and after the end.
 	Kill() error
+
+	// Signal sends the VMM a signal. SIGKILL is Kill; what the others do is the
+	// VMM's business. After the end it does nothing.
+	Signal(signal unix.Signal) error
 
 	// Ended is closed when the VMM process is gone and its lock is free.
 	Ended() <-chan struct{}

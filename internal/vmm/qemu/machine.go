@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
@@ -120,6 +122,9 @@ func (m *machine) Grow(ctx context.Context, role vmm.Role, size banger.Size) err
 
 // Kill implements vmm.Machine.
 func (m *machine) Kill() error { return m.proc.Kill() }
+
+// Signal implements vmm.Machine.
+func (m *machine) Signal(signal unix.Signal) error { return m.proc.Signal(signal) }
 
 // Ended implements vmm.Machine.
 func (m *machine) Ended() <-chan struct{} { return m.ended }

@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/vmm"
 )
@@ -98,9 +100,10 @@ func (m *fakeMachine) Grow(_ context.Context, role vmm.Role, size banger.Size) e
 	}
 }
 
-func (m *fakeMachine) Kill() error            { return m.proc.Kill() }
-func (m *fakeMachine) Ended() <-chan struct{} { return m.ended }
-func (m *fakeMachine) Exit() vmm.Exit         { return m.exit }
+func (m *fakeMachine) Kill() error                     { return m.proc.Kill() }
+func (m *fakeMachine) Signal(signal unix.Signal) error { return m.proc.Signal(signal) }
+func (m *fakeMachine) Ended() <-chan struct{}          { return m.ended }
+func (m *fakeMachine) Exit() vmm.Exit                  { return m.exit }
 
 func (m *fakeMachine) Close() error {
 	m.leave()

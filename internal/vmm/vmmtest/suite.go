@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
@@ -36,6 +38,7 @@ func Run(t *testing.T, newDriver Make) {
 		{"Adopt", testAdopt},
 		{"AdoptGone", testAdoptGone},
 		{"Exit", testExit},
+		{"Signal", testSignal},
 		{"Grow", testGrow},
 		{"DialWithinContext", testDialWithinContext},
 		{"LaunchFails", testLaunchFails},
@@ -186,6 +189,23 @@ func testExit(t *testing.T, f *fixture) {
 		}
 		f.ended(t, m, vmm.ReasonSignal)
 	})
+}
+
+// testSignal: a signal from us is one like any other to the VMM, and SIGKILL is Kill.
+func testSignal(t *testing.T, f *fixture) {
+	for signal, want := range map[unix.Signal]vmm.Reason{unix.SIGTERM: vmm.ReasonSignal, unix.SIGKILL: vmm.ReasonKilled} {
+		t.Run(unix.SignalName(signal), func(t *testing.T) {
+			m, _ := f.launch(t)
+			f.echo(t, m)
+			if err := m.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			f.ended(t, m, want)
+			if err := m.Signal(signal); err != nil {
+				t.Errorf("after the end: %v", err)
+			}
+		})
+	}
 }
 
 func testGrow(t *testing.T, f *fixture) {

@@ -1,0 +1,26 @@
+package cli
+
+import (
+	"slices"
+	"testing"
+
+	"banger"
+)
+
+func TestKillAndRename(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	f.run(t, setup{}, "vm", "rename", "wombat", "badger").want(t, 0, "badger: was wombat\n", "")
+	f.run(t, setup{}, "vm", "rename", "otter", "kestrel").want(t, 0, "kestrel: was otter; its guest is told when it boots the next time\n", "")
+	for _, args := range [][]string{{"kestrel"}, {"kestrel", "Bad"}, {"kestrel", ""}, {"a", "b", "c"}} {
+		if r := f.run(t, setup{}, append([]string{"vm", "rename"}, args...)...); r.code != 2 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+	f.run(t, setup{}, "vm", "kill", "kestrel").want(t, 0, "kestrel: stopped\n", "")
+	if r := f.run(t, setup{}, "vm", "kill", "-s", "KILL", "badger"); r.code != 4 {
+		t.Errorf("%+v", r)
+	}
+	if want := []string{"kill kestrel TERM", "kill badger KILL"}; !slices.Equal(f.took, want) {
+		t.Errorf("got %q", f.took)
+	}
+}

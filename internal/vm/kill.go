@@ -1,0 +1,105 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// killTime is how long a VMM may take to end by a signal that asks for it.
+const killTime = 10 * time.Second
+
+// deadly are the signals that end a VMM, unless it thinks otherwise.
+var deadly = []unix.Signal{unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT}
+
+// known are the signals with a name here.
+var known = []string{"TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2"}
+
+// signal reads TERM, SIGTERM or 15.
+func signal(text string) (unix.Signal, error) {
+	const last = 64
+	name := strings.TrimPrefix(strings.ToUpper(text), "SIG")
+	if slices.Contains(known, name) {
+		return unix.SignalNum("SIG" + name), nil
+	}
+	if n, err := strconv.Atoi(text); err == nil && n >= 1 && n <= last {
+		return unix.Signal(n), nil
+	}
+	return 0, banger.Invalidf(fmt.Sprintf("use %s or a number from 1 to %d", strings.Join(known, ", "), last), "%q is not a signal", text)
+}
+
+func signalName(s unix.Signal) string {
+	if name := unix.SignalName(s); name != "" {
+		return name
+	}
+	return fmt.Sprintf("signal %d", int(s))
+}
+
+// KillVM implements banger.VMService. It does not wait for its turn: it is for
+// a VM that is stuck, maybe in a stop.
+func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progress banger.Progress) (_ banger.VM, err error) {
+	sig, err := signal(first(opts.Signal, "TERM"))
+	if err != nil {
+		named(&err, "kill", ref)
+		return banger.VM{}, err
+	}
+	row, err := v.Store.FindVM(ctx, ref)
+	if err != nil {
+		named(&err, "kill", ref)
+		return banger.VM{}, err
+	}
+	defer named(&err, "kill", row.Name)
+	e := v.entry(row.ID)
+	r := e.current()
+	if r == nil {
+		return banger.VM{}, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
+	}
+	op := v.operation("kill", row.ID, row.Name, progress)
+	err = op.step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
+		if err := r.signal(sig); err != nil || !slices.Contains(deadly, sig) {
+			return err
+		}
+		bounded, cancel := context.WithTimeout(ctx, killTime)
+		defer cancel()
+		e.left(bounded, r)
+		return ctx.Err()
+	})
+	if err != nil {
+		return banger.VM{}, err
+	}
+	return v.show(ctx, row.ID)
+}
+
+func (r *run) signal(sig unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(deadly, sig) {
+		r.sent = sig
+	}
+	return r.machine.Signal(sig)
+}
+
+// left waits until the VM has left a run behind, or ctx ends.
+func (e *entry) left(ctx context.Context, r *run) {
+	for {
+		e.mu.Lock()
+		current, changed := e.run, e.changed
+		e.mu.Unlock()
+		if current != r {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package vm
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"banger"
+)
+
+func TestKill(t *testing.T) {
+	for given, want := range map[string]string{"": "SIGTERM", "kill": "SIGKILL", "SIGINT": "SIGINT", "1": "SIGHUP"} {
+		t.Run(want, func(t *testing.T) {
+			w := newWorld(t)
+			w.create("otter")
+			vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: given}, nil)
+			if err != nil || vm.State != banger.Stopped || vm.Ending != banger.EndedKilled || !strings.Contains(vm.EndingBy, want) {
+				t.Errorf("%v, %+v", err, vm)
+			}
+			if _, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: given}, nil); banger.KindOf(err) != banger.Conflict || banger.FixOf(err) == "" {
+				t.Errorf("a stopped VM: %v", err)
+			}
+			if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestKillOfAnAdoptedVM(t *testing.T) {
+	w := newWorld(t)
+	w.create("otter")
+	w.again()
+	if vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{}, nil); err != nil || vm.Ending != banger.EndedKilled {
+		t.Errorf("%v, %+v", err, vm)
+	}
+}
+
+func TestKillByWhatDoesNotEnd(t *testing.T) {
+	w := newWorld(t)
+	w.create("otter")
+	// 28 (SIGWINCH) is ignored by whoever is not told of it.
+	if vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "28"}, nil); err != nil || vm.State != banger.Running {
+		t.Errorf("%v, %+v", err, vm)
+	}
+	for _, bad := range []string{"0", "65", "-9", "WINCH", "TERM KILL", "9x"} {
+		_, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: bad}, nil)
+		if banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "TERM, KILL, INT, HUP, QUIT, USR1, USR2") {
+			t.Errorf("%q: %v, fix %q", bad, err, banger.FixOf(err))
+		}
+	}
+	w.act("otter", "poweroff")
+	w.until("the end", func() bool { return w.show1("otter").Ending == banger.EndedPoweroff })
+}
+
+func TestRename(t *testing.T) {
+	w := newWorld(t)
+	was := w.create("otter")
+	w.create("wombat")
+	before := w.String()
+	for name, kind := range map[string]banger.Kind{"wombat": banger.Conflict, "Bad": banger.Invalid, "": banger.Invalid} {
+		if _, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: name}, nil); banger.KindOf(err) != kind || banger.FixOf(err) == "" {
+			t.Errorf("%q: %v, fix %q", name, err, banger.FixOf(err))
+		}
+	}
+	if after := w.String(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	note := ""
+	now, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, func(e banger.Event) { note += e.Note })
+	if err != nil || !strings.Contains(note, "host name") {
+		t.Fatalf("%v, note %q", err, note)
+	}
+	was.Name = "badger"
+	if now != was {
+		t.Errorf("got %+v, want %+v", now, was)
+	}
+	hosts, _ := os.ReadFile(w.knownHosts)
+	if text := string(hosts); strings.Contains(text, "otter.vm") || strings.Count(text, "banger-"+string(was.ID)+",badger.vm ssh-ed25519 ") != 1 {
+		t.Errorf("known hosts:\n%s", text)
+	}
+	if _, err := w.ShowVM(t.Context(), "otter"); banger.KindOf(err) != banger.NotFound {
+		t.Errorf("the old name: %v", err)
+	}
+	if _, err := w.RestartVM(t.Context(), "badger", banger.StopVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	console, _ := os.ReadFile(now.Console)
+	if !strings.Contains(string(console), "guest badger is up") {
+		t.Errorf("the guest's name:\n%s", console)
+	}
+	w.create("otter") // the name is free
+}

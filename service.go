@@ -35,6 +35,9 @@ type VMService interface {
 	// there by itself is a Conflict, the end of opts.Timeout a TimedOut error.
 	WaitVM(ctx context.Context, ref string, opts WaitVM, progress Progress) (VM, error)
 
+	// VMStats looks at what a VM uses now.
+	VMStats(ctx context.Context, ref string) (VMStats, error)
+
 	// VMLogs streams a log. With Follow it ends when ctx does or the VM is deleted.
 	VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error)
 

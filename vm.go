@@ -43,6 +43,41 @@ type VM struct {
 	KnownHosts string `json:"known_hosts"`
 }
 
+// VMStats is what a VM uses at one moment. Of a VM that does not run only its
+// disks are known.
+type VMStats struct {
+	ID    VMID   `json:"id"`
+	Name  string `json:"name"`
+	State State  `json:"state"`
+
+	// Of the VMM, as the host sees it.
+	PID      int           `json:"pid,omitempty"`
+	CPUTime  time.Duration `json:"cpu_time_ns,omitempty"`
+	Resident Size          `json:"resident_bytes,omitempty"`
+
+	// What the sparse files of the disks take on the host.
+	OverlayOnHost Size `json:"overlay_on_host_bytes"`
+	DiskOnHost    Size `json:"disk_on_host_bytes"`
+
+	Guest *GuestStats `json:"guest,omitempty"` // nil when its agent cannot tell
+}
+
+// GuestStats is what a guest says of itself.
+type GuestStats struct {
+	Uptime          time.Duration `json:"uptime_ns"`
+	Load            [3]float64    `json:"load"` // over 1, 5 and 15 minutes
+	MemoryTotal     Size          `json:"memory_total_bytes"`
+	MemoryAvailable Size          `json:"memory_available_bytes"`
+	FileSystems     []FileSystem  `json:"file_systems"`
+}
+
+// FileSystem is how full a file system of a guest is.
+type FileSystem struct {
+	Path string `json:"path"`
+	Size Size   `json:"size_bytes"`
+	Used Size   `json:"used_bytes"`
+}
+
 // Image is a read-only root filesystem.
 type Image struct {
 	Name      string    `json:"name"`

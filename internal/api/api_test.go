@@ -104,6 +104,10 @@ func (f *fake) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, p
 	f.note("rename", ref, opts)
 	return f.operate(ctx, p)
 }
+func (f *fake) VMStats(_ context.Context, ref string) (banger.VMStats, error) {
+	f.note("stats", ref)
+	return aStats, f.err
+}
 func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	f.note("logs", ref, opts)
 	return f.log, f.err
@@ -123,6 +127,9 @@ func (f *fake) ListImages(context.Context) ([]banger.Image, error) {
 func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 	return []banger.Kernel{{Name: "6.12"}}, f.err
 }
+
+var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.GuestStats{Load: [3]float64{1, 0.5, 0},
+	FileSystems: []banger.FileSystem{{Path: "/", Size: banger.GiB}}}}
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -230,6 +237,9 @@ func TestEveryCallArrives(t *testing.T) {
 	}
 	if !reflect.DeepEqual(events, f.events) {
 		t.Errorf("events %v", events)
+	}
+	if stats, err := c.VMStats(ctx, "otter"); err != nil || !reflect.DeepEqual(stats, aStats) {
+		t.Errorf("got %+v, %v", stats, err)
 	}
 	if vms, err := c.ListVMs(ctx); err != nil || vms == nil {
 		t.Errorf("got %v, %v: want an empty list", vms, err)

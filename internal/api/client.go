@@ -251,6 +251,16 @@ func (c *Client) RenameVM(ctx context.Context, ref string, opts banger.RenameVM,
 	return c.verb(ctx, ref, "rename", opts, progress)
 }
 
+// VMStats implements banger.VMService.
+func (c *Client) VMStats(ctx context.Context, ref string) (banger.VMStats, error) {
+	var stats banger.VMStats
+	path, err := vmPath(ref, "stats")
+	if err == nil {
+		err = c.call(ctx, path, &stats)
+	}
+	return stats, err
+}
+
 // VMLogs implements banger.VMService.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	path, err := vmPath(ref, "logs")

@@ -28,6 +28,8 @@ type fakeDaemon struct {
 	running bool
 	logs    string
 	guest   func(banger.VM) (net.Conn, error)
+	looked  func(times int) // by stats
+	looks   int
 	took    []string // what was asked, in words
 }
 
@@ -169,6 +171,25 @@ func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameV
 	vm.Name = opts.Name
 	f.vms[vm.Name] = vm
 	return vm, nil
+}
+
+func (f *fakeDaemon) VMStats(_ context.Context, ref string) (banger.VMStats, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.looks++; f.looked != nil {
+		f.looked(f.looks)
+	}
+	vm, err := f.find(ref, "look at")
+	if err != nil {
+		return banger.VMStats{}, err
+	}
+	s := banger.VMStats{Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB}
+	if vm.State == banger.Running {
+		s.PID, s.CPUTime, s.Resident = 9, 3*time.Second, 600*banger.MiB
+		s.Guest = &banger.GuestStats{Uptime: time.Minute, Load: [3]float64{0.5, 1, 2}, MemoryTotal: banger.GiB, MemoryAvailable: banger.GiB / 4,
+			FileSystems: []banger.FileSystem{{Path: "/", Size: 8 * banger.GiB, Used: banger.GiB}, {Path: "/root", Size: 16 * banger.GiB, Used: 2 * banger.GiB}}}
+	}
+	return s, nil
 }
 
 func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {

@@ -123,12 +123,13 @@ func helloOf(c wire.Config) wire.Hello {
 	var name unix.Utsname
 	unix.Uname(&name)
 	return wire.Hello{
-		Version: wire.Version,
-		Program: "banger-agent " + version.Version,
-		Token:   c.Token,
-		Nonce:   c.Nonce,
-		BootID:  bootID(),
-		Kernel:  unix.ByteSliceToString(name.Release[:]),
+		Version:  wire.Version,
+		Features: []string{wire.FeatureStats},
+		Program:  "banger-agent " + version.Version,
+		Token:    c.Token,
+		Nonce:    c.Nonce,
+		BootID:   bootID(),
+		Kernel:   unix.ByteSliceToString(name.Release[:]),
 	}
 }
 
@@ -152,6 +153,8 @@ func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
 		return nil, setClock(p.UnixNano)
 	case wire.MethodInfo:
 		return s.info()
+	case wire.MethodStats:
+		return stats(s.config)
 	case wire.MethodGrow:
 		p := wire.GrowParams{}
 		if len(r.Params) > 0 {

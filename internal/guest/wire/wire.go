@@ -122,7 +122,13 @@ const (
 	MethodStop  = "stop"  // StopParams -> nothing, at once; events tell the rest
 	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock
 	MethodInfo  = "info"  // -> Info
+	MethodStats = "stats" // -> Stats
 	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
+)
+
+// Features that a guest's Hello can name.
+const (
+	FeatureStats = "stats" // it knows MethodStats
 )
 
 // Request asks the guest for something. IDs are the host's, unique per connection.
@@ -173,6 +179,22 @@ type Info struct {
 	BootID string `json:"boot_id"`
 	Uptime int64  `json:"uptime_ms"`
 	Init   Init   `json:"init"`
+}
+
+// Stats is what the guest uses. Sizes are bytes.
+type Stats struct {
+	UptimeMS        int64        `json:"uptime_ms"`
+	Load            [3]float64   `json:"load"` // over 1, 5 and 15 minutes
+	MemoryTotal     int64        `json:"memory_total"`
+	MemoryAvailable int64        `json:"memory_available"`
+	FileSystems     []FileSystem `json:"file_systems"`
+}
+
+// FileSystem is how full a file system is.
+type FileSystem struct {
+	Path string `json:"path"`
+	Size int64  `json:"size"`
+	Used int64  `json:"used"`
 }
 
 // Kinds of events.

@@ -82,7 +82,11 @@ func (g *Guest) ID() string {
 
 func (g *Guest) control(stream net.Conn) {
 	out := json.NewEncoder(stream)
-	out.Encode(wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
+	features := []string{wire.FeatureStats}
+	if g.Faults.has(KnowsNoStats) {
+		features = nil
+	}
+	out.Encode(wire.Message{Hello: &wire.Hello{Features: features, Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
 		BootID: g.ID(), Kernel: "none", Init: wire.InitStarting}})
 	out.Encode(wire.Message{Event: &wire.Event{Kind: wire.EventInit, Init: wire.InitUp}})
 	in := bufio.NewScanner(stream)
@@ -110,6 +114,9 @@ func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 		fmt.Fprintf(g.Console, "grown %s\n", request.Params)
 	case wire.MethodInfo:
 		reply.Result, _ = json.Marshal(wire.Info{BootID: g.ID(), Init: wire.InitUp})
+	case wire.MethodStats:
+		reply.Result, _ = json.Marshal(wire.Stats{UptimeMS: 5000, Load: [3]float64{1, 0.5, 0.25}, MemoryTotal: 2 << 20, MemoryAvailable: 1 << 20,
+			FileSystems: []wire.FileSystem{{Path: "/", Size: 8192, Used: 4096}, {Path: "/root\x1b[2J", Size: 4096, Used: 512}}})
 	case wire.MethodStop:
 		g.stop(request, out)
 		return

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+type statsOptions struct {
+	watch    bool
+	interval time.Duration
+}
+
+func newStats(a *app) *cobra.Command {
+	var opts statsOptions
+	cmd := &cobra.Command{
+		Use:               "stats NAME...",
+		Short:             "Show what VMs use, on the host and inside",
+		Long:              "Show what VMs use: time and memory of the processes that run them, what their disks take on the\nhost, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
+		Example:           "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.vmNames,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return a.runStats(cmd.Context(), names, opts)
+		},
+	}
+	cmd.Flags().BoolVarP(&opts.watch, "watch", "w", false, "show it again and again")
+	cmd.Flags().DurationVar(&opts.interval, "interval", 2*time.Second, "how often --watch looks")
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) error {
+	const shortest = 100 * time.Millisecond
+	if opts.interval < shortest {
+		return banger.Invalidf("--interval 1s", "--interval %v is less than %v", opts.interval, shortest)
+	}
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	if !opts.watch {
+		return a.showStats(a.std.Out, each(ctx, names, svc.VMStats))
+	}
+	tick := time.NewTicker(opts.interval)
+	defer tick.Stop()
+	for {
+		results := each(ctx, names, svc.VMStats)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if a.std.OutTTY && !a.json {
+			fmt.Fprint(a.std.Out, "\x1b[H\x1b[2J")
+		}
+		if err := a.showStats(a.std.Out, results); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (a *app) showStats(out io.Writer, results []result[banger.VMStats]) error {
+	rows := [][]string{{"NAME", "STATE", "UPTIME", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "OVERLAY", "WORK DISK"}}
+	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
+		if a.json {
+			return a.printJSON(s)
+		}
+		rows = append(rows, statsRow(s))
+		return nil
+	})
+	if len(rows) > 1 {
+		if err := table(out, rows); err != nil {
+			return err
+		}
+	}
+	return failed
+}
+
+// statsRow has a dash for whatever is not known.
+func statsRow(s banger.VMStats) []string {
+	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
+	if s.PID != 0 {
+		row[7], row[8] = s.CPUTime.Round(time.Second).String(), s.Resident.String()
+	}
+	g := s.Guest
+	if g == nil {
+		return row
+	}
+	row[2] = g.Uptime.Round(time.Second).String()
+	row[3] = fmt.Sprintf("%.2f", g.Load[0])
+	row[4] = portion(g.MemoryTotal-g.MemoryAvailable, g.MemoryTotal)
+	for _, fs := range g.FileSystems {
+		switch fs.Path {
+		case "/":
+			row[5] = portion(fs.Used, fs.Size)
+		case "/root":
+			row[6] = portion(fs.Used, fs.Size)
+		}
+	}
+	return row
+}
+
+func portion(used, of banger.Size) string { return used.String() + "/" + of.String() }

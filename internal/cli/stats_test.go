@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"banger"
+)
+
+func TestStats(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	f.run(t, setup{}, "vm", "stats", "otter", "wombat").want(t, 0,
+		"NAME    STATE    UPTIME  LOAD  MEMORY   /      /root   CPU TIME  RESIDENT  OVERLAY  WORK DISK\n"+
+			"otter   running  1m0s    0.50  768M/1G  1G/8G  2G/16G  3s        600M      5M       6M\n"+
+			"wombat  stopped  -       -     -        -      -       -         -         5M       6M\n", "")
+	r := f.run(t, setup{}, "vm", "stats", "--json", "otter", "nobody")
+	decoder := json.NewDecoder(strings.NewReader(r.out))
+	var s banger.VMStats
+	var second failure
+	if decoder.Decode(&s) != nil || decoder.Decode(&second) != nil || s.Guest == nil || s.Resident != 600*banger.MiB || second.Error.Kind != banger.NotFound || r.code != 3 {
+		t.Errorf("%+v", r)
+	}
+	for _, args := range [][]string{{}, {"otter", "--interval", "1ms"}} {
+		if r := f.run(t, setup{}, append([]string{"vm", "stats"}, args...)...); r.code != 2 {
+			t.Errorf("%q: %+v", args, r)
+		}
+	}
+}
+
+func TestStatsWatch(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	signals := make(chan os.Signal, 1)
+	f.looked = func(times int) {
+		if times == 3 {
+			signals <- os.Interrupt
+		}
+	}
+	r := f.run(t, setup{tty: true, signals: signals}, "vm", "stats", "--watch", "--interval", "100ms", "otter")
+	if r.code != exitInterrupted || strings.Count(r.out, "\x1b[H\x1b[2JNAME ") < 2 {
+		t.Errorf("%+v", r)
+	}
+}

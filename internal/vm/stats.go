@@ -1,0 +1,122 @@
+package vm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+)
+
+const (
+	// statsTime is how long a guest may take to tell of itself.
+	statsTime = 5 * time.Second
+	// mostFileSystems bounds what a guest can make us print.
+	mostFileSystems = 16
+	// ticks are the units of CPU time in /proc, in one second.
+	ticks = 100
+)
+
+// VMStats implements banger.VMService. What a guest does not tell is left out.
+func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err error) {
+	row, err := v.Store.FindVM(ctx, ref)
+	if err != nil {
+		return banger.VMStats{}, err
+	}
+	defer named(&err, "look at", row.Name)
+	dir := v.Dirs.VM(row.ID)
+	s := banger.VMStats{ID: row.ID, Name: row.Name}
+	if s.OverlayOnHost, err = allocated(dir.Overlay()); err != nil {
+		return s, err
+	}
+	if s.DiskOnHost, err = allocated(dir.Work()); err != nil {
+		return s, err
+	}
+	var r *run
+	if s.State, r = v.entry(row.ID).now(); r == nil {
+		return s, nil
+	}
+	if err := r.cost(&s); err != nil {
+		return s, err
+	}
+	if s.Guest, err = r.guestStats(ctx); err != nil {
+		v.Log.Warn("ask the guest for its stats", "vm", row.Name, "id", row.ID, "err", err)
+	}
+	return s, ctx.Err()
+}
+
+// allocated is what a sparse file really takes on the host.
+func allocated(path string) (banger.Size, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, fmt.Errorf("look at %s: %w", path, err)
+	}
+	return banger.Size(stat.Blocks) * 512, nil
+}
+
+// cost looks at the VMM's process.
+func (r *run) cost(s *banger.VMStats) error {
+	pid := r.machine.PID()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err == nil {
+		s.CPUTime, s.Resident, err = readStat(stat)
+	}
+	if !r.alive() || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		s.CPUTime, s.Resident = 0, 0 // it has just ended
+		return nil
+	}
+	s.PID = pid
+	return err
+}
+
+// readStat reads /proc/<pid>/stat, whose second field can hold anything.
+func readStat(stat []byte) (cpu time.Duration, resident banger.Size, err error) {
+	const user, system, rss = 11, 12, 21 // counted from the third field
+	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
+	fields := bytes.Fields(rest)
+	if len(fields) <= rss {
+		return 0, 0, errors.New("/proc tells too little of the VMM")
+	}
+	var values [3]int64
+	for i, field := range []int{user, system, rss} {
+		if values[i], err = strconv.ParseInt(string(fields[field]), 10, 64); err != nil {
+			return 0, 0, fmt.Errorf("read what /proc tells of the VMM: %w", err)
+		}
+	}
+	return time.Duration(values[0]+values[1]) * (time.Second / ticks), banger.Size(values[2] * int64(os.Getpagesize())), nil
+}
+
+// guestStats asks the agent, if it is there and knows how to answer.
+func (r *run) guestStats(ctx context.Context) (*banger.GuestStats, error) {
+	r.mu.Lock()
+	control, features := r.control, r.hello.Features
+	r.mu.Unlock()
+	if control == nil || !slices.Contains(features, wire.FeatureStats) {
+		return nil, nil
+	}
+	return askStats(ctx, control)
+}
+
+func askStats(ctx context.Context, control *guest.Control) (*banger.GuestStats, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsTime)
+	defer cancel()
+	var told wire.Stats
+	if err := control.Call(ctx, wire.MethodStats, nil, &told); err != nil {
+		return nil, err
+	}
+	s := &banger.GuestStats{Uptime: time.Duration(told.UptimeMS) * time.Millisecond, Load: told.Load,
+		MemoryTotal: banger.Size(told.MemoryTotal), MemoryAvailable: banger.Size(told.MemoryAvailable), FileSystems: []banger.FileSystem{}}
+	for _, fs := range told.FileSystems[:min(len(told.FileSystems), mostFileSystems)] {
+		s.FileSystems = append(s.FileSystems, banger.FileSystem{Path: printable(fs.Path), Size: banger.Size(fs.Size), Used: banger.Size(fs.Used)})
+	}
+	return s, nil
+}

@@ -85,6 +85,7 @@ type Image struct {
 	Size      Size      `json:"size_bytes"`
 	Origin    string    `json:"origin"`
 	CreatedAt time.Time `json:"created_at"`
+	Use       *Use      `json:"use,omitempty"` // not on record: asked when it is listed
 }
 
 // Kernel is a kernel set: vmlinux, boot modules and the modules disk.
@@ -94,4 +95,11 @@ type Kernel struct {
 	Size      Size      `json:"size_bytes"`
 	Origin    string    `json:"origin"`
 	CreatedAt time.Time `json:"created_at"`
+	Use       *Use      `json:"use,omitempty"` // not on record: asked when it is listed
+}
+
+// Use is what an image or a kernel set costs, and who needs it.
+type Use struct {
+	OnHost Size     `json:"on_host_bytes"` // what its files take on the host
+	VMs    []string `json:"vms"`           // names of the VMs that were made from it
 }

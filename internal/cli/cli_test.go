@@ -228,7 +228,8 @@ func (f *fakeDaemon) Daemon(context.Context) (banger.Daemon, error) {
 func (f *fakeDaemon) StopDaemon(context.Context) error { f.running = false; return nil }
 
 func (f *fakeDaemon) ListImages(context.Context) ([]banger.Image, error) {
-	return []banger.Image{{Name: "docker", ID: "sha256:0123456789abcdef", Size: 429 * banger.MiB, Origin: "debian trixie", CreatedAt: time.Now()}}, nil
+	return []banger.Image{{Name: "docker", ID: "sha256:0123456789abcdef", Size: 429 * banger.MiB, Origin: "debian trixie", CreatedAt: time.Now(),
+		Use: &banger.Use{OnHost: 400 * banger.MiB, VMs: []string{"otter", "wombat"}}}}, nil
 }
 func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
 

@@ -2,6 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -12,7 +16,7 @@ func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
 		Short:   "Look at images",
-		Example: "  banger image list",
+		Example: "  banger image list\n  banger image show docker",
 		RunE:    group,
 	}
 	list := &cobra.Command{
@@ -27,12 +31,29 @@ func newImage(a *app) *cobra.Command {
 				return err
 			}
 			return showThings(cmd.Context(), a, svc.ListImages, func(i banger.Image) []string {
-				return []string{i.Name, short(i.ID), i.Size.String(), age(i.CreatedAt), clean(i.Origin)}
+				return []string{i.Name, short(i.ID), i.Size.String(), age(i.CreatedAt), users(i.Use), clean(i.Origin)}
 			})
 		},
 	}
 	a.addJSON(list)
-	cmd.AddCommand(list)
+	show := &cobra.Command{
+		Use:               "show NAME...",
+		Short:             "Show everything about images",
+		Example:           "  banger image show docker\n  banger image show --json docker",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.imageNames,
+		RunE: func(cmd *cobra.Command, names []string) error {
+			svc, err := a.connect(cmd.Context(), autoStart)
+			if err != nil {
+				return err
+			}
+			return showThing(cmd.Context(), a, "image", names, svc.ListImages, func(t banger.Image) (string, banger.Digest, [][]string) {
+				return t.Name, t.ID, thingDetails(t.Name, t.Origin, t.ID, t.Size, t.CreatedAt, t.Use)
+			})
+		},
+	}
+	a.addJSON(show)
+	cmd.AddCommand(list, show)
 	return cmd
 }
 
@@ -40,7 +61,7 @@ func newKernel(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "kernel",
 		Short:   "Look at kernels",
-		Example: "  banger kernel list",
+		Example: "  banger kernel list\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
 		RunE:    group,
 	}
 	list := &cobra.Command{
@@ -55,12 +76,28 @@ func newKernel(a *app) *cobra.Command {
 				return err
 			}
 			return showThings(cmd.Context(), a, svc.ListKernels, func(k banger.Kernel) []string {
-				return []string{k.Name, short(k.ID), k.Size.String(), age(k.CreatedAt), clean(k.Origin)}
+				return []string{k.Name, short(k.ID), k.Size.String(), age(k.CreatedAt), users(k.Use), clean(k.Origin)}
 			})
 		},
 	}
 	a.addJSON(list)
-	cmd.AddCommand(list)
+	show := &cobra.Command{
+		Use:     "show NAME...",
+		Short:   "Show everything about kernels",
+		Example: "  banger kernel show 6.12.117+deb13-cloud-amd64\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, names []string) error {
+			svc, err := a.connect(cmd.Context(), autoStart)
+			if err != nil {
+				return err
+			}
+			return showThing(cmd.Context(), a, "kernel", names, svc.ListKernels, func(t banger.Kernel) (string, banger.Digest, [][]string) {
+				return t.Name, t.ID, thingDetails(t.Name, t.Origin, t.ID, t.Size, t.CreatedAt, t.Use)
+			})
+		},
+	}
+	a.addJSON(show)
+	cmd.AddCommand(list, show)
 	return cmd
 }
 
@@ -72,9 +109,61 @@ func showThings[T any](ctx context.Context, a *app, list func(context.Context) (
 	if a.json {
 		return a.printJSON(some(things))
 	}
-	rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "ORIGIN"}}
+	rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "USED BY", "ORIGIN"}}
 	for _, thing := range things {
 		rows = append(rows, row(thing))
 	}
 	return table(a.std.Out, rows)
+}
+
+// showThing shows those of a list that are named, by name or digest. about
+// takes one of them apart.
+func showThing[T any](ctx context.Context, a *app, noun string, names []string, list func(context.Context) ([]T, error),
+	about func(T) (name string, id banger.Digest, details [][]string)) error {
+	things, err := list(ctx)
+	if err != nil {
+		return err
+	}
+	results := each(ctx, names, func(_ context.Context, ref string) (T, error) {
+		for _, thing := range things {
+			if name, id, _ := about(thing); ref == name || ref == string(id) || ref == short(id) {
+				return thing, nil
+			}
+		}
+		var none T
+		return none, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("show %s %q", noun, ref),
+			Why: errors.New("there is no such " + noun), Fix: "banger " + noun + " list"}
+	})
+	first := true
+	return showResults(a, results, func(_ string, thing T) error {
+		if a.json {
+			return a.printJSON(thing)
+		}
+		if !first {
+			fmt.Fprintln(a.std.Out)
+		}
+		first = false
+		_, _, rows := about(thing)
+		return table(a.std.Out, rows)
+	})
+}
+
+// users counts the VMs that need a thing; an older daemon does not tell.
+func users(use *banger.Use) string {
+	if use == nil {
+		return "-"
+	}
+	return fmt.Sprint(len(use.VMs))
+}
+
+func thingDetails(name, origin string, id banger.Digest, size banger.Size, created time.Time, use *banger.Use) [][]string {
+	rows := [][]string{{"name", name}, {"digest", string(id)}, {"origin", clean(origin)}, {"size", size.String()}, {"created", when(created)}}
+	if use == nil {
+		return rows
+	}
+	names := "no VM"
+	if len(use.VMs) > 0 {
+		names = strings.Join(use.VMs, ", ")
+	}
+	return append(rows, []string{"on this host", use.OnHost.String()}, []string{"used by", names})
 }

@@ -17,7 +17,7 @@ func TestEveryFieldIsDocumented(t *testing.T) {
 	}
 	sections := strings.Split(string(text), "\n## ")
 	for title, value := range map[string]any{
-		"Error": errorJSON{}, "VM": banger.VM{}, "Stats": banger.VMStats{}, "Guest stats": banger.GuestStats{}, "File system": banger.FileSystem{}, "Daemon": banger.Daemon{}, "Check": doctor.Check{},
+		"Error": errorJSON{}, "VM": banger.VM{}, "Stats": banger.VMStats{}, "Guest stats": banger.GuestStats{}, "File system": banger.FileSystem{}, "Use": banger.Use{}, "Daemon": banger.Daemon{}, "Check": doctor.Check{},
 		"Image and kernel": banger.Image{}, "Image and kernel\n": banger.Kernel{},
 	} {
 		section := ""

@@ -36,7 +36,7 @@ func TestDaemonCommandsStartNone(t *testing.T) {
 
 func TestImagesAndKernels(t *testing.T) {
 	f := newFake()
-	f.run(t, setup{}, "image", "list").want(t, 0, "NAME    DIGEST        SIZE  AGE  ORIGIN\ndocker  0123456789ab  429M  0s   debian trixie\n", "")
+	f.run(t, setup{}, "image", "list").want(t, 0, "NAME    DIGEST        SIZE  AGE  USED BY  ORIGIN\ndocker  0123456789ab  429M  0s   2        debian trixie\n", "")
 	f.run(t, setup{}, "kernel", "ls", "--json").want(t, 0, "[]\n", "")
 }
 

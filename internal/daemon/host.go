@@ -2,7 +2,10 @@ package daemon
 
 import (
 	"context"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"banger"
 	"banger/internal/version"
@@ -38,7 +41,51 @@ func (h *host) StopDaemon(context.Context) error {
 }
 
 // ListImages implements banger.HostService.
-func (h *host) ListImages(ctx context.Context) ([]banger.Image, error) { return h.parts.Images(ctx) }
+func (h *host) ListImages(ctx context.Context) ([]banger.Image, error) {
+	images, err := h.parts.Images(ctx)
+	if err != nil {
+		return nil, err
+	}
+	users, err := h.users(ctx, func(vm banger.VM) banger.Digest { return vm.ImageID })
+	for i, image := range images {
+		images[i].Use = &banger.Use{OnHost: onHost(string(h.d.dirs.Image(image.ID))), VMs: append([]string{}, users[image.ID]...)}
+	}
+	return images, err
+}
 
 // ListKernels implements banger.HostService.
-func (h *host) ListKernels(ctx context.Context) ([]banger.Kernel, error) { return h.parts.Kernels(ctx) }
+func (h *host) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
+	kernels, err := h.parts.Kernels(ctx)
+	if err != nil {
+		return nil, err
+	}
+	users, err := h.users(ctx, func(vm banger.VM) banger.Digest { return vm.KernelID })
+	for i, kernel := range kernels {
+		kernels[i].Use = &banger.Use{OnHost: onHost(string(h.d.dirs.Kernel(kernel.ID))), VMs: append([]string{}, users[kernel.ID]...)}
+	}
+	return kernels, err
+}
+
+// users are the names of the VMs that are pinned to each digest.
+func (h *host) users(ctx context.Context, pin func(banger.VM) banger.Digest) (map[banger.Digest][]string, error) {
+	vms, err := h.parts.VMs.ListVMs(ctx)
+	users := map[banger.Digest][]string{}
+	for _, vm := range vms {
+		users[pin(vm)] = append(users[pin(vm)], vm.Name)
+	}
+	return users, err
+}
+
+// onHost is what the files of a directory really take. What is missing takes nothing.
+func onHost(dir string) banger.Size {
+	const block = 512
+	var size banger.Size
+	filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		var stat syscall.Stat_t
+		if err == nil && syscall.Lstat(path, &stat) == nil {
+			size += banger.Size(stat.Blocks) * block
+		}
+		return nil
+	})
+	return size
+}

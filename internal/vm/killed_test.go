@@ -60,6 +60,9 @@ var dieIn = map[string]struct {
 		_, err := v.RestartVM(ctx, "otter", banger.StopVM{}, nil)
 		return err
 	}, []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
+	"set":               {banger.Stopped, setMore(false), []banger.State{banger.Stopped}, banger.EndedPoweroff},
+	"set while it runs": {banger.Running, setMore(false), []banger.State{banger.Running}, anyEnding},
+	"set by a restart":  {banger.Running, setMore(true), []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
 	"delete": {banger.Stopped, func(ctx context.Context, v *VMs) error {
 		return v.DeleteVM(ctx, "otter", banger.DeleteVM{}, nil)
 	}, []banger.State{banger.Stopped, absent}, banger.EndedPoweroff},
@@ -67,6 +70,22 @@ var dieIn = map[string]struct {
 		return v.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil)
 	}, []banger.State{banger.Running, banger.Stopped, absent}, anyEnding},
 	"the guest's reboot": {banger.Running, reboot, []banger.State{banger.Running}, anyEnding},
+}
+
+// setMore gives the VM larger disks and, if it may be restarted, other memory.
+func setMore(restart bool) func(context.Context, *VMs) error {
+	return func(ctx context.Context, v *VMs) error {
+		vm, err := v.ShowVM(ctx, "otter")
+		if err != nil {
+			return err
+		}
+		opts := banger.SetVM{Disk: vm.Disk + 8*banger.MiB, Overlay: vm.Overlay + 8*banger.MiB, Apply: restart}
+		if restart {
+			opts.Memory = 500*banger.MiB - vm.Memory
+		}
+		_, err = v.SetVM(ctx, "otter", opts, nil)
+		return err
+	}
 }
 
 // reboot makes the guest do so, and waits until it is back.
@@ -194,8 +213,24 @@ func (w *world) killed(life shortLife, when string, looks map[banger.State]strin
 	if now == banger.Stopped && v.ending != anyEnding && w.show1("otter").Ending != v.ending {
 		w.t.Errorf("killed %s: ended by %q, want %q", when, w.show1("otter").Ending, v.ending)
 	}
+	w.wholeDisks()
 	w.bring(banger.Running)
 	w.onlyOne("otter")
+}
+
+// wholeDisks checks that no disk is smaller than its record.
+func (w *world) wholeDisks() {
+	w.t.Helper()
+	vm, err := w.ShowVM(w.t.Context(), "otter")
+	if err != nil {
+		return // deleted
+	}
+	dir := w.Dirs.VM(vm.ID)
+	for path, size := range map[string]banger.Size{dir.Overlay(): vm.Overlay, dir.Work(): vm.Disk} {
+		if info, err := os.Stat(path); err != nil || banger.Size(info.Size()) < size {
+			w.t.Errorf("%s has %d bytes, on record are %d: %v", path, info.Size(), size, err)
+		}
+	}
 }
 
 // hurried starts the VM before the next daemon can have ended what was begun.

@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -106,4 +107,64 @@ func TestDaily(t *testing.T) {
 			t.Errorf("there are %d VMs", n)
 		}
 	})
+}
+
+// TestChange changes a VM's settings: disks while it runs, the rest with a restart.
+func TestChange(t *testing.T) {
+	h := shared
+	vm := h.create(t, "--name", "changing", "--disk-size", "1G", "--overlay-size", "1G")
+	boot := h.bootID(t, vm.Name)
+	h.banger(t, "vm", "set", "--disk-size", "3G", "--overlay-size", "2G", vm.Name)
+	total := func(path string) int64 {
+		t.Helper()
+		var size int64
+		if _, err := fmt.Sscan(h.sh(t, vm.Name, "df --output=size -B1 "+path+" | tail -1"), &size); err != nil {
+			t.Fatal(err)
+		}
+		return size
+	}
+	for path, least := range map[string]banger.Size{"/root": 2900 * banger.MiB, "/": 1900 * banger.MiB, "/var/lib/docker": 1900 * banger.MiB} {
+		if got := total(path); got < int64(least) {
+			t.Errorf("%s has %d bytes after growing while it runs, want %v", path, got, least)
+		}
+	}
+	if again := h.bootID(t, vm.Name); again != boot {
+		t.Error("growing restarted the VM")
+	}
+	for _, c := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{2, "cannot shrink", []string{"--disk-size", "1G"}},
+		{4, "while it runs", []string{"--memory", "700"}},
+	} {
+		r := h.run(t.Context(), nil, append(append([]string{"vm", "set"}, c.args...), vm.Name)...)
+		if r.code != c.code || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "fix: ") {
+			t.Errorf("%q: exit %d, want %d with %q and a fix:\n%s", c.args, r.code, c.code, c.want, r.stderr)
+		}
+	}
+	h.banger(t, "vm", "set", "--apply", "--memory", "700", vm.Name)
+	if got := h.sh(t, vm.Name, "awk '/MemTotal/ { print ($2 > 600000 && $2 < 720000) }' /proc/meminfo"); got != "1" {
+		t.Errorf("the guest's memory: %s", h.sh(t, vm.Name, "grep MemTotal /proc/meminfo"))
+	}
+	stats := h.banger(t, "vm", "stats", "--json", vm.Name)
+	for _, want := range []string{`"/root"`, `"load`} {
+		if !strings.Contains(stats, want) {
+			t.Errorf("%s is not in %s", want, stats)
+		}
+	}
+	h.banger(t, "vm", "rename", vm.Name, "changed")
+	h.banger(t, "vm", "kill", "--signal", "KILL", "changed")
+	if now := h.show(t, "changed"); now.State != banger.Stopped || now.Ending != banger.EndedKilled {
+		t.Errorf("it is %s, ended %s %s", now.State, now.Ending, now.EndingBy)
+	}
+	h.banger(t, "vm", "set", "--disk-size", "4G", "changed")
+	h.banger(t, "vm", "start", "changed")
+	vm.Name = "changed"
+	if got := total("/root"); got < int64(3900*banger.MiB) {
+		t.Errorf("/root has %d bytes after growing while it was stopped", got)
+	}
+	h.banger(t, "vm", "stop", "changed")
+	cleanVM(t, vm)
 }

@@ -172,7 +172,7 @@ func (h *home) create(t *testing.T, args ...string) banger.VM {
 			tail, _ := os.ReadFile(vm.Console)
 			t.Logf("console of %s:\n%s", vm.Name, tail[max(0, len(tail)-4000):])
 		}
-		h.run(context.Background(), nil, "vm", "delete", "--yes", "--force", vm.Name)
+		h.run(context.Background(), nil, "vm", "delete", "--yes", "--force", string(vm.ID))
 		if _, err := os.Stat(vm.Dir); err == nil {
 			t.Errorf("%s is left behind", vm.Dir)
 		}

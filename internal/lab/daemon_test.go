@@ -77,7 +77,7 @@ func TestDaemonDies(t *testing.T) {
 	t.Run("dead when the guest reboots", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		boot := h.bootID(t, vm.Name)
-		pid := h.show(t, vm.Name).PID
+		pid := h.vmm(t, vm.Name)
 		h.booted(t, vm.Name)
 		h.sh(t, vm.Name, "systemd-run --on-active=3 --timer-property=AccuracySec=100ms systemctl reboot")
 		h.killDaemon(t)
@@ -90,7 +90,7 @@ func TestDaemonDies(t *testing.T) {
 		})
 	})
 	t.Run("dead when the VMM is killed", func(t *testing.T) {
-		pid := h.show(t, vm.Name).PID
+		pid := h.vmm(t, vm.Name)
 		h.killDaemon(t)
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -193,11 +193,11 @@ func TestCheckoutVanishes(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	h := newHome(t.TempDir(), tree)
-	defer func() {
+	t.Cleanup(func() { // after that of the VM
 		if err := h.tearDown(); err != nil {
 			t.Error("left behind:", err)
 		}
-	}()
+	})
 	vm := h.create(t, "--name", "keeper")
 	boot := h.bootID(t, vm.Name)
 	h.sh(t, vm.Name, "echo kept >/root/proof; sync")

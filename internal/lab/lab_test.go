@@ -190,6 +190,17 @@ func (h *home) show(t *testing.T, name string) banger.VM {
 	return vm
 }
 
+// vmm is the process of a VM that runs. Others are not to be signalled: 0 would
+// be this test and all that it belongs to.
+func (h *home) vmm(t *testing.T, name string) int {
+	t.Helper()
+	pid := h.show(t, name).PID
+	if pid <= 1 {
+		t.Fatalf("%s has no VMM", name)
+	}
+	return pid
+}
+
 func (h *home) list(ctx context.Context) []banger.VM {
 	var vms []banger.VM
 	json.Unmarshal([]byte(h.run(ctx, nil, "vm", "list", "--json").stdout), &vms)

@@ -213,7 +213,7 @@ func TestKilledVMM(t *testing.T) {
 		lines := strings.Fields(string(buf[:n]))
 		told = lines[len(lines)-1]
 	}
-	if err := syscall.Kill(h.show(t, vm.Name).PID, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(h.vmm(t, vm.Name), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	cmd.Wait()

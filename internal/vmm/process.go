@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,10 +36,18 @@ func OpenProcess(pid int) (*Process, error) {
 	return p, nil
 }
 
-// OpenHolder watches the process that holds the lock at path, or returns ErrGone.
+// OpenHolder watches the process that holds the lock at path, or returns
+// ErrGone. A process that is just ending shows no files any more, but it holds
+// the lock until its last thread is gone: then that is waited for.
 func OpenHolder(path string) (*Process, error) {
 	for {
 		pid, err := Holder(path)
+		if errors.Is(err, ErrGone) {
+			if err := awaitFree(path, endTime); err != nil {
+				return nil, err
+			}
+			return nil, ErrGone
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -54,6 +63,40 @@ func OpenHolder(path string) (*Process, error) {
 			return p, nil
 		}
 		p.Close()
+	}
+}
+
+// endTime bounds how long a process that shows no files may hold a lock.
+const endTime = 30 * time.Second
+
+// awaitFree waits until nobody holds the lock at path, which need not exist.
+func awaitFree(path string, within time.Duration) error {
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	free := make(chan error, 1)
+	go func() { // the call cannot be cut short: it ends with the holder
+		err := unix.EINTR
+		for errors.Is(err, unix.EINTR) {
+			err, _ = unix.Flock(int(file.Fd()), unix.LOCK_EX).(unix.Errno)
+		}
+		// Unlocked, not only closed: a child forked just now has a copy.
+		unix.Flock(int(file.Fd()), unix.LOCK_UN)
+		file.Close()
+		if err != 0 {
+			free <- err
+		}
+		close(free)
+	}()
+	select {
+	case err := <-free:
+		return err
+	case <-time.After(within):
+		return fmt.Errorf("the lock %s is held by a process that cannot be seen", path)
 	}
 }
 

@@ -141,3 +141,35 @@ func TestDirSockets(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A process whose first thread has ended shows no files, and still holds the
+// lock: this one's own descriptor plays that part, for it is not looked at.
+func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	lock, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const held = 50 * time.Millisecond
+	time.AfterFunc(held, func() { lock.Close() })
+	began := time.Now()
+	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v", err)
+	}
+	if took := time.Since(began); took < held {
+		t.Errorf("it was told gone after %v", took)
+	}
+	again, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Close()
+	stays, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stays.Close()
+	if err := awaitFree(path, time.Millisecond); err == nil {
+		t.Error("a lock that is held was told free")
+	}
+}

@@ -82,10 +82,14 @@ func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	steps.Push("fork", func(context.Context) error { return endFake(proc) })
 	m, err := attachFake(ctx, proc, dir, spec.Log)
 	if err != nil {
+		select { // a dial can miss the deadline a moment before ctx does
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-proc.Done():
+		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		<-proc.Done()
 		return nil, &banger.Error{Kind: banger.Unready, What: "launch the fake VMM",
 			Why: errors.New(lastWords(dir, spec.Log)), Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
 	}

@@ -35,7 +35,9 @@ func (v *VMs) reconcile(ctx context.Context) error {
 
 // sweep removes what a killed daemon was writing aside of its place.
 func (v *VMs) sweep() {
-	for _, pattern := range []string{filepath.Join(v.Dirs.SSH(), ".*"), filepath.Join(v.Dirs.Initrds(), ".*")} {
+	for _, pattern := range []string{
+		filepath.Join(v.Dirs.SSH(), ".id_ed25519*"), filepath.Join(v.Dirs.SSH(), ".known_hosts.*"), filepath.Join(v.Dirs.Initrds(), ".*"),
+	} {
 		if err := removeAll(pattern); err != nil {
 			v.Log.Warn("reconcile: remove what was half written", "err", err)
 		}

@@ -26,8 +26,8 @@ func FuzzReadMessage(f *testing.F) {
 		whole := bufio.NewReaderSize(bytes.NewReader(b), wire.MaxLine)
 		pieces := bufio.NewReaderSize(iotest.HalfReader(bytes.NewReader(b)), wire.MaxLine)
 		for line := range bytes.Lines(b) {
-			first, err1 := readMessage(whole)
-			second, err2 := readMessage(pieces)
+			first, err1 := wire.ReadMessage(whole)
+			second, err2 := wire.ReadMessage(pieces)
 			if (err1 == nil) != (err2 == nil) || (first.Hello == nil) != (second.Hello == nil) {
 				t.Fatalf("%v in one piece, %v in several", err1, err2)
 			}
@@ -38,7 +38,7 @@ func FuzzReadMessage(f *testing.F) {
 				return // the connection ends here
 			}
 		}
-		if _, err := readMessage(whole); err != io.EOF {
+		if _, err := wire.ReadMessage(whole); err != io.EOF {
 			t.Errorf("behind the last line: %v", err)
 		}
 	})

@@ -5,7 +5,6 @@ package guest
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/subtle"
 	"encoding/json"
@@ -78,7 +77,7 @@ func OpenControl(ctx context.Context, conn net.Conn, want Identity, program stri
 }
 
 func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program string) (wire.Hello, error) {
-	message, err := readMessage(in)
+	message, err := wire.ReadMessage(in)
 	if err != nil {
 		return wire.Hello{}, fmt.Errorf("read the agent's hello: %w", err)
 	}
@@ -168,7 +167,7 @@ func (c *Control) read(in *bufio.Reader) {
 	defer close(c.done)
 	defer c.conn.Close()
 	for {
-		message, err := readMessage(in)
+		message, err := wire.ReadMessage(in)
 		if err != nil {
 			c.mu.Lock()
 			c.err = fmt.Errorf("the control connection ended: %w", err)
@@ -187,23 +186,6 @@ func (c *Control) read(in *bufio.Reader) {
 			c.mu.Unlock()
 		}
 	}
-}
-
-// readMessage reads one line of at most wire.MaxLine bytes: in's buffer is
-// that long, and the guest is not trusted with more.
-func readMessage(in *bufio.Reader) (wire.Message, error) {
-	var message wire.Message
-	line, err := in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
-		return message, fmt.Errorf("a message is longer than %d bytes", wire.MaxLine)
-	}
-	if err != nil {
-		return message, err
-	}
-	if err := json.Unmarshal(bytes.TrimSpace(line), &message); err != nil {
-		return message, fmt.Errorf("read a message: %w", err)
-	}
-	return message, nil
 }
 
 func writeMessage(conn net.Conn, message wire.Message) error {

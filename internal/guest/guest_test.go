@@ -92,7 +92,7 @@ func TestControl(t *testing.T) {
 		}
 		opened <- c
 	}()
-	if hello, err := readMessage(guest.in); err != nil || hello.Hello == nil || hello.Hello.Program != "test" {
+	if hello, err := wire.ReadMessage(guest.in); err != nil || hello.Hello == nil || hello.Hello.Program != "test" {
 		t.Fatalf("the host's hello: %+v, %v", hello, err)
 	}
 	c := <-opened
@@ -103,7 +103,7 @@ func TestControl(t *testing.T) {
 	answers := make(chan error, 2)
 	var info wire.Info
 	go func() { answers <- c.Call(t.Context(), wire.MethodInfo, nil, &info) }()
-	request, err := readMessage(guest.in)
+	request, err := wire.ReadMessage(guest.in)
 	if err != nil || request.Request == nil || request.Request.Method != wire.MethodInfo {
 		t.Fatalf("got %+v, %v", request, err)
 	}
@@ -117,7 +117,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 	go func() { answers <- c.Call(t.Context(), "dance", nil, nil) }()
-	if _, err := readMessage(guest.in); err != nil {
+	if _, err := wire.ReadMessage(guest.in); err != nil {
 		t.Fatal(err)
 	}
 	guest.say(`{"reply":{"id":2,"error":"unknown method"}}`)

@@ -2,10 +2,8 @@ package agent
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -144,7 +142,7 @@ func (c *control) read(k *controlConn, greeted func()) {
 	in := bufio.NewReaderSize(k.conn, wire.MaxLine)
 	free := make(chan struct{}, maxRequests)
 	for first := true; ; first = false {
-		message, err := readMessage(in)
+		message, err := wire.ReadMessage(in)
 		if first && greeted != nil {
 			greeted()
 		}
@@ -177,22 +175,6 @@ func (c *control) answer(ctx context.Context, r wire.Request) wire.Reply {
 		reply.Error = err.Error()
 	}
 	return reply
-}
-
-// readMessage reads one line; in's buffer is as long as a line may be.
-func readMessage(in *bufio.Reader) (wire.Message, error) {
-	var m wire.Message
-	line, err := in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
-		return m, fmt.Errorf("a message is longer than %d bytes", wire.MaxLine)
-	}
-	if err != nil {
-		return m, err
-	}
-	if err := json.Unmarshal(bytes.TrimSpace(line), &m); err != nil {
-		return m, fmt.Errorf("read a message: %w", err)
-	}
-	return m, nil
 }
 
 // params reads the parameters of a request.

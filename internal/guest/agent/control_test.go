@@ -40,7 +40,7 @@ func (h *controlHost) say(m wire.Message) {
 
 func (h *controlHost) hear() wire.Message {
 	h.t.Helper()
-	m, err := readMessage(h.in)
+	m, err := wire.ReadMessage(h.in)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestControlEndsOnNonsense(t *testing.T) {
 				h.conn.Close()
 			} else {
 				h.conn.Write([]byte(line)) // fails when the guest hangs up before the end
-				if m, err := readMessage(h.in); err == nil {
+				if m, err := wire.ReadMessage(h.in); err == nil {
 					t.Errorf("got %+v", m)
 				}
 			}

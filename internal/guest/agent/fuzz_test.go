@@ -58,7 +58,7 @@ func FuzzControl(f *testing.F) {
 			t.Fatal("the connection does not end")
 		}
 		<-heard
-		first, err := readMessage(bufio.NewReaderSize(bytes.NewReader(b), wire.MaxLine))
+		first, err := wire.ReadMessage(bufio.NewReaderSize(bytes.NewReader(b), wire.MaxLine))
 		if n := asked.Load(); n > 0 && (err != nil || first.Hello == nil || n > int64(bytes.Count(b, []byte("\n")))) {
 			t.Errorf("%d requests were taken from %q", n, b)
 		}

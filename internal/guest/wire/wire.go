@@ -1,6 +1,6 @@
 // Package wire is what the host and the agent in a VM say to each other: the
 // configuration handed in at boot and the messages on the control port. It
-// holds no transport and no behaviour.
+// holds no transport; its one function reads a message, bounded.
 //
 // The control port carries newline-delimited JSON, one Message a line, both
 // ways. The guest speaks first, with its Hello; the host answers with its own.

@@ -12,7 +12,7 @@ import (
 // missing, and a banger whose one VM is a directory.
 var stubs = map[string]string{
 	"bin/make": `echo "made $2" >>"$LOG"; mkdir -p runtime`,
-	"bin/go":   `exit 1`,
+	"bin/go":   `echo "${GO_IS:-go1.26.8}"`,
 	"bin/sudo": `exec "$@"`,
 	"bin/apt-get": `echo "apt-get $*" >>"$LOG"
 case $1 in install) rm -f lacks ;; esac`,
@@ -121,5 +121,16 @@ func TestTryNoticesWhatDidNotSurvive(t *testing.T) {
 	out, code, _ := newModel(t).try("FORGETFUL=1")
 	if code == 0 {
 		t.Errorf("exit code 0\n%s", out)
+	}
+}
+
+// A Go that cannot read go.mod would only say so in its own words, and once
+// the build has begun.
+func TestTryRefusesAGoThatIsTooOld(t *testing.T) {
+	for version, want := range map[string]int{"go1.19.8": 5, "go1.20": 5, "go1.9": 5, "go1.21.0": 0, "go1.100": 0, "devel": 0} {
+		out, code, did := newModel(t).try("GO_IS=" + version)
+		if code != want || (want != 0) != (did == "") || (want != 0) != strings.Contains(out, "fix: install Go") {
+			t.Errorf("%s: exit code %d, did %q\n%s", version, code, did, out)
+		}
 	}
 }

@@ -32,6 +32,14 @@ check_go() {
 		printf 'missing  Go\n'
 		die "Go is not installed" "install Go from https://go.dev/dl and put its bin directory in PATH"
 	}
+	# From 1.21 on Go fetches the version that go.mod asks for; an older one
+	# cannot even read that file, so it is asked elsewhere.
+	version=$(cd / && go env GOVERSION) || version=
+	case $version in
+	go1.[0-9] | go1.[0-9].* | go1.1[0-9] | go1.1[0-9].* | go1.20 | go1.20.*)
+		die "$version is too old: 1.21 or newer is needed, which fetches the rest" "install Go from https://go.dev/dl and put its bin directory in PATH"
+		;;
+	esac
 }
 
 may_install() {

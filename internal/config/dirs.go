@@ -31,12 +31,10 @@ func (d Dirs) Images() string     { return filepath.Join(d.State, "images") }
 func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
 func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
 func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
-func (d Dirs) ImageBuild() string { return filepath.Join(d.State, "image-build") }
 func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
 func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed25519") }
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
 func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
-func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
 
 // SpareSocket is where the daemon listens when the runtime directory is gone or
 // another state directory's daemon listens there. It is the same at each start.

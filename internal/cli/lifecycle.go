@@ -17,7 +17,7 @@ import (
 func newStart(a *app) *cobra.Command {
 	var opts banger.StartVM
 	var wait waitFlag
-	cmd := a.forVMs("start", "Start stopped VMs", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+	cmd := a.forVMs("start", "Start stopped VMs", everyVM, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		vm, err := svc.StartVM(ctx, ref, opts, p)
 		if err != nil {
 			return vm, err
@@ -25,18 +25,18 @@ func newStart(a *app) *cobra.Command {
 		return wait.wait(ctx, svc, vm, p)
 	})
 	addWait(cmd, &wait)
-	cmd.Example = "  banger vm start calm-otter\n  banger vm start calm-otter spare --timeout 2m"
+	cmd.Example = "  banger vm start calm-otter\n  banger vm start calm-otter spare --timeout 2m\n  banger vm start --all"
 	cmd.Flags().DurationVar(&opts.Timeout, "timeout", 0, "how long to wait for the guest (default: by driver)")
 	return cmd
 }
 
 func newStop(a *app) *cobra.Command {
 	var opts banger.StopVM
-	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", everyVM, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		return svc.StopVM(ctx, ref, opts, p)
 	})
 	cmd.Long = "Write everything to disk, let the guest stop its services, and switch the VM off.\nNothing on its disks is lost."
-	cmd.Example = "  banger vm stop calm-otter\n  banger vm stop --grace 30s calm-otter spare\n  banger vm stop --force calm-otter"
+	cmd.Example = "  banger vm stop calm-otter\n  banger vm stop --grace 30s calm-otter spare\n  banger vm stop --force calm-otter\n  banger vm stop --all"
 	addStop(cmd, &opts)
 	return cmd
 }
@@ -44,7 +44,7 @@ func newStop(a *app) *cobra.Command {
 func newRestart(a *app) *cobra.Command {
 	var opts banger.StopVM
 	var wait waitFlag
-	cmd := a.forVMs("restart", "Stop VMs and start them again", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+	cmd := a.forVMs("restart", "Stop VMs and start them again", runningVMs, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		vm, err := svc.RestartVM(ctx, ref, opts, p)
 		if err != nil {
 			return vm, err
@@ -65,23 +65,22 @@ func addStop(cmd *cobra.Command, opts *banger.StopVM) {
 type vmAction func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error)
 
 // forVMs is a command that does one thing to several VMs at once.
-func (a *app) forVMs(verb, short string, do vmAction) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               verb + " NAME...",
-		Short:             short,
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.vmNames,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.runForVMs(cmd.Context(), names, do)
-		},
+func (a *app) forVMs(verb, short string, all kindOfVMs, do vmAction) *cobra.Command {
+	cmd := &cobra.Command{Use: verb, Short: short}
+	which := a.selectVMs(cmd, all)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		return a.runForVMs(cmd.Context(), which, names, do)
 	}
 	a.addJSON(cmd)
 	return cmd
 }
 
-func (a *app) runForVMs(ctx context.Context, names []string, do vmAction) error {
+func (a *app) runForVMs(ctx context.Context, which *selection, names []string, do vmAction) error {
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
+		return err
+	}
+	if names, err = which.names(ctx, a, svc, names); err != nil {
 		return err
 	}
 	type done struct {
@@ -89,7 +88,7 @@ func (a *app) runForVMs(ctx context.Context, names []string, do vmAction) error 
 		took time.Duration
 	}
 	p := a.newProgress()
-	results := each(ctx, names, func(ctx context.Context, name string) (done, error) {
+	results := forSelected(ctx, which, names, func(ctx context.Context, name string) (done, error) {
 		began := time.Now()
 		vm, err := do(ctx, svc, name, p.event)
 		return done{vm, time.Since(began)}, err
@@ -104,22 +103,22 @@ func (a *app) runForVMs(ctx context.Context, names []string, do vmAction) error 
 }
 
 type deleteOptions struct {
+	*selection
 	yes, force bool
 }
 
 func newDelete(a *app) *cobra.Command {
 	var opts deleteOptions
 	cmd := &cobra.Command{
-		Use:               "delete NAME...",
-		Aliases:           []string{"rm"},
-		Short:             "Delete VMs and everything on their disks",
-		Long:              "Delete VMs and everything on their disks. It asks first; without a terminal --yes is required.\nA running VM is refused without --force.",
-		Example:           "  banger vm delete calm-otter\n  banger vm delete --yes --force calm-otter spare",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.vmNames,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.runDelete(cmd.Context(), names, opts)
-		},
+		Use:     "delete",
+		Aliases: []string{"rm"},
+		Short:   "Delete VMs and everything on their disks",
+		Long:    "Delete VMs and everything on their disks. It asks first; without a terminal --yes is required.\nA running VM is refused without --force.",
+		Example: "  banger vm delete calm-otter\n  banger vm delete --yes --force calm-otter spare\n  banger vm delete --yes --force --all",
+	}
+	opts.selection = a.selectVMs(cmd, everyVM)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		return a.runDelete(cmd.Context(), names, opts)
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&opts.force, "force", false, "delete running VMs too")
@@ -129,19 +128,25 @@ func newDelete(a *app) *cobra.Command {
 
 func (a *app) runDelete(ctx context.Context, names []string, opts deleteOptions) error {
 	if !opts.yes && !a.std.InTTY {
+		if opts.all {
+			names = []string{"--all"}
+		}
 		return banger.Invalidf("banger vm delete --yes "+strings.Join(names, " "), "nobody is there to be asked whether to delete")
 	}
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
 		return err
 	}
-	if !opts.yes {
+	if names, err = opts.names(ctx, a, svc, names); err != nil {
+		return err
+	}
+	if !opts.yes && len(names) > 0 {
 		if err := a.confirmDelete(ctx, svc, names); err != nil {
 			return err
 		}
 	}
 	p := a.newProgress()
-	results := each(ctx, names, func(ctx context.Context, name string) (struct{}, error) {
+	results := forSelected(ctx, opts.selection, names, func(ctx context.Context, name string) (struct{}, error) {
 		return struct{}{}, svc.DeleteVM(ctx, name, banger.DeleteVM{Force: opts.force}, p.event)
 	})
 	p.close()

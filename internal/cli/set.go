@@ -10,11 +10,11 @@ import (
 
 func newSet(a *app) *cobra.Command {
 	var opts banger.SetVM
-	cmd := a.forVMs("set", "Change the memory, vCPUs and disk sizes of VMs", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+	cmd := a.forVMs("set", "Change the memory, vCPUs and disk sizes of VMs", everyVM, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		return svc.SetVM(ctx, ref, opts, p)
 	})
 	cmd.Long = "Change the memory, vCPUs and disk sizes of VMs.\nDisks only grow, also while a VM runs, and their file systems with them.\nMemory and vCPUs of a running VM change by a restart, which --apply allows."
-	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply"
+	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply\n  banger vm set --all --disk-size 32G"
 	flags := cmd.Flags()
 	flags.IntVar(&opts.VCPUs, "vcpu", 0, "number of virtual CPUs")
 	addSize(flags, &opts.Memory, "memory", banger.MiB, "memory; a bare number is MiB")

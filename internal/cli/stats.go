@@ -12,6 +12,7 @@ import (
 )
 
 type statsOptions struct {
+	*selection
 	watch    bool
 	interval time.Duration
 }
@@ -19,15 +20,14 @@ type statsOptions struct {
 func newStats(a *app) *cobra.Command {
 	var opts statsOptions
 	cmd := &cobra.Command{
-		Use:               "stats NAME...",
-		Short:             "Show what VMs use, on the host and inside",
-		Long:              "Show what VMs use: time and memory of the processes that run them, what their disks take on the\nhost, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
-		Example:           "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter",
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: a.vmNames,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			return a.runStats(cmd.Context(), names, opts)
-		},
+		Use:     "stats",
+		Short:   "Show what VMs use, on the host and inside",
+		Long:    "Show what VMs use: time and memory of the processes that run them, what their disks take on the\nhost, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
+		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
+	}
+	opts.selection = a.selectVMs(cmd, everyVM)
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		return a.runStats(cmd.Context(), names, opts)
 	}
 	cmd.Flags().BoolVarP(&opts.watch, "watch", "w", false, "show it again and again")
 	cmd.Flags().DurationVar(&opts.interval, "interval", 2*time.Second, "how often --watch looks")
@@ -44,13 +44,17 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	if err != nil {
 		return err
 	}
+	named, err := opts.names(ctx, a, svc, names)
+	if err != nil || len(named) == 0 {
+		return err
+	}
 	if !opts.watch {
-		return a.showStats(a.std.Out, each(ctx, names, svc.VMStats))
+		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats))
 	}
 	tick := time.NewTicker(opts.interval)
 	defer tick.Stop()
 	for {
-		results := each(ctx, names, svc.VMStats)
+		results := forSelected(ctx, opts.selection, named, svc.VMStats)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -64,6 +68,9 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if named, err = opts.names(ctx, a, svc, names); err != nil {
+			return err
 		}
 	}
 }

@@ -45,11 +45,11 @@ func (f *waitFlag) wait(ctx context.Context, svc service, vm banger.VM, p banger
 
 func newWait(a *app) *cobra.Command {
 	opts := banger.WaitVM{For: banger.BootUp}
-	cmd := a.forVMs("wait", "Wait until VMs have come up, or are stopped", func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
+	cmd := a.forVMs("wait", "Wait until VMs have come up, or are stopped", runningVMs, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		return svc.WaitVM(ctx, ref, opts, p)
 	})
 	cmd.Long = "Wait until the guest's agent answers (--for agent), its init has started everything (boot),\nor the VM is stopped (stopped). A VM that cannot get there by itself is an error."
-	cmd.Example = "  banger vm wait calm-otter\n  banger vm wait --for stopped --timeout 5m calm-otter spare"
+	cmd.Example = "  banger vm wait calm-otter\n  banger vm wait --for stopped --timeout 5m calm-otter spare\n  banger vm wait --all"
 	cmd.Flags().StringVar((*string)(&opts.For), "for", string(opts.For), fmt.Sprintf("%s, %s or %s", banger.AgentUp, banger.BootUp, banger.Off))
 	cmd.Flags().DurationVar(&opts.Timeout, "timeout", 0, "give up after this time (default: never)")
 	_ = cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions([]string{"agent", "boot", "stopped"}, cobra.ShellCompDirectiveNoFileComp))

@@ -78,6 +78,10 @@ func (v *VMs) start(ctx context.Context, op *operation, row store.VM, e *entry, 
 		}
 	}()
 	defer s.undo.OnError(ctx, &err)
+	if err := s.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer func() { <-v.boots }()
 	for _, step := range []struct {
 		name string
 		do   func(context.Context) error
@@ -99,6 +103,30 @@ func (v *VMs) start(ctx context.Context, op *operation, row store.VM, e *entry, 
 		op.log.Warn("remove initrd", "err", err)
 	}
 	return nil
+}
+
+// takeTurn waits until few enough VMs are booting. Booting takes a CPU for
+// seconds, without KVM for much longer: more at once come up no sooner, and
+// each may miss its deadline.
+func (s *starting) takeTurn(ctx context.Context) error {
+	select {
+	case s.v.boots <- struct{}{}:
+		return nil
+	default:
+	}
+	s.progress.Send(banger.Event{VM: s.name, Step: "wait for a turn", Note: fmt.Sprintf("%s waits: %d VMs boot at once", s.name, cap(s.v.boots))})
+	select {
+	case s.v.boots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.v.ctx.Done():
+		return errStopping()
+	}
+}
+
+func errStopping() error {
+	return &banger.Error{Kind: banger.Canceled, Why: errors.New("the daemon is stopping"), Fix: "the command again"}
 }
 
 func (s *starting) takeLock(ctx context.Context) error {
@@ -294,7 +322,7 @@ func (s *starting) awaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-s.v.ctx.Done():
-		return &banger.Error{Kind: banger.Canceled, Why: errors.New("the daemon is stopping"), Fix: "the command again"}
+		return errStopping()
 	}
 }
 

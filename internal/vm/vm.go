@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -49,6 +50,8 @@ type VMs struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	boots chan struct{} // holds a token for each VM that boots
+
 	mu      sync.Mutex
 	entries map[banger.VMID]*entry
 	closed  bool
@@ -72,7 +75,8 @@ type entry struct {
 // Open looks at every VM, repairs what an earlier daemon left unfinished,
 // adopts what runs, and reports what it did to the log.
 func Open(ctx context.Context, host Host) (*VMs, error) {
-	v := &VMs{Host: host, entries: map[banger.VMID]*entry{}, knownHosts: host.Dirs.KnownHosts(), sshKey: host.Dirs.SSHKey()}
+	v := &VMs{Host: host, entries: map[banger.VMID]*entry{}, knownHosts: host.Dirs.KnownHosts(), sshKey: host.Dirs.SSHKey(),
+		boots: make(chan struct{}, max(2, runtime.NumCPU()))}
 	if host.Config.SSHKeyPath != "" {
 		v.sshKey = host.Config.SSHKeyPath
 	}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+// kindOfVMs is what --all stands for in a command.
+type kindOfVMs struct {
+	text, none string
+	has        func(banger.VM) bool
+}
+
+var (
+	everyVM    = kindOfVMs{"every VM", "there is no VM", func(banger.VM) bool { return true }}
+	runningVMs = kindOfVMs{"every VM that runs", "no VM runs", func(vm banger.VM) bool { return vm.State != banger.Stopped }}
+)
+
+// selection is which VMs a command is about: named ones, or all of a kind.
+type selection struct {
+	kindOfVMs
+	all bool
+}
+
+// selectVMs makes cmd, whose Use is still its verb, take several names or --all.
+func (a *app) selectVMs(cmd *cobra.Command, kind kindOfVMs) *selection {
+	s := &selection{kindOfVMs: kind}
+	cmd.Use += " NAME...|--all"
+	cmd.Args = s.check
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if s.all {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return a.vmNames(cmd, args, word)
+	}
+	cmd.Flags().BoolVar(&s.all, "all", false, kind.text+" instead of names")
+	return s
+}
+
+func (s *selection) check(cmd *cobra.Command, names []string) error {
+	path := cmd.CommandPath()
+	switch {
+	case s.all && len(names) > 0:
+		return banger.Invalidf(path+" --all, or "+path+" with names", "--all and names cannot be given together")
+	case !s.all && len(names) == 0:
+		return banger.Invalidf(path+" with names, or "+path+" --all", "no VM is named")
+	}
+	return nil
+}
+
+// names are those of the VMs the command is about. When there are none, it has
+// said so.
+func (s *selection) names(ctx context.Context, a *app, svc service, names []string) ([]string, error) {
+	if !s.all {
+		return names, nil
+	}
+	vms, err := svc.ListVMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, vm := range vms {
+		if s.has(vm) {
+			found = append(found, vm.Name)
+		}
+	}
+	if len(found) == 0 && !a.json {
+		fmt.Fprintln(a.std.Err, s.none)
+	}
+	return found, nil
+}
+
+// forSelected is each, for which a VM that vanishes meanwhile is none of --all.
+func forSelected[T any](ctx context.Context, s *selection, names []string, do func(context.Context, string) (T, error)) []result[T] {
+	results := each(ctx, names, do)
+	if s.all {
+		results = slices.DeleteFunc(results, func(r result[T]) bool { return banger.KindOf(r.err) == banger.NotFound })
+	}
+	return results
+}

@@ -1,0 +1,46 @@
+package vm
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"banger"
+)
+
+// TestFewVMsBootAtOnce: a start beyond them says that it waits, can be
+// cancelled, and goes on as soon as another has come up.
+func TestFewVMsBootAtOnce(t *testing.T) {
+	w := newWorld(t)
+	vm, err := w.CreateVM(t.Context(), banger.CreateVM{Name: "otter", NoStart: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range cap(w.boots) {
+		w.boots <- struct{}{}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	before := w.String()
+	_, err = w.StartVM(ctx, vm.Name, banger.StartVM{}, func(e banger.Event) {
+		if strings.Contains(e.Note, "otter waits") {
+			cancel()
+		}
+	})
+	if banger.KindOf(err) != banger.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if got := w.String(); got != before {
+		t.Errorf("left behind:\n%s\nwant\n%s", got, before)
+	}
+	_, err = w.StartVM(t.Context(), vm.Name, banger.StartVM{}, func(e banger.Event) {
+		if e.Note != "" {
+			<-w.boots
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if len(w.boots) != cap(w.boots)-1 {
+		t.Errorf("%d turns are taken, want %d", len(w.boots), cap(w.boots)-1)
+	}
+}

@@ -61,12 +61,20 @@ func sshCommand(vm banger.VM, command []string) (string, []string, error) {
 		return "", nil, &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("ssh to VM %q", vm.Name),
 			Why: err, Fix: "sudo apt-get install openssh-client"}
 	}
+	proxy, err := proxyCommand(vm)
+	if err != nil {
+		return "", nil, err
+	}
+	return path, guest.SSHArgv(vm, proxy, command), nil
+}
+
+// proxyCommand is this program as the way to vm's SSH port.
+func proxyCommand(vm banger.VM) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", nil, fmt.Errorf("find own executable: %w", err)
+		return nil, fmt.Errorf("find own executable: %w", err)
 	}
-	proxy := []string{self, "vm", "proxy", string(vm.ID), strconv.Itoa(wire.PortSSH)}
-	return path, guest.SSHArgv(vm, proxy, command), nil
+	return []string{self, "vm", "proxy", string(vm.ID), strconv.Itoa(wire.PortSSH)}, nil
 }
 
 // spawn runs ssh as a child that owns the terminal: what the keyboard sends

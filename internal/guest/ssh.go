@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 	"time"
 
@@ -18,35 +17,6 @@ import (
 	"banger"
 	"banger/internal/guest/wire"
 )
-
-// SSHArgv is the command line of the user's own ssh that reaches a VM through
-// proxy, a command whose stdin and stdout are the guest's port 22. args follow
-// the host's name: ssh hands them to a shell in the guest, joined by spaces.
-// Options of ssh go between, by inserting them at index 1.
-func SSHArgv(vm banger.VM, proxy []string, args []string) []string {
-	words := make([]string, len(proxy))
-	for i, word := range proxy {
-		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-	}
-	// ssh expands % in both; the shell that runs the proxy command undoes the quotes.
-	escape := func(s string) string { return strings.ReplaceAll(s, "%", "%%") }
-	file := func(s string) string { return `"` + escape(s) + `"` }
-	argv := []string{"ssh",
-		"-o", "ProxyCommand=" + escape(strings.Join(words, " ")),
-		"-o", "User=root",
-		"-o", "HostKeyAlias=" + HostAlias(vm.ID),
-		"-o", "UserKnownHostsFile=" + file(vm.KnownHosts),
-		"-o", "GlobalKnownHostsFile=/dev/null",
-		"-o", "StrictHostKeyChecking=yes",
-		"-o", "UpdateHostKeys=no",
-		"-o", "CheckHostIP=no",
-		"-o", "IdentityFile=" + file(vm.SSHKey),
-		"-o", "IdentitiesOnly=yes",
-		"-o", "PasswordAuthentication=no",
-		"-o", "LogLevel=ERROR",
-		"--", vm.Name + ".vm"}
-	return append(argv, args...)
-}
 
 // Size is a terminal's size in character cells.
 type Size struct{ Cols, Rows int }

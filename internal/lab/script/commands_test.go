@@ -50,6 +50,7 @@ var changing = []struct {
 	{regexp.MustCompile(`(\bpid"?:? *)\d+`), "${1}PID"},
 	{regexp.MustCompile(`\bgo1\.[\w.-]+`), "GO"},
 	{regexp.MustCompile(`\blinux/\w+`), "PLATFORM"},
+	{regexp.MustCompile(`'/[^']*' 'vm' 'proxy'`), "'PROGRAM' 'vm' 'proxy'"},
 }
 
 // like compares an output, all of it, with a file. What changes from run to

@@ -30,6 +30,7 @@ type Error struct {
 	What string // the thing and the verb: `start VM "otter"`
 	Why  error  // the cause; may be nil when What says it all
 	Fix  string // one command to paste or one sentence; may be empty
+	Op   string // the operation's id in the daemon's log, where that says more; may be empty
 }
 
 func (e *Error) Error() string {
@@ -74,6 +75,21 @@ func FixOf(err error) string {
 		err = e.Why
 	}
 	return fix
+}
+
+// OpOf returns the operation of the outermost *Error in err's chain that has one.
+func OpOf(err error) string {
+	for err != nil {
+		var e *Error
+		if !errors.As(err, &e) {
+			return ""
+		}
+		if e.Op != "" {
+			return e.Op
+		}
+		err = e.Why
+	}
+	return ""
 }
 
 // Invalidf is a short form for an Invalid error without a cause.

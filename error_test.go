@@ -53,3 +53,21 @@ func TestKindAndFix(t *testing.T) {
 		}
 	}
 }
+
+// TestOp: the operation is the outermost: what failed inside of it is its part.
+func TestOp(t *testing.T) {
+	inner := &banger.Error{Why: io.EOF, Op: "0a"}
+	for want, err := range map[string]error{
+		"":   fmt.Errorf("step: %w", io.EOF),
+		"0a": fmt.Errorf("step: %w", &banger.Error{What: "start", Why: inner}),
+		"0b": &banger.Error{Op: "0b", Why: inner},
+	} {
+		if got := banger.OpOf(err); got != want {
+			t.Errorf("%v: got %q, want %q", err, got, want)
+		}
+	}
+	ctx := banger.WithOperation(t.Context(), "0c")
+	if got := banger.OperationIn(ctx); got != "0c" || banger.OperationIn(t.Context()) != "" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -29,15 +29,16 @@ type fake struct {
 	mu    sync.Mutex
 	asked []any
 
-	vm       banger.VM
-	err      error
-	events   []banger.Event
-	block    chan struct{}         // operations say that they have begun, and wait for their end
-	unwound  chan error            // how a blocked operation ended
-	undo     func(banger.Progress) // what a blocked operation does before it ends
-	guest    func() (net.Conn, error)
-	log      io.ReadCloser
-	stopping chan struct{}
+	vm        banger.VM
+	err       error
+	operation string // the last one's id
+	events    []banger.Event
+	block     chan struct{}         // operations say that they have begun, and wait for their end
+	unwound   chan error            // how a blocked operation ended
+	undo      func(banger.Progress) // what a blocked operation does before it ends
+	guest     func() (net.Conn, error)
+	log       io.ReadCloser
+	stopping  chan struct{}
 }
 
 func (f *fake) note(call ...any) {
@@ -47,6 +48,9 @@ func (f *fake) note(call ...any) {
 }
 
 func (f *fake) operate(ctx context.Context, p banger.Progress) (banger.VM, error) {
+	f.mu.Lock()
+	f.operation = banger.OperationIn(ctx)
+	f.mu.Unlock()
 	for _, e := range f.events {
 		p.Send(e)
 	}
@@ -141,11 +145,16 @@ func serve(t *testing.T, f *fake) (*Client, *Server) {
 
 func serveVMs(t *testing.T, vms banger.VMService, host banger.HostService) (*Client, *Server) {
 	t.Helper()
+	return serveLogged(t, vms, host, quiet)
+}
+
+func serveLogged(t *testing.T, vms banger.VMService, host banger.HostService, log *slog.Logger) (*Client, *Server) {
+	t.Helper()
 	l, err := Listen(filepath.Join(t.TempDir(), "run", "bangerd.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(vms, host, quiet)
+	s := NewServer(vms, host, log)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), l.(*listener).path)
@@ -176,6 +185,51 @@ func TestErrorsKeepEverythingAcrossTheSocket(t *testing.T) {
 			}
 			if _, err := c.ListImages(t.Context()); banger.KindOf(err) != kind || err.Error() != want.Error() {
 				t.Errorf("%s: got %v", kind, err)
+			}
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// TestErrorsNameTheirOperation: by the id that it runs under, once it has begun,
+// whatever the error is made of.
+func TestErrorsNameTheirOperation(t *testing.T) {
+	var log lockedBuffer
+	for _, failed := range []error{&banger.Error{Kind: banger.Conflict, What: "start", Why: io.EOF}, io.EOF} {
+		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
+			f := &fake{err: failed, events: events}
+			c, _ := serveLogged(t, f, f, slog.New(slog.NewJSONHandler(&log, nil)))
+			_, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
+			if err == nil || err.Error() != failed.Error() || banger.KindOf(err) != banger.KindOf(failed) {
+				t.Errorf("got %v (%s)", err, banger.KindOf(err))
+			}
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			want := ""
+			if len(events) > 0 {
+				want = f.operation
+			}
+			if op := banger.OpOf(err); op != want || len(f.operation) != 8 {
+				t.Errorf("%d events: got %q of %q", len(events), op, f.operation)
+			}
+			if !strings.Contains(log.String(), `"op":"`+f.operation+`"`) {
+				t.Errorf("%q is not in the log: %s", f.operation, log.String())
 			}
 		}
 	}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +37,8 @@ func refuse(w http.ResponseWriter, err error) {
 }
 
 // operation serves a long request, whose options are the body's JSON. It is
-// logged once, when it has ended.
+// logged once, when it has ended; its id is in all that the log says of it. An
+// error carries the id once there were steps: before, the log knows no more.
 func operation[T any](s *Server, verb string, run func(ctx context.Context, ref string, opts T, progress banger.Progress) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		opts, err := decode[T](w, r)
@@ -43,22 +46,29 @@ func operation[T any](s *Server, verb string, run func(ctx context.Context, ref 
 			refuse(w, err)
 			return
 		}
-		began := time.Now()
+		began, op := time.Now(), newOp()
 		events := &events{w: w}
 		ref := r.PathValue("ref")
 		if spec, ok := any(opts).(banger.CreateVM); ok {
 			ref = spec.Name
 		}
 		progress := func(e banger.Event) { events.send(line{Event: &e}) }
-		result, err := run(r.Context(), r.PathValue("ref"), opts, progress)
-		log := s.log.With("vm", ref, "operation", verb, "took", time.Since(began).String())
+		result, err := run(banger.WithOperation(r.Context(), op), r.PathValue("ref"), opts, progress)
+		log := s.log.With("op", op, "vm", ref, "operation", verb, "took", time.Since(began).String())
 		if err != nil {
 			log.Warn("failed", "err", err, "kind", kindOf(err))
 		} else {
 			log.Info("done")
 		}
-		events.end(result, err)
+		events.end(result, err, op)
 	}
+}
+
+// newOp is the id of an operation: one in a log that is kept for a while.
+func newOp() string {
+	id := make([]byte, 4)
+	rand.Read(id)
+	return hex.EncodeToString(id)
 }
 
 // decode reads the options of a request. Unknown fields are those of a newer
@@ -100,7 +110,7 @@ func (e *events) send(l line) {
 	http.NewResponseController(e.w).Flush()
 }
 
-func (e *events) end(result any, err error) {
+func (e *events) end(result any, err error, op string) {
 	data, failed := json.Marshal(result)
 	if err == nil && failed != nil {
 		err = fmt.Errorf("encode result: %w", failed)
@@ -112,13 +122,23 @@ func (e *events) end(result any, err error) {
 	case err == nil:
 		e.send(line{Result: data})
 	case begun:
-		e.send(line{Error: toWire(err)})
+		e.send(line{Error: toWire(withOp(err, op))})
 	default:
 		refuse(e.w, err)
 	}
 	e.mu.Lock()
 	e.ended = true
 	e.mu.Unlock()
+}
+
+// withOp is err with an operation's id and the words that it had.
+func withOp(err error, op string) error {
+	e := banger.Error{Why: err}
+	if is, ok := err.(*banger.Error); ok {
+		e = *is
+	}
+	e.Op = op
+	return &e
 }
 
 // errCut is an event stream without an end.

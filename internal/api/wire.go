@@ -33,6 +33,7 @@ type wireError struct {
 	What string      `json:"what,omitempty"`
 	Why  string      `json:"why,omitempty"`
 	Fix  string      `json:"fix,omitempty"`
+	Op   string      `json:"op,omitempty"`
 }
 
 // line is one line of an event stream, and failure the body of any other
@@ -57,21 +58,21 @@ var statuses = map[banger.Kind]int{
 // toWire takes an error apart so that the other end can put it together with
 // the same text, kind and fix.
 func toWire(err error) *wireError {
-	w := &wireError{Kind: kindOf(err), Why: err.Error(), Fix: banger.FixOf(err)}
+	w := &wireError{Kind: kindOf(err), Why: err.Error(), Fix: banger.FixOf(err), Op: banger.OpOf(err)}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
 		w.What, w.Why = e.What, ""
 		if e.Why != nil {
 			w.Why = e.Why.Error()
 		}
 	}
-	if w.Kind == banger.Unknown && w.Fix == "" {
+	if w.Kind == banger.Unknown && w.Fix == "" && w.Op == "" {
 		w.Fix = "banger daemon status, to find the daemon's log, which may say more"
 	}
 	return w
 }
 
 func (w *wireError) err() error {
-	e := &banger.Error{Kind: w.Kind, What: w.What, Fix: w.Fix}
+	e := &banger.Error{Kind: w.Kind, What: w.What, Fix: w.Fix, Op: w.Op}
 	if w.Why != "" || w.What == "" {
 		e.Why = errors.New(w.Why)
 	}

@@ -69,10 +69,11 @@ type errorJSON struct {
 	What string      `json:"what,omitempty"`
 	Why  string      `json:"why,omitempty"`
 	Fix  string      `json:"fix,omitempty"`
+	Op   string      `json:"op,omitempty"`
 }
 
 func describe(err error) errorJSON {
-	d := errorJSON{Kind: kindOf(err), Why: clean(err.Error()), Fix: clean(banger.FixOf(err))}
+	d := errorJSON{Kind: kindOf(err), Why: clean(err.Error()), Fix: clean(banger.FixOf(err)), Op: clean(banger.OpOf(err))}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
 		d.What, d.Why = clean(e.What), ""
 		if e.Why != nil {
@@ -96,7 +97,16 @@ func (a *app) report(err error) {
 	if fix := banger.FixOf(err); fix != "" {
 		fmt.Fprintf(a.std.Err, "fix: %s\n", clean(fix))
 	}
+	if op := banger.OpOf(err); op != "" && unexplained[kindOf(err)] {
+		if dirs, err := a.dirs(); err == nil {
+			fmt.Fprintf(a.std.Err, "log: grep %s %s\n", clean(op), dirs.Log())
+		}
+	}
 }
+
+// unexplained are the errors of operations of which the daemon's log has more to
+// say than what was to be changed about the request.
+var unexplained = map[banger.Kind]bool{banger.Unknown: true, banger.TimedOut: true, banger.Unready: true}
 
 func (a *app) printJSON(v any) error {
 	encoder := json.NewEncoder(a.std.Out)

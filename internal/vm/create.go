@@ -40,7 +40,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 		return banger.VM{}, err
 	}
 	defer func() { named(&err, "create", row.Name) }()
-	c := &creating{operation: v.operation("create", row.ID, row.Name, progress), row: row}
+	c := &creating{operation: v.operation(ctx, "create", row.ID, row.Name, progress), row: row}
 	e := v.entry(row.ID)
 	if err := e.take(ctx); err != nil {
 		return banger.VM{}, err

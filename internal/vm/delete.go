@@ -21,7 +21,7 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 	}
 	defer e.release()
 	defer named(&err, "delete", row.Name)
-	op := v.operation("delete", row.ID, row.Name, progress)
+	op := v.operation(ctx, "delete", row.ID, row.Name, progress)
 	if _, r := e.now(); r != nil {
 		if !opts.Force {
 			return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is running"),

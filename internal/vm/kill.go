@@ -62,7 +62,7 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 	if r == nil {
 		return banger.VM{}, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
 	}
-	op := v.operation("kill", row.ID, row.Name, progress)
+	op := v.operation(ctx, "kill", row.ID, row.Name, progress)
 	err = op.step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
 		if err := r.signal(sig); err != nil || !slices.Contains(deadly, sig) {
 			return err

@@ -75,7 +75,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 		}
 		v.task(func(ctx context.Context) {
 			defer e.release()
-			v.stop(ctx, v.operation("stop", row.ID, row.Name, nil), row, e, banger.StopVM{})
+			v.stop(ctx, v.operation(ctx, "stop", row.ID, row.Name, nil), row, e, banger.StopVM{})
 		})
 	}
 	return nil

@@ -27,7 +27,7 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 	if err := banger.CheckName(opts.Name); err != nil {
 		return banger.VM{}, err
 	}
-	op := v.operation("rename", row.ID, row.Name, progress)
+	op := v.operation(ctx, "rename", row.ID, row.Name, progress)
 	var steps undo.Stack
 	defer steps.OnError(ctx, &err)
 	err = op.step(ctx, "take the name", func(ctx context.Context) error {

@@ -287,7 +287,7 @@ func (v *VMs) reboot(ctx context.Context, id banger.VMID) {
 	if state, _ := e.now(); row.Phase != store.Ready || row.Wanted != banger.Running || state != banger.Stopped {
 		return
 	}
-	op := v.operation("reboot", row.ID, row.Name, nil)
+	op := v.operation(ctx, "reboot", row.ID, row.Name, nil)
 	if err := v.start(ctx, op, row, e, 0); err != nil {
 		op.log.Error("start after the guest's reboot", "err", err)
 		v.Store.SetEnding(context.WithoutCancel(ctx), id, banger.EndedReboot, "it did not come back: "+printable(err.Error()), time.Now().UTC())

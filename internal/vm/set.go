@@ -48,7 +48,7 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 	if err := usable(row); err != nil {
 		return banger.VM{}, err
 	}
-	s := &setting{operation: v.operation("set", row.ID, row.Name, progress), row: row, was: row, entry: e}
+	s := &setting{operation: v.operation(ctx, "set", row.ID, row.Name, progress), row: row, was: row, entry: e}
 	restart, err := s.plan(ctx, opts)
 	if err != nil {
 		return banger.VM{}, err

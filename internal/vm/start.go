@@ -39,7 +39,7 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 		return banger.VM{}, err
 	}
 	if state, _ := e.now(); state == banger.Stopped {
-		if err := v.start(ctx, v.operation("start", row.ID, row.Name, progress), row, e, opts.Timeout); err != nil {
+		if err := v.start(ctx, v.operation(ctx, "start", row.ID, row.Name, progress), row, e, opts.Timeout); err != nil {
 			return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
 		}
 	}

@@ -30,7 +30,7 @@ func (v *VMs) StopVM(ctx context.Context, ref string, opts banger.StopVM, progre
 	}
 	defer e.release()
 	defer named(&err, "stop", row.Name)
-	if err := v.stop(ctx, v.operation("stop", row.ID, row.Name, progress), row, e, opts); err != nil {
+	if err := v.stop(ctx, v.operation(ctx, "stop", row.ID, row.Name, progress), row, e, opts); err != nil {
 		return banger.VM{}, err
 	}
 	return v.show(ctx, row.ID)
@@ -48,7 +48,7 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 	if err := usable(row); err != nil {
 		return banger.VM{}, err
 	}
-	op := v.operation("restart", row.ID, row.Name, progress)
+	op := v.operation(ctx, "restart", row.ID, row.Name, progress)
 	if err := v.stop(ctx, op, row, e, opts); err != nil {
 		return banger.VM{}, err
 	}

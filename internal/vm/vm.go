@@ -243,9 +243,10 @@ type operation struct {
 	log      *slog.Logger
 }
 
-func (v *VMs) operation(verb string, id banger.VMID, name string, progress banger.Progress) *operation {
+// operation is the one that ctx belongs to, or one of the daemon's own.
+func (v *VMs) operation(ctx context.Context, verb string, id banger.VMID, name string, progress banger.Progress) *operation {
 	return &operation{v: v, name: name, progress: progress,
-		log: v.Log.With("op", newID(4), "verb", verb, "vm", name, "id", id)}
+		log: v.Log.With("op", first(banger.OperationIn(ctx), newID(4)), "verb", verb, "vm", name, "id", id)}
 }
 
 func (o *operation) step(ctx context.Context, name string, do func(context.Context) error) error {

@@ -27,7 +27,7 @@ func (v *VMs) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progre
 	if !known {
 		return banger.VM{}, banger.Invalidf("use agent, boot or stopped", "%q is nothing to wait for", opts.For)
 	}
-	op := v.operation("wait", row.ID, row.Name, progress)
+	op := v.operation(ctx, "wait", row.ID, row.Name, progress)
 	err = op.step(ctx, "wait for "+string(opts.For), func(ctx context.Context) error {
 		for {
 			next, err := reached(v, ctx, row.ID)

@@ -44,6 +44,7 @@ var changing = []struct {
 	{regexp.MustCompile(`sha256:[0-9a-f]{64}`), "DIGEST"},
 	{regexp.MustCompile(`("[a-z]+_on_host_bytes"|"on_host_bytes"): [0-9]+`), "$1: BLOCKS"},
 	{regexp.MustCompile(`\b[0-9a-f]{12}\b`), "HEX"},
+	{regexp.MustCompile(`((?m)^log: grep |"op": ")[0-9a-f]{8}\b`), "${1}OP"},
 	{regexp.MustCompile(`\b[A-Z2-7]{26}\b`), "BOOT"},
 	{regexp.MustCompile(`\b\d+s\b`), "AGE"},
 	{regexp.MustCompile(`\bAGE +`), "AGE  "},

@@ -18,7 +18,7 @@ import (
 // docs/ARCHITECTURE.md says what each of them owns.
 var floors = [][]string{
 	0: {".", "internal/version"},
-	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/debian",
+	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/fetch", "internal/debian",
 		"internal/guest/wire", "internal/guest/link"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},

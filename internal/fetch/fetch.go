@@ -1,0 +1,200 @@
+// Package fetch downloads files whose SHA-256 is known beforehand: it goes on
+// where an interrupted download ended, lets two that want the same file share
+// one, and gives a file its name only once its content is right. It also takes
+// single members out of archives. It does not know what the files are.
+package fetch
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// File is what to download.
+type File struct {
+	URL    string
+	Digest banger.Digest // of the file as it comes
+	Max    banger.Size   // no file is larger
+}
+
+// Cache is a directory of downloaded files, each named by its digest. It may be
+// deleted at any time, and several processes may use it at once.
+type Cache struct {
+	Dir    string
+	Client *http.Client         // nil: one of our own
+	Idle   time.Duration        // how long a server may say nothing; 0: one minute
+	Tell   func(done, of int64) // told as the bytes come; of is -1 when nobody knows; may be nil
+}
+
+// UnreachableError is a server that could not be reached, that would not give
+// the file, or whose connection broke. What came so far is kept.
+type UnreachableError struct {
+	URL string
+	Err error
+}
+
+func (e *UnreachableError) Error() string { return fmt.Sprintf("download %s: %v", e.URL, e.Err) }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// DigestError is content other than what was asked for. None of it is kept.
+type DigestError struct {
+	Name      string // where it came from
+	Got, Want banger.Digest
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("check %s: its digest is %s, it has to be %s", e.Name, e.Got, e.Want)
+}
+
+var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// Path is where the cache keeps the file with that digest.
+func (c Cache) Path(digest banger.Digest) string {
+	return filepath.Join(c.Dir, string(digest[len("sha256:"):]))
+}
+
+// Get returns the path of the file in the cache, after a download where it is
+// not there. Another one that downloads the same file is waited for.
+func (c Cache) Get(ctx context.Context, f File) (string, error) {
+	return c.Fill(ctx, f.Digest, func(part *os.File) error { return c.download(ctx, f, part) }, f.URL)
+}
+
+// Fill returns the path of the file with that digest, and has fill write it
+// where it is not there. The file that fill gets holds what an earlier one has
+// written before it failed; name says in errors where the content comes from.
+func (c Cache) Fill(ctx context.Context, digest banger.Digest, fill func(part *os.File) error, name string) (string, error) {
+	if !digestForm.MatchString(string(digest)) {
+		return "", fmt.Errorf("%q is not a digest", digest)
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return "", err
+	}
+	path := c.Path(digest)
+	part, err := openLocked(ctx, path+".part")
+	if err != nil {
+		return "", fmt.Errorf("lock the download of %s: %w", name, err)
+	}
+	defer part.Close()
+	if kept, err := holds(path, digest); err != nil || kept {
+		return path, errors.Join(err, os.Remove(part.Name()))
+	}
+	if err := fill(part); err != nil {
+		return "", err
+	}
+	got, err := digestOf(ctx, part)
+	if err != nil {
+		return "", err
+	}
+	if got != digest {
+		return "", errors.Join(&DigestError{name, got, digest}, os.Remove(part.Name()))
+	}
+	if err := errors.Join(part.Sync(), os.Rename(part.Name(), path)); err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// holds says whether the cache has a file. One with other content is removed.
+func holds(path string, digest banger.Digest) (bool, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	got, err := digestOf(context.Background(), file)
+	if err != nil || got == digest {
+		return err == nil, err
+	}
+	return false, os.Remove(path)
+}
+
+func digestOf(ctx context.Context, file *os.File) (banger.Digest, error) {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, &contextReader{ctx, io.NewSectionReader(file, 0, 1<<62)}); err != nil {
+		return "", fmt.Errorf("hash %s: %w", file.Name(), err)
+	}
+	return banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), nil
+}
+
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// openLocked opens a file that nobody else has locked. Whoever had it may have
+// given it another name by then, or removed it: then the next one is taken.
+func openLocked(ctx context.Context, path string) (*os.File, error) {
+	for {
+		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(ctx, file); err != nil {
+			return nil, err
+		}
+		ours, err := file.Stat()
+		if err == nil {
+			var named os.FileInfo
+			if named, err = os.Stat(path); err == nil && os.SameFile(ours, named) {
+				return file, nil
+			}
+		}
+		file.Close()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+}
+
+// lock waits for the lock within ctx, and closes the file when it does not get it.
+func lock(ctx context.Context, file *os.File) error {
+	done := make(chan error, 1)
+	go func() {
+		for {
+			err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
+			if !errors.Is(err, unix.EINTR) {
+				done <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-done:
+		if err != nil {
+			file.Close()
+		}
+		return err
+	case <-ctx.Done():
+		go func() { // nothing else ends the wait for a lock
+			<-done
+			file.Close()
+		}()
+		return ctx.Err()
+	}
+}
+
+func (c Cache) idle() time.Duration { return cmp.Or(c.Idle, time.Minute) }

@@ -29,9 +29,8 @@ build: ## build banger, bangerd and banger-agent into this directory
 runtime: ## build the runtime in ./runtime: a kernel set and the default image, from Debian
 	$(bundle) build --dir ./runtime
 
-runtime-bundle: ## the same for now: no bundle is published yet that could be fetched
-	@echo "no runtime bundle is published yet: building one here"
-	@$(MAKE) --no-print-directory runtime
+runtime-bundle: runtime ## the same, with Firecracker as runtime-bundle.toml pins it
+	$(bundle) build --dir ./runtime --only firecracker
 
 rootfs: ## build ./runtime/rootfs-docker.ext4 anew from packages.apt
 	$(bundle) build --dir ./runtime --only image --force

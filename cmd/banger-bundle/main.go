@@ -22,7 +22,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-const usage = `usage: banger-bundle build   [--dir DIR] [--packages FILE] [--only kernel|image] [--mirror URL] [--force] [--verify]
+const usage = `usage: banger-bundle build   [--dir DIR] [--packages FILE] [--pins FILE] [--only kernel|image|firecracker] [--mirror URL] [--force] [--verify]
        banger-bundle package [--dir DIR] [--out FILE]
 `
 
@@ -81,7 +81,8 @@ func runBuild(ctx context.Context, args []string, stdout *os.File, stderr io.Wri
 	flags := flag.NewFlagSet("build", flag.ContinueOnError)
 	dir := flags.String("dir", "runtime", "where the bundle is")
 	packages := flags.String("packages", "packages.apt", "the list of the image's packages")
-	only := flags.String("only", "", "build one part: kernel or image")
+	only := flags.String("only", "", "work on one part: kernel, image or firecracker")
+	pins := flags.String("pins", "runtime-bundle.toml", "what may be downloaded, with its digests")
 	mirror := flags.String("mirror", "", "a mirror of Debian's archive")
 	force := flags.Bool("force", false, "build anew what is there already")
 	verify := flags.Bool("verify", false, "read every byte of what is there already")
@@ -93,7 +94,7 @@ func runBuild(ctx context.Context, args []string, stdout *os.File, stderr io.Wri
 		return err
 	}
 	return build.Build(ctx, hostcmd.Host{}, build.Options{
-		Dir: config.BundleDir(*dir), Packages: *packages, Cache: dirs.Cache, Mirror: *mirror, Only: build.Part(*only),
+		Dir: config.BundleDir(*dir), Packages: *packages, Pins: *pins, Cache: dirs.Cache, Mirror: *mirror, Only: build.Part(*only),
 		Force: *force, Verify: *verify, Out: stdout, Terminal: term.IsTerminal(int(stdout.Fd())),
 	})
 }

@@ -23,10 +23,11 @@ const Version = 1
 
 // Manifest is what bundle.json holds. A part without a digest is not there.
 type Manifest struct {
-	Version   int       `json:"version"`
-	Kernel    Kernel    `json:"kernel,omitzero"`
-	Image     Image     `json:"image,omitzero"`
-	CreatedAt time.Time `json:"created_at"`
+	Version     int         `json:"version"`
+	Kernel      Kernel      `json:"kernel,omitzero"`
+	Image       Image       `json:"image,omitzero"`
+	Firecracker Firecracker `json:"firecracker,omitzero"` // hosts without one use QEMU
+	CreatedAt   time.Time   `json:"created_at"`
 }
 
 // Kernel describes the bundle's kernel set.
@@ -49,13 +50,26 @@ type Image struct {
 	Recipe   int           `json:"recipe"`
 }
 
+// Firecracker describes the bundle's VMM.
+type Firecracker struct {
+	Version string        `json:"version"`
+	Digest  banger.Digest `json:"digest"` // of the file
+	Origin  string        `json:"origin"`
+	Size    banger.Size   `json:"size_bytes"`
+	Pinned  string        `json:"pinned"` // the digest of what it was taken out of
+}
+
 // Bundle is a bundle whose manifest was read. Nothing else of it was.
 type Bundle struct {
 	Dir config.BundleDir
 	Manifest
 }
 
-const rebuild = "make runtime"
+// What mends a bundle, and its VMM.
+const (
+	rebuild = "make runtime"
+	refetch = "make runtime-bundle"
+)
 
 // Open reads a bundle's manifest. A directory without one, or with one that
 // says nothing usable, is an Unready error.
@@ -87,7 +101,7 @@ func (m *Manifest) check() error {
 	if m.Version != Version {
 		return fmt.Errorf("its version is %d, this banger knows %d", m.Version, Version)
 	}
-	for _, digest := range []banger.Digest{m.Kernel.Digest, m.Image.Digest} {
+	for _, digest := range []banger.Digest{m.Kernel.Digest, m.Image.Digest, m.Firecracker.Digest} {
 		if digest != "" && !digestForm.MatchString(string(digest)) {
 			return fmt.Errorf("%q is not a digest", digest)
 		}
@@ -105,15 +119,23 @@ func (b *Bundle) Rootfs() string { return filepath.Join(string(b.Dir), b.Image.F
 // a part that is missing, are Unready errors.
 func (b *Bundle) Verify(ctx context.Context) error {
 	got, _, err := KernelDigest(ctx, b.Dir.Kernel())
-	if err := compare(string(b.Dir.Kernel()), got, b.Kernel.Digest, err); err != nil {
+	if err := compare(string(b.Dir.Kernel()), got, b.Kernel.Digest, err, rebuild); err != nil {
 		return err
 	}
 	got, _, err = FileDigest(ctx, b.Rootfs())
-	return compare(b.Rootfs(), got, b.Image.Digest, err)
+	if err := compare(b.Rootfs(), got, b.Image.Digest, err, rebuild); err != nil || b.Firecracker.Digest == "" {
+		return err
+	}
+	return b.verifyFirecracker(ctx)
+}
+
+func (b *Bundle) verifyFirecracker(ctx context.Context) error {
+	got, _, err := FileDigest(ctx, b.Dir.Firecracker())
+	return compare(b.Dir.Firecracker(), got, b.Firecracker.Digest, err, refetch)
 }
 
 // compare judges the outcome of hashing what is at path.
-func compare(path string, got, want banger.Digest, err error) error {
+func compare(path string, got, want banger.Digest, err error, fix string) error {
 	if err == nil && got == want {
 		return nil
 	}
@@ -122,7 +144,7 @@ func compare(path string, got, want banger.Digest, err error) error {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("check %s", path), Why: err, Fix: rebuild}
+	return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("check %s", path), Why: err, Fix: fix}
 }
 
 // Write writes bundle.json, at once or not at all, and onto the disk.

@@ -227,6 +227,40 @@ func TestInstallWithoutAgentSaysHowToGetOne(t *testing.T) {
 	}
 }
 
+func TestFirecrackerIsOptional(t *testing.T) {
+	dir, dirs := testBundle(t)
+	b := open(t, dir)
+	if done, err := Install(ctx, b, dirs, nil); err != nil || done.Firecracker != "" {
+		t.Fatalf("without: %+v, %v", done, err)
+	}
+	put(t, dir.Firecracker(), []byte("vmm"), 0o755)
+	b.Firecracker = Firecracker{Version: "1.17.0", Digest: banger.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("vmm"))))}
+	done, err := Install(ctx, b, dirs, nil)
+	if err != nil || done.Firecracker != b.Firecracker.Digest {
+		t.Fatalf("with: %+v, %v", done, err)
+	}
+	if info, err := os.Stat(dirs.Firecracker(done.Firecracker)); err != nil || info.Mode() != 0o500 {
+		t.Errorf("installed %v, %v", info, err)
+	}
+	if err := b.Verify(ctx); err != nil {
+		t.Error(err)
+	}
+	put(t, dir.Firecracker(), []byte("other"), 0o755)
+	if done, err := Install(ctx, b, dirs, nil); err != nil || done.Firecracker == "" { // it needs the bundle no more
+		t.Errorf("again: %+v, %v", done, err)
+	}
+	if err := b.Verify(ctx); banger.FixOf(err) != "make runtime-bundle" {
+		t.Errorf("other content: %v", err)
+	}
+	if err := os.RemoveAll(dirs.VMMs()); err != nil {
+		t.Fatal(err)
+	}
+	done, err = Install(ctx, b, dirs, nil)
+	if banger.KindOf(err) != banger.Unready || banger.FixOf(err) != "make runtime-bundle" || done.Firecracker != "" || done.Image.ID == "" {
+		t.Errorf("other content: %+v, %v", done, err)
+	}
+}
+
 func TestShare(t *testing.T) {
 	for _, test := range []struct {
 		name   string

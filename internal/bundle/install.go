@@ -20,9 +20,10 @@ import (
 // Installed is what a bundle brought into the state directory. A part that the
 // bundle lacks is zero.
 type Installed struct {
-	Image  banger.Image
-	Kernel banger.Kernel
-	Agent  banger.Digest
+	Image       banger.Image
+	Kernel      banger.Kernel
+	Agent       banger.Digest
+	Firecracker banger.Digest
 }
 
 // begun marks what an install has not finished.
@@ -52,12 +53,16 @@ func Install(ctx context.Context, b *Bundle, dirs config.Dirs, progress banger.P
 	if done.Agent, err = b.installAgent(ctx, dirs); err != nil {
 		failed = append(failed, fmt.Errorf("install agent: %w", err))
 	}
+	if err := b.installFirecracker(ctx, dirs, &done); err != nil {
+		failed = append(failed, fmt.Errorf("install Firecracker: %w", err))
+	}
 	return done, errors.Join(failed...)
 }
 
 // lock keeps other installs out and removes what a killed one left.
 func lock(dirs config.Dirs) (unlock func(), err error) {
-	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents()} {
+	places := []string{dirs.Images(), dirs.Kernels(), dirs.Agents(), dirs.VMMs()}
+	for _, dir := range places {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
@@ -71,7 +76,7 @@ func lock(dirs config.Dirs) (unlock func(), err error) {
 			break
 		}
 	}
-	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents()} {
+	for _, dir := range places {
 		left, _ := filepath.Glob(filepath.Join(dir, begun+"*")) // the pattern is right
 		for _, path := range left {
 			err = errors.Join(err, os.RemoveAll(path))
@@ -97,7 +102,7 @@ func (b *Bundle) installKernel(ctx context.Context, dirs config.Dirs, progress b
 			}
 		}
 		got, _, err := KernelDigest(ctx, config.KernelDir(stage))
-		return compare(string(from), got, k.Digest, err)
+		return compare(string(from), got, k.Digest, err, rebuild)
 	})
 	if err == nil {
 		done.Kernel = banger.Kernel{Name: k.Release, ID: k.Digest, Size: k.Size, Origin: k.Origin, CreatedAt: b.CreatedAt}
@@ -117,7 +122,7 @@ func (b *Bundle) installImage(ctx context.Context, dirs config.Dirs, progress ba
 			return err
 		}
 		got, _, err := FileDigest(ctx, copied)
-		return compare(b.Rootfs(), got, i.Digest, err)
+		return compare(b.Rootfs(), got, i.Digest, err, rebuild)
 	})
 	if err == nil {
 		done.Image = banger.Image{Name: i.Name, ID: i.Digest, Size: i.Size, Origin: i.Origin, CreatedAt: b.CreatedAt}
@@ -160,25 +165,48 @@ func (b *Bundle) installAgent(ctx context.Context, dirs config.Dirs) (banger.Dig
 	if err != nil {
 		return "", err
 	}
-	to := dirs.Agent(digest)
-	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
-		return digest, err
-	}
-	stage := filepath.Join(dirs.Agents(), begun+"agent")
-	defer os.Remove(stage) // gone after the rename
-	if err := copyAgent(ctx, from, stage); err != nil {
-		return "", err
-	}
-	if got, _, err := FileDigest(ctx, stage); err != nil || got != digest {
-		return "", cmp.Or(err, fmt.Errorf("%s changed while it was copied", from))
-	}
-	if err := os.Rename(stage, to); err != nil {
-		return "", err
-	}
-	return digest, syncDir(dirs.Agents())
+	return digest, installProgram(ctx, from, dirs.Agent(digest), digest)
 }
 
-func copyAgent(ctx context.Context, from, to string) error {
+func (b *Bundle) installFirecracker(ctx context.Context, dirs config.Dirs, done *Installed) error {
+	want := b.Firecracker.Digest
+	if want == "" {
+		return nil
+	}
+	to := dirs.Firecracker(want)
+	if _, err := os.Stat(to); errors.Is(err, fs.ErrNotExist) {
+		if err := b.verifyFirecracker(ctx); err != nil {
+			return err
+		}
+	}
+	if err := installProgram(ctx, b.Dir.Firecracker(), to, want); err != nil {
+		return err
+	}
+	done.Firecracker = want
+	return nil
+}
+
+// installProgram copies a program to where nothing changes it any more, unless
+// it is there.
+func installProgram(ctx context.Context, from, to string, want banger.Digest) error {
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	stage := filepath.Join(filepath.Dir(to), begun+"program")
+	defer os.Remove(stage) // gone after the rename
+	if err := copyProgram(ctx, from, stage); err != nil {
+		return err
+	}
+	if got, _, err := FileDigest(ctx, stage); err != nil || got != want {
+		return cmp.Or(err, fmt.Errorf("%s changed while it was copied", from))
+	}
+	if err := os.Rename(stage, to); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(to))
+}
+
+func copyProgram(ctx context.Context, from, to string) error {
 	in, err := os.Open(from)
 	if err != nil {
 		return err

@@ -30,11 +30,14 @@ func (d Dirs) VMs() string        { return filepath.Join(d.State, "vms") }
 func (d Dirs) Images() string     { return filepath.Join(d.State, "images") }
 func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
 func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
+func (d Dirs) VMMs() string       { return filepath.Join(d.State, "vmms") }
 func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
 func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
 func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed25519") }
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
 func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
+func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
+func (d Dirs) Lab() string        { return filepath.Join(d.Cache, "lab") }
 
 // SpareSocket is where the daemon listens when the runtime directory is gone or
 // another state directory's daemon listens there. It is the same at each start.
@@ -71,6 +74,9 @@ func (d Dirs) Kernel(id banger.Digest) KernelDir {
 
 // Agent is the file of an agent binary in the state directory.
 func (d Dirs) Agent(id banger.Digest) string { return filepath.Join(d.Agents(), hexOf(id)) }
+
+// Firecracker is the file of a Firecracker binary in the state directory.
+func (d Dirs) Firecracker(id banger.Digest) string { return filepath.Join(d.VMMs(), hexOf(id)) }
 
 // BaseInitrd is the cached initrd that a kernel set and an agent make.
 func (d Dirs) BaseInitrd(kernel, agent banger.Digest) string {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,15 +39,17 @@ type Part string
 
 // The parts.
 const (
-	All    Part = ""
-	Kernel Part = "kernel"
-	Image  Part = "image"
+	All         Part = ""
+	Kernel      Part = "kernel"
+	Image       Part = "image"
+	Firecracker Part = "firecracker" // only when asked for: VMs run on QEMU too
 )
 
 // Options say what to build.
 type Options struct {
 	Dir      config.BundleDir
 	Packages string // packages.apt
+	Pins     string // runtime-bundle.toml
 	Cache    string // safe to delete; shared by all builds
 	Mirror   string // empty: Debian's own
 	Only     Part
@@ -81,13 +84,14 @@ type maker struct {
 // it is, without a look at the network. Another build of the same bundle, or
 // with the same cache, is a Conflict.
 func Build(ctx context.Context, runner hostcmd.Runner, opts Options) error {
-	if opts.Only != All && opts.Only != Kernel && opts.Only != Image {
-		return banger.Invalidf("write --only kernel or --only image", "a bundle has no part %q", opts.Only)
+	if !slices.Contains([]Part{All, Kernel, Image, Firecracker}, opts.Only) {
+		return banger.Invalidf("write --only kernel, --only image or --only firecracker", "a bundle has no part %q", opts.Only)
 	}
 	b := &builder{Options: opts, runner: runner, report: &report{out: opts.Out, terminal: opts.Terminal}}
 	b.makers = map[Part]maker{
-		Kernel: {func() error { _, err := runner.Look("apt-get"); return err }, b.makeKernel},
-		Image:  {func() error { return image.Ready(runner) }, b.makeImage},
+		Kernel:      {func() error { _, err := runner.Look("apt-get"); return err }, b.makeKernel},
+		Image:       {func() error { return image.Ready(runner) }, b.makeImage},
+		Firecracker: {func() error { return nil }, b.makeFirecracker},
 	}
 	err := b.run(ctx)
 	if ctx.Err() != nil && err != nil {
@@ -206,6 +210,9 @@ func (b *builder) upToDate() {
 	}
 	if b.manifest.Image.Digest != "" {
 		parts = append(parts, fmt.Sprintf("image %s (%s)", b.manifest.Image.Name, b.manifest.Image.Origin))
+	}
+	if vmm := b.manifest.Firecracker; vmm.Digest != "" {
+		parts = append(parts, fmt.Sprintf("Firecracker %s (%s)", vmm.Version, vmm.Origin))
 	}
 	b.report.line("%s is up to date: %s; --force builds it anew", b.Dir, strings.Join(parts, ", "))
 }

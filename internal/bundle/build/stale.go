@@ -28,8 +28,8 @@ func (b *builder) stale(ctx context.Context) ([]staleness, error) {
 	for _, check := range []struct {
 		part Part
 		why  func(context.Context) (string, error)
-	}{{Kernel, b.whyKernel}, {Image, b.whyImage}} {
-		if b.Only != All && b.Only != check.part {
+	}{{Kernel, b.whyKernel}, {Image, b.whyImage}, {Firecracker, b.whyFirecracker}} {
+		if b.Only != check.part && (b.Only != All || check.part == Firecracker) {
 			continue
 		}
 		why, err := check.why(ctx)
@@ -154,8 +154,9 @@ func (b *builder) contents() []string {
 // What a build writes, generously: in the bundle, in the cache, and in the
 // directory for temporary trees.
 var space = map[Part]struct{ bundle, cache, temporary banger.Size }{
-	Kernel: {bundle: 400 * banger.MiB, cache: 200 * banger.MiB},
-	Image:  {bundle: 1536 * banger.MiB, cache: 1536 * banger.MiB, temporary: 2 * banger.GiB},
+	Kernel:      {bundle: 400 * banger.MiB, cache: 200 * banger.MiB},
+	Firecracker: {bundle: 32 * banger.MiB, cache: 64 * banger.MiB},
+	Image:       {bundle: 1536 * banger.MiB, cache: 1536 * banger.MiB, temporary: 2 * banger.GiB},
 }
 
 // ready finds out before anything is downloaded what the host lacks.

@@ -26,6 +26,10 @@ const (
 	PortControl = 1000
 )
 
+// PortKnock is the port of its host that a guest with a vsock connects to once it
+// serves its own ports. It says nothing there: who serves is told by the hello.
+const PortKnock = 1000
+
 // Names of the two virtio-serial ports of a QEMU VM.
 const (
 	SerialControl = "banger.control"

@@ -9,13 +9,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/vmm"
 )
 
-func testHost(t *testing.T, cpuinfo string) host {
+func testHost(t *testing.T, cpuinfo string) vmm.Host {
 	t.Helper()
 	dir := t.TempDir()
-	h := host{cpuinfo: filepath.Join(dir, "cpuinfo"), kvm: filepath.Join(dir, "kvm")}
-	if err := os.WriteFile(h.cpuinfo, []byte(cpuinfo), 0o600); err != nil {
+	h := vmm.Host{CPUInfo: filepath.Join(dir, "cpuinfo"), KVM: filepath.Join(dir, "kvm")}
+	if err := os.WriteFile(h.CPUInfo, []byte(cpuinfo), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -28,21 +30,21 @@ const (
 )
 
 func TestAccelerator(t *testing.T) {
-	kvm := func(t *testing.T, h host) {
-		if err := os.WriteFile(h.kvm, nil, 0o600); err != nil {
+	kvm := func(t *testing.T, h vmm.Host) {
+		if err := os.WriteFile(h.KVM, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	forbidden := func(t *testing.T, h host) {
-		if err := os.Mkdir(h.kvm, 0o700); err != nil { // opens for nobody, root included
+	forbidden := func(t *testing.T, h vmm.Host) {
+		if err := os.Mkdir(h.KVM, 0o700); err != nil { // opens for nobody, root included
 			t.Fatal(err)
 		}
 	}
-	nothing := func(*testing.T, host) {}
+	nothing := func(*testing.T, vmm.Host) {}
 	for _, test := range []struct {
 		name    string
 		cpuinfo string
-		prepare func(*testing.T, host)
+		prepare func(*testing.T, vmm.Host)
 		kvm     bool
 		note    string
 		fix     string
@@ -56,7 +58,7 @@ func TestAccelerator(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			h := testHost(t, test.cpuinfo)
 			test.prepare(t, h)
-			a := h.accelerator()
+			a := acceleratorOf(h)
 			if a.kvm != test.kvm || !strings.Contains(a.note, test.note) || !strings.Contains(a.fix, test.fix) || (a.note == "") != test.kvm {
 				t.Errorf("got %+v", a)
 			}
@@ -73,12 +75,12 @@ func TestAccelerator(t *testing.T) {
 
 func TestAcceleratorWithoutPermission(t *testing.T) {
 	h := testHost(t, intel)
-	if err := os.WriteFile(h.kvm, nil, 0); err != nil {
+	if err := os.WriteFile(h.KVM, nil, 0); err != nil {
 		t.Fatal(err)
 	}
 	if os.Getuid() == 0 { // root may open everything; this thread gives that up for a while
-		dir := filepath.Dir(h.kvm)
-		if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), os.Chmod(h.cpuinfo, 0o644)); err != nil {
+		dir := filepath.Dir(h.KVM)
+		if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), os.Chmod(h.CPUInfo, 0o644)); err != nil {
 			t.Fatal(err)
 		}
 		runtime.LockOSThread()
@@ -89,14 +91,14 @@ func TestAcceleratorWithoutPermission(t *testing.T) {
 		}
 		defer unix.SetfsuidRetUid(before)
 	}
-	if a := h.accelerator(); a.kvm || a.fix != "sudo usermod -aG kvm $USER, then log in again" {
+	if a := acceleratorOf(h); a.kvm || a.fix != "sudo usermod -aG kvm $USER, then log in again" {
 		t.Errorf("got %+v", a)
 	}
 }
 
 func TestKHz(t *testing.T) {
 	for cpuinfo, want := range map[string]int{intel: 2_095_078, amd: defaultKHz, plain: defaultKHz, "": defaultKHz} {
-		if got := testHost(t, cpuinfo).khz(); got != want {
+		if got := khz(testHost(t, cpuinfo)); got != want {
 			t.Errorf("%.40q: got %d, want %d", cpuinfo, got, want)
 		}
 	}

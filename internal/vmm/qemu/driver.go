@@ -27,14 +27,14 @@ const installFix = "sudo apt install qemu-system-x86"
 // Driver implements vmm.Driver.
 type Driver struct {
 	run  hostcmd.Runner
-	host host
+	host vmm.Host
 
 	mu   sync.Mutex
 	last program // what the QEMU that is installed said of itself
 }
 
 // New returns the driver, which asks QEMU about itself through run.
-func New(run hostcmd.Runner) *Driver { return &Driver{run: run, host: thisHost} }
+func New(run hostcmd.Runner) *Driver { return &Driver{run: run, host: vmm.ThisHost()} }
 
 // Name implements vmm.Driver.
 func (d *Driver) Name() string { return Name }
@@ -45,7 +45,7 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	return d.host.accelerator().capabilities(program.version), nil
+	return acceleratorOf(d.host).capabilities(program.version), nil
 }
 
 // program is the QEMU found on this host.

@@ -68,8 +68,8 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 	if err != nil {
 		return nil, 0, err
 	}
-	accel := d.host.accelerator()
-	cmd := exec.Command(p.path, args(spec, accel, d.host.khz(), p.sandbox)...)
+	accel := acceleratorOf(d.host)
+	cmd := exec.Command(p.path, args(spec, accel, khz(d.host), p.sandbox)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
 	cmd.ExtraFiles = append(append(cmd.ExtraFiles, inherited...), spec.Lock)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -1,0 +1,148 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+	"banger/internal/vmm"
+)
+
+// Name is the driver's name.
+const Name = "firecracker"
+
+// Places are where Firecracker may be besides in PATH.
+type Places struct {
+	Configured string // a path or a name: then nothing else is looked at
+	Bundled    string // a path; there need be nothing
+}
+
+// Driver implements vmm.Driver.
+type Driver struct {
+	run    hostcmd.Runner
+	places Places
+	host   vmm.Host
+	root   bool
+
+	mu   sync.Mutex
+	last program // what the Firecracker that is installed said of itself
+}
+
+// New returns the driver, which asks Firecracker about itself through run.
+func New(run hostcmd.Runner, places Places) *Driver {
+	return &Driver{run: run, places: places, host: vmm.ThisHost(), root: os.Geteuid() == 0}
+}
+
+// Name implements vmm.Driver.
+func (d *Driver) Name() string { return Name }
+
+// maxVCPUs is Firecracker's own bound.
+const maxVCPUs = 32
+
+// Probe implements vmm.Driver. What is quickest to tell comes first.
+func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
+	if d.root {
+		return vmm.Capabilities{}, unready(errors.New("Firecracker is not run as root"), "run banger as a plain user of the group kvm")
+	}
+	if err := d.host.CheckKVM(); err != nil {
+		return vmm.Capabilities{}, err
+	}
+	program, err := d.inspect(ctx)
+	if err != nil {
+		return vmm.Capabilities{}, err
+	}
+	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs, DefaultVCPUs: 2,
+		GrowOnline: true, BootTimeout: 60 * time.Second}, nil
+}
+
+// attachTime bounds how long a VMM that was found may take to answer.
+const attachTime = 10 * time.Second
+
+// Adopt implements vmm.Driver. A VMM whose VM was never started cannot be: what
+// it was to be is not known any more. It is ended.
+func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
+	proc, err := vmm.OpenHolder(config.VMDir(path).Lock())
+	if err != nil {
+		return nil, err
+	}
+	dir, err := vmm.OpenDir(path)
+	if err != nil {
+		proc.Close()
+		return nil, err
+	}
+	m, err := d.adopt(ctx, proc, dir)
+	if err == nil {
+		return m, nil
+	}
+	defer proc.Close()
+	defer dir.Close()
+	select {
+	case <-proc.Done():
+		return nil, vmm.ErrGone
+	default:
+		return nil, fmt.Errorf("adopt Firecracker, process %d: %w", proc.PID(), err)
+	}
+}
+
+func (d *Driver) adopt(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) (*machine, error) {
+	api := newClient(func(ctx context.Context) (net.Conn, error) { return dialVMM(ctx, dir, apiSocket, proc) })
+	var found instance
+	err := reach(ctx, proc, dir)
+	if err == nil {
+		err = api.do(ctx, describe, nil, &found)
+	}
+	if err == nil && found.State == stateNotStarted {
+		api.close()
+		return nil, errors.Join(errors.New("its VM was never started"), end(proc))
+	}
+	if err != nil {
+		api.close()
+		return nil, err
+	}
+	knocks, err := listenForKnocks(dir)
+	if err != nil {
+		api.close()
+		return nil, err
+	}
+	m := newMachine(proc, dir, api, knocks, config.VMMLogName(Name))
+	m.adopted = true
+	return m, nil
+}
+
+// reach waits until Firecracker, which makes the socket itself, serves its API.
+func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, fmt.Errorf("it does not serve its API after %v", attachTime))
+	defer cancel()
+	ctx, gone := context.WithCancelCause(ctx)
+	defer gone(nil)
+	go func() {
+		select {
+		case <-proc.Done():
+			gone(errEnded)
+		case <-ctx.Done():
+		}
+	}()
+	conn, err := dir.Await(ctx, apiSocket)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		return err
+	}
+	defer conn.Close()
+	return checkPeer(conn, apiSocket, proc)
+}
+
+func end(proc *vmm.Process) error {
+	if err := proc.Kill(); err != nil {
+		return err
+	}
+	<-proc.Done()
+	return nil
+}

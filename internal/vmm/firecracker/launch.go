@@ -1,0 +1,165 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/undo"
+	"banger/internal/vmm"
+)
+
+// Sockets in a VM's directory.
+const (
+	apiSocket   = "api.sock"
+	vsockSocket = "v.sock"
+)
+
+// cmdline is the guest's kernel command line, in full: Firecracker's own would
+// keep modules out. There is no secret in it, for every process of the guest can
+// read it.
+const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
+	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on systemd.ssh_auto=no"
+
+// openFiles is what the VMM may have open: each stream is a file, and it spins
+// when it may not open one.
+const openFiles = 4096
+
+// Launch implements vmm.Driver.
+func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
+	if _, err := d.Probe(ctx); err != nil {
+		return nil, err
+	}
+	program, err := d.inspect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	var steps undo.Stack
+	defer steps.OnError(ctx, &err)
+	dir, err := vmm.OpenDir(spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	steps.Push("open directory", func(context.Context) error { return dir.Close() })
+	sockets := []string{apiSocket, vsockSocket, knockSocket}
+	if err := dir.Remove(sockets...); err != nil {
+		return nil, fmt.Errorf("remove sockets that were left: %w", err)
+	}
+	steps.Push("make sockets", func(context.Context) error { return dir.Remove(sockets...) })
+	knocks, err := listenForKnocks(dir)
+	if err != nil {
+		return nil, err
+	}
+	steps.Push("listen for the guest", func(context.Context) error { return knocks.close() })
+	proc, err := fork(dir, program, spec)
+	if err != nil {
+		return nil, explainFork(err, program)
+	}
+	steps.Push("fork", func(context.Context) error { return errors.Join(end(proc), proc.Close()) })
+	api := newClient(func(ctx context.Context) (net.Conn, error) { return dialVMM(ctx, dir, apiSocket, proc) })
+	steps.Push("configure", func(context.Context) error { api.close(); return nil })
+	err = reach(ctx, proc, dir)
+	if err == nil {
+		err = configure(ctx, api, program.release, spec)
+	}
+	if err != nil {
+		return nil, explain(ctx, err, proc, dir, spec)
+	}
+	steps.Keep()
+	return newMachine(proc, dir, api, knocks, spec.Log), nil
+}
+
+// fork starts Firecracker in a session of its own. It inherits the lock and
+// nothing else, its environment included.
+func fork(dir *vmm.Dir, p program, spec vmm.Spec) (*vmm.Process, error) {
+	// Never a pipe: each byte that finds no reader costs hundreds in the log.
+	console, err := os.OpenFile(dir.Path(spec.Console), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open console log: %w", err)
+	}
+	defer console.Close()
+	// It has to be there, and is written from its beginning.
+	log, err := os.OpenFile(dir.Path(spec.Log), os.O_WRONLY|os.O_TRUNC|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create Firecracker's log: %w", err)
+	}
+	log.Close()
+	// What we were given open by whoever started us stays with us.
+	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	cmd := exec.Command(p.path, "--api-sock", apiSocket, "--id", string(spec.ID),
+		"--log-path", spec.Log, "--level", "Info", "--module", "vmm")
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = spec.Dir, console, console, []string{}
+	cmd.ExtraFiles = []*os.File{spec.Lock}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	defer cmd.Process.Release() // the Process waits for it
+	proc, err := vmm.OpenProcess(cmd.Process.Pid)
+	if err == nil {
+		err = allowFiles(proc.PID())
+	}
+	if err != nil {
+		cmd.Process.Kill()
+		cmd.Process.Wait()
+		return nil, err
+	}
+	return proc, nil
+}
+
+// allowFiles raises the process's bound of open files, as far as it may be.
+func allowFiles(pid int) error {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
+		return fmt.Errorf("read the bound of open files: %w", err)
+	}
+	if limit.Cur >= openFiles {
+		return nil
+	}
+	limit.Cur = min(openFiles, limit.Max)
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		return fmt.Errorf("raise the bound of open files: %w", err)
+	}
+	return nil
+}
+
+// configure says what the VM is, and starts it.
+func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error {
+	type step struct {
+		call call
+		body any
+	}
+	steps := []step{
+		{putMachine, machineConfig{VCPUs: spec.VCPUs, MemoryMiB: int64(spec.Memory / banger.MiB)}},
+		{putBootSource, bootSource{Kernel: spec.Kernel, Initrd: spec.Initrd, Args: cmdline}},
+	}
+	for _, disk := range spec.Disks {
+		steps = append(steps, step{putDrive.named(string(disk.Role)),
+			drive{ID: string(disk.Role), File: disk.File, ReadOnly: disk.ReadOnly, CacheType: writeback}})
+	}
+	steps = append(steps,
+		step{putVsock, vsock{GuestCID: guestCID, Socket: vsockSocket}},
+		step{putEntropy, entropy{}},
+		step{putBalloon, balloon{DeflateOnOOM: true}})
+	if r.atLeast(limitsSerial) {
+		steps = append(steps, step{putSerial, serial{Limit: consoleLimit}})
+	}
+	steps = append(steps, step{putAction, action{Type: instanceStart}})
+	for _, s := range steps {
+		if err := api.do(ctx, s.call, s.body, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}

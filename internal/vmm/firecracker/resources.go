@@ -1,0 +1,82 @@
+package firecracker
+
+// What is sent to the API and read from it. Firecracker refuses fields that it
+// does not know, so nothing may be here that the oldest supported one lacks,
+// unless a capability guards it.
+
+type machineConfig struct {
+	VCPUs     int   `json:"vcpu_count"`
+	MemoryMiB int64 `json:"mem_size_mib"`
+}
+
+type bootSource struct {
+	Kernel string `json:"kernel_image_path"`
+	Initrd string `json:"initrd_path"`
+	Args   string `json:"boot_args"`
+}
+
+type drive struct {
+	ID        string `json:"drive_id"`
+	File      string `json:"path_on_host"`
+	Root      bool   `json:"is_root_device"` // never: the agent finds its disks by their labels
+	ReadOnly  bool   `json:"is_read_only"`
+	CacheType string `json:"cache_type"`
+}
+
+// writeback makes a drive honour flushes, which it does not by default.
+const writeback = "Writeback"
+
+type driveUpdate struct {
+	ID   string `json:"drive_id"`
+	File string `json:"path_on_host"`
+}
+
+type vsock struct {
+	GuestCID uint32 `json:"guest_cid"`
+	Socket   string `json:"uds_path"`
+}
+
+// guestCID is the address of every guest: each has a vsock of its own, and the
+// numbers below are taken.
+const guestCID = 3
+
+type entropy struct{}
+
+// balloon gives memory back on demand only. Its statistics are of no use before
+// 1.14: each interval they would cost a line of the log.
+type balloon struct {
+	AmountMiB    int64 `json:"amount_mib"`
+	DeflateOnOOM bool  `json:"deflate_on_oom"`
+	Interval     int   `json:"stats_polling_interval_s"`
+}
+
+type serial struct {
+	Limit tokenBucket `json:"rate_limiter"` // since 1.16
+}
+
+type tokenBucket struct {
+	Size     int64 `json:"size"`           // bytes
+	Burst    int64 `json:"one_time_burst"` // bytes that are free at first
+	RefillMS int64 `json:"refill_time"`
+}
+
+// consoleLimit keeps a guest from filling the host's disk by its console.
+var consoleLimit = tokenBucket{Size: 64 << 10, Burst: 4 << 20, RefillMS: 1000}
+
+type action struct {
+	Type string `json:"action_type"`
+}
+
+const instanceStart = "InstanceStart"
+
+// instance is the answer to describe.
+type instance struct {
+	State string `json:"state"`
+}
+
+const stateNotStarted = "Not started"
+
+// vmConfig is what is read of the answer to describeConfig.
+type vmConfig struct {
+	Drives []driveUpdate `json:"drives"`
+}

@@ -1,0 +1,202 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
+	"banger/internal/vmm"
+)
+
+// knockSocket is where Firecracker connects when the guest dials wire.PortKnock
+// of its host.
+var knockSocket = fmt.Sprintf("%s_%d", vsockSocket, wire.PortKnock)
+
+// dialVMM connects to a socket of the VMM and makes sure that it is the VMM's.
+func dialVMM(ctx context.Context, dir *vmm.Dir, name string, proc *vmm.Process) (net.Conn, error) {
+	conn, err := dir.Dial(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPeer(conn, name, proc); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func checkPeer(conn net.Conn, name string, proc *vmm.Process) error {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Ucred
+	if failed := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return err
+	}
+	if int(peer.Pid) != proc.PID() {
+		return fmt.Errorf("process %d listens on %s, the VMM is process %d", peer.Pid, name, proc.PID())
+	}
+	return nil
+}
+
+// knocks hears the guest say that it serves its ports from now on: it connects
+// and hangs up. Anything in the guest can do that, and it only means that
+// connecting to the guest is worth a try.
+type knocks struct {
+	listener net.Listener
+
+	mu    sync.Mutex
+	heard bool
+	next  chan struct{} // replaced, and closed, at each knock
+}
+
+func listenForKnocks(dir *vmm.Dir) (*knocks, error) {
+	file, err := dir.Listen(knockSocket)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	listener, err := net.FileListener(file)
+	if err != nil {
+		return nil, err
+	}
+	k := &knocks{listener: listener, next: make(chan struct{})}
+	go k.serve()
+	return k, nil
+}
+
+func (k *knocks) serve() {
+	for {
+		conn, err := k.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of descriptors, say: the knock waits in the queue
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		conn.Close()
+		k.mu.Lock()
+		k.heard = true
+		close(k.next)
+		k.next = make(chan struct{})
+		k.mu.Unlock()
+	}
+}
+
+// state says whether there was a knock, and what is closed at the next one.
+func (k *knocks) state() (heard bool, next <-chan struct{}) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.heard, k.next
+}
+
+func (k *knocks) close() error { return k.listener.Close() }
+
+// patience is how long Firecracker waits for a guest to take a connection.
+const patience = 2 * time.Second
+
+// dial connects to a guest port as soon as somebody serves it. A connection that
+// is tried before the guest has loaded its driver never succeeds, and one to a
+// port without a listener ends at once; both are made good by the next knock.
+func (m *machine) dial(ctx context.Context, port int) (net.Conn, error) {
+	for {
+		heard, next := m.knocks.state()
+		if heard || m.adopted {
+			began := time.Now()
+			conn, err := m.try(ctx, port, heard, next)
+			if err == nil {
+				return conn, nil
+			}
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			if !errors.Is(err, errRefused) && !errors.Is(err, errKnock) {
+				return nil, err
+			}
+			if time.Since(began) >= patience {
+				continue // the guest was too slow
+			}
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the agent: %w", ctx.Err())
+		}
+	}
+}
+
+var (
+	errRefused = errors.New("the guest does not take the connection")
+	errKnock   = errors.New("the guest has only now begun to serve")
+)
+
+// try connects once. What waits for a guest that has never knocked is given up
+// at its first knock.
+func (m *machine) try(ctx context.Context, port int, heard bool, next <-chan struct{}) (net.Conn, error) {
+	conn, err := dialVMM(ctx, m.dir, vsockSocket, m.proc)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if !heard {
+		go func() {
+			select {
+			case <-next:
+				cancel(errKnock)
+			case <-ctx.Done():
+			}
+		}()
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	err = shakeHands(conn, port)
+	if !stop() {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// shakeHands asks Firecracker for a guest port. It reads byte by byte: what
+// follows the answer is the guest's.
+func shakeHands(conn net.Conn, port int) error {
+	if _, err := fmt.Fprintf(conn, "CONNECT %d\n", port); err != nil {
+		return refusedBy(err)
+	}
+	var line []byte
+	for b := []byte{0}; b[0] != '\n'; line = append(line, b[0]) {
+		if _, err := io.ReadFull(conn, b); err != nil {
+			return refusedBy(err)
+		}
+		if len(line) > 32 {
+			return fmt.Errorf("Firecracker answered %q", line)
+		}
+	}
+	if !strings.HasPrefix(string(line), "OK ") {
+		return fmt.Errorf("Firecracker answered %q", line)
+	}
+	return nil
+}
+
+func refusedBy(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		return errRefused
+	}
+	return err
+}

@@ -1,0 +1,119 @@
+package firecracker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// release is a version of Firecracker, without its patch level.
+type release struct{ major, minor int }
+
+// oldest is what the driver was made for and tried with.
+var oldest = release{1, 12}
+
+// limitsSerial is the first that bounds what a guest says on its console.
+var limitsSerial = release{1, 16}
+
+func (r release) atLeast(other release) bool {
+	return r.major > other.major || r.major == other.major && r.minor >= other.minor
+}
+
+// binary is looked up in PATH.
+const binary = "firecracker"
+
+const installFix = "put the release from https://github.com/firecracker-microvm/firecracker/releases into PATH as firecracker, or set firecracker_bin in config.toml"
+
+// program is the Firecracker found on this host.
+type program struct {
+	path    string
+	file    os.FileInfo
+	version string
+	release release
+}
+
+func (p program) same(path string, file os.FileInfo) bool {
+	return p.path == path && os.SameFile(p.file, file) && p.file.ModTime().Equal(file.ModTime()) && p.file.Size() == file.Size()
+}
+
+// find returns the path of the program: the one that is configured, else the
+// one in PATH, else the bundle's.
+func (d *Driver) find() (string, error) {
+	if d.places.Configured != "" {
+		return d.look(d.places.Configured)
+	}
+	path, err := d.look(binary)
+	if err == nil || d.places.Bundled == "" {
+		return path, err
+	}
+	if _, missing := os.Stat(d.places.Bundled); errors.Is(missing, fs.ErrNotExist) {
+		return "", err
+	}
+	return d.look(d.places.Bundled)
+}
+
+func (d *Driver) look(name string) (string, error) {
+	path, err := d.run.Look(name)
+	if err == nil {
+		return filepath.Abs(path) // the VMM starts in another directory
+	}
+	if info, found := os.Stat(name); filepath.IsAbs(name) && found == nil && info.Mode().IsRegular() {
+		return "", unready(fmt.Errorf("%s cannot be executed", name), "chmod +x "+name)
+	}
+	if name == binary {
+		return "", unready(errors.New("Firecracker is not on this host"), installFix)
+	}
+	return "", unready(fmt.Errorf("there is no Firecracker at %s", name), installFix)
+}
+
+func unready(why error, fix string) error {
+	return &banger.Error{Kind: banger.Unready, Why: why, Fix: fix}
+}
+
+// inspect asks the installed Firecracker about itself: once, until it is replaced.
+func (d *Driver) inspect(ctx context.Context) (program, error) {
+	path, err := d.find()
+	if err != nil {
+		return program{}, err
+	}
+	file, err := os.Stat(path)
+	if err != nil {
+		return program{}, unready(fmt.Errorf("look at Firecracker: %w", err), installFix)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.last.file != nil && d.last.same(path, file) {
+		return d.last, nil
+	}
+	p := program{path: path, file: file}
+	out, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{path, "--version"}})
+	if err != nil {
+		return program{}, &banger.Error{Kind: banger.Unready, What: "ask Firecracker for its version", Why: err, Fix: installFix}
+	}
+	if p.version, p.release, err = parseVersion(string(out)); err != nil {
+		return program{}, unready(fmt.Errorf("%s: %w", path, err), installFix)
+	}
+	if !p.release.atLeast(oldest) {
+		return program{}, unready(fmt.Errorf("%s is Firecracker %s, and %d.%d is the oldest that works", path, p.version, oldest.major, oldest.minor), installFix)
+	}
+	d.last = p
+	return p, nil
+}
+
+// parseVersion reads what --version prints: "Firecracker v1.12.1" and more lines.
+func parseVersion(out string) (string, release, error) {
+	line, _, _ := strings.Cut(out, "\n")
+	version, found := strings.CutPrefix(strings.TrimSpace(line), "Firecracker v")
+	var r release
+	if _, err := fmt.Sscanf(version, "%d.%d", &r.major, &r.minor); !found || err != nil {
+		return "", release{}, errors.New("it does not say that it is Firecracker, and which")
+	}
+	return oneLine(version), r, nil
+}

@@ -1,0 +1,69 @@
+package vmm
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"banger"
+)
+
+// Host is the part of a host that decides how VMs run on it.
+type Host struct {
+	CPUInfo string // the kernel's file about the CPUs
+	KVM     string // KVM's device
+}
+
+// ThisHost is the host we are on.
+func ThisHost() Host { return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm"} }
+
+// CheckKVM returns an Unready error with a fix where KVM cannot run VMs. It looks
+// at the CPU first: a device without its flags opens, and then runs nothing.
+func (h Host) CheckKVM() error {
+	cpu, err := h.CPU()
+	if err != nil {
+		return &banger.Error{Kind: banger.Unready, Why: err, Fix: "banger doctor"}
+	}
+	flags := strings.Fields(cpu["flags"])
+	vmx, svm := slices.Contains(flags, "vmx"), slices.Contains(flags, "svm")
+	if !vmx && !svm {
+		return &banger.Error{Kind: banger.Unready, Why: errors.New("this CPU offers no virtualisation"),
+			Fix: "switch on VT-x or AMD-V in the firmware, or nested virtualisation where this host itself is a VM"}
+	}
+	file, err := os.OpenFile(h.KVM, os.O_RDWR, 0)
+	if err == nil {
+		return file.Close()
+	}
+	fix := "banger doctor"
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		fix = JoinKVM
+	case errors.Is(err, fs.ErrNotExist) && vmx:
+		fix = "sudo modprobe kvm_intel"
+	case errors.Is(err, fs.ErrNotExist):
+		fix = "sudo modprobe kvm_amd"
+	}
+	return &banger.Error{Kind: banger.Unready, Why: err, Fix: fix}
+}
+
+// JoinKVM is the fix where KVM's device does not open for the user.
+const JoinKVM = "sudo usermod -aG kvm $USER, then log in again"
+
+// CPU is what the kernel says of the first CPU, by field.
+func (h Host) CPU() (map[string]string, error) {
+	data, err := os.ReadFile(h.CPUInfo)
+	if err != nil {
+		return nil, fmt.Errorf("look at the CPU: %w", err)
+	}
+	fields := make(map[string]string)
+	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan() && lines.Text() != ""; {
+		key, value, _ := strings.Cut(lines.Text(), ":")
+		fields[strings.TrimSpace(key)] = strings.TrimSpace(value)
+	}
+	return fields, nil
+}

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -11,28 +13,98 @@ import (
 	"banger/internal/config"
 )
 
-// maxLog is how large a log may be that a starting daemon goes on with.
+// maxLog is how large the log becomes before it is put aside.
 const maxLog = 10 * banger.MiB
 
-// openLog opens the daemon's log, JSON lines, after putting a large one aside.
-func openLog(dirs config.Dirs, level slog.Level) (*slog.Logger, *os.File, error) {
-	if info, err := os.Stat(dirs.Log()); err == nil && banger.Size(info.Size()) > maxLog {
-		if err := os.Rename(dirs.Log(), dirs.OldLog()); err != nil {
-			return nil, nil, fmt.Errorf("put the old log aside: %w", err)
-		}
-	}
-	file, err := os.OpenFile(dirs.Log(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
+// logFile is the daemon's log, a file of JSON lines. It is bounded: a large one
+// takes the place of the one before, also while the daemon runs.
+type logFile struct {
+	path, old string
+	most      int64
+
+	mu     sync.Mutex
+	file   *os.File
+	size   int64
+	stderr bool // the process's own stderr goes there too
+}
+
+// openLog opens the daemon's log.
+func openLog(dirs config.Dirs, level slog.Level) (*slog.Logger, *logFile, error) {
+	l := &logFile{path: dirs.Log(), old: dirs.OldLog(), most: int64(maxLog)}
+	if err := l.open(); err != nil {
 		return nil, nil, fmt.Errorf("open log: %w", err)
 	}
-	return slog.New(slog.NewJSONHandler(file, &slog.HandlerOptions{Level: level})), file, nil
+	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level})), l, nil
+}
+
+// open goes on with the file at path, and leaves the one before alone if it cannot.
+func (l *logFile) open() error {
+	file, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err == nil {
+		err = file.Chmod(0o600)
+	}
+	if err == nil && l.stderr {
+		err = unix.Dup3(int(file.Fd()), int(os.Stderr.Fd()), 0)
+	}
+	if err != nil {
+		return errors.Join(err, file.Close())
+	}
+	if l.file != nil {
+		l.file.Close()
+	}
+	l.file, l.size = file, info.Size()
+	return nil
+}
+
+// Write appends one line. One that does not fit on the disk is lost as a whole,
+// so that it does not spoil the next.
+func (l *logFile) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.size > 0 && l.size+int64(len(line)) > l.most {
+		l.putAside()
+	}
+	n, err := l.file.Write(line)
+	l.size += int64(n)
+	if err != nil && n > 0 && l.file.Truncate(l.size-int64(n)) == nil {
+		l.size -= int64(n)
+	}
+	return n, err
+}
+
+// putAside begins the log anew. Where that is impossible, as on a full disk, the
+// log is emptied: that it is bounded comes before that it is whole.
+func (l *logFile) putAside() {
+	err := os.Rename(l.path, l.old)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		if l.open() == nil {
+			return
+		}
+		os.Rename(l.old, l.path)
+	}
+	if l.file.Truncate(0) == nil {
+		l.size = 0
+	}
+}
+
+func (l *logFile) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.file.Close()
 }
 
 // detach leaves the directory the daemon was started in and sends what the
 // runtime itself says, a panic, to the log: nobody reads stderr.
-func detach(log *os.File) error {
+func detach(log *logFile) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	return unix.Dup3(int(log.Fd()), int(os.Stderr.Fd()), 0)
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	log.stderr = true
+	return unix.Dup3(int(log.file.Fd()), int(os.Stderr.Fd()), 0)
 }

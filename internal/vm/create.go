@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -296,27 +295,18 @@ func syncDir(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// keepConsole saves the console of a VM that is about to vanish, and returns
+// keepConsole saves the end of the console of a VM that is about to vanish, and returns
 // where to. Only the newest of a name is kept.
 func (v *VMs) keepConsole(row store.VM) string {
 	kept := v.Dirs.FailedConsole(row.Name)
 	from := v.Dirs.VM(row.ID).Console()
-	err := func() error {
-		in, err := os.Open(from)
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		if err := os.MkdirAll(v.Dirs.Failed(), 0o700); err != nil {
-			return err
-		}
-		out, err := os.OpenFile(kept, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(out, io.LimitReader(in, 1<<20))
-		return errors.Join(err, out.Close())
-	}()
+	end, err := tailOf(from, 1<<20)
+	if err == nil {
+		err = os.MkdirAll(v.Dirs.Failed(), 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(kept, end, 0o600)
+	}
 	if err != nil {
 		return v.Dirs.Log()
 	}

@@ -29,26 +29,74 @@ func (v *VMs) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.Re
 		return nil, banger.Invalidf("use console or vmm", "there is no log %q", opts.Kind)
 	}
 	if opts.Follow {
-		return follow(ctx, path)
+		return follow(ctx, v.logs, path)
 	}
 	file, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, &banger.Error{Kind: banger.NotFound, Why: errors.New("the VM has not been started yet: it has no log"), Fix: "banger vm start " + row.Name}
 	}
-	return file, err
+	if err != nil {
+		return nil, err
+	}
+	return &logReader{logs: v.logs, path: path, file: file}, nil
+}
+
+// logReader reads a log to its end, also while its front is cut off.
+type logReader struct {
+	logs *vmmLogs
+	path string
+	file *os.File
+	log  *vmmLog // nil as long as nothing can have been cut
+	at   int64   // where it reads, counting what was cut
+}
+
+func (r *logReader) Close() error { return r.file.Close() }
+
+// Read returns what was not cut before it was read.
+func (r *logReader) Read(p []byte) (int, error) {
+	if r.log == nil {
+		r.log = r.logs.of(r.path, r.file)
+	}
+	cut := int64(0)
+	if r.log != nil {
+		r.log.mu.RLock()
+		defer r.log.mu.RUnlock()
+		cut = r.log.cut
+	}
+	r.at = max(r.at, cut)
+	n, err := r.file.ReadAt(p, r.at-cut)
+	r.at += int64(n)
+	if n > 0 {
+		return n, nil
+	}
+	return 0, err
+}
+
+// rewind begins again if the file was made shorter by somebody else.
+func (r *logReader) rewind() {
+	if r.log != nil {
+		r.log.mu.RLock()
+		defer r.log.mu.RUnlock()
+		r.at -= r.log.cut
+		defer func() { r.at += r.log.cut }()
+	}
+	if info, err := r.file.Stat(); err == nil && r.at > info.Size() {
+		r.at = 0
+	}
 }
 
 // follower reads a growing file, and what takes its name when it is begun
 // anew, until its directory vanishes or it is closed.
 type follower struct {
+	logs  *vmmLogs
 	path  string
-	file  *os.File // nil until there is one
-	watch *os.File // inotify on the directory
+	log   *logReader // nil until there is one
+	watch *os.File   // inotify on the directory
 	stop  func() bool
 	once  sync.Once
 }
 
-func follow(ctx context.Context, path string) (*follower, error) {
+func follow(ctx context.Context, logs *vmmLogs, path string) (*follower, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("inotify_init1", err)
@@ -58,7 +106,7 @@ func follow(ctx context.Context, path string) (*follower, error) {
 		watch.Close()
 		return nil, os.NewSyscallError("inotify_add_watch", err)
 	}
-	f := &follower{path: path, watch: watch}
+	f := &follower{logs: logs, path: path, watch: watch}
 	f.stop = context.AfterFunc(ctx, func() { f.Close() })
 	return f, nil
 }
@@ -80,8 +128,8 @@ func (f *follower) Read(p []byte) (int, error) {
 		}
 		n, err := f.watch.Read(events)
 		if errors.Is(err, os.ErrClosed) || (err == nil && gone(events[:n])) {
-			if f.file != nil {
-				f.file.Close()
+			if f.log != nil {
+				f.log.Close()
 			}
 			return 0, io.EOF
 		}
@@ -92,15 +140,15 @@ func (f *follower) Read(p []byte) (int, error) {
 }
 
 func (f *follower) available(p []byte) (int, error) {
-	if f.file != nil {
-		if n, err := f.file.Read(p); n > 0 || (err != nil && err != io.EOF) {
+	if f.log != nil {
+		if n, err := f.log.Read(p); n > 0 || err != io.EOF {
 			return n, err
 		}
 		if !f.replaced() {
 			return 0, nil
 		}
-		f.file.Close()
-		f.file = nil
+		f.log.Close()
+		f.log = nil
 	}
 	file, err := os.Open(f.path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -109,28 +157,25 @@ func (f *follower) available(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	f.file = file
-	n, err := file.Read(p)
+	f.log = &logReader{logs: f.logs, path: f.path, file: file}
+	n, err := f.log.Read(p)
 	if err == io.EOF {
 		err = nil
 	}
 	return n, err
 }
 
-// replaced says whether the name now belongs to another file; a file that was
-// cut is read again from its start.
+// replaced says whether the name now belongs to another file.
 func (f *follower) replaced() bool {
 	now, err := os.Stat(f.path)
 	if err != nil {
 		return false
 	}
-	ours, err := f.file.Stat()
+	ours, err := f.log.file.Stat()
 	if err != nil || !os.SameFile(now, ours) {
 		return err == nil
 	}
-	if at, err := f.file.Seek(0, io.SeekCurrent); err == nil && at > now.Size() {
-		f.file.Seek(0, io.SeekStart)
-	}
+	f.log.rewind()
 	return false
 }
 

@@ -290,8 +290,17 @@ func (s *starting) launch(ctx context.Context) error {
 		return errors.Join(err, machine.Close())
 	})
 	s.entry.set(banger.Starting, s.run)
+	s.v.boundLogs(s.row)
 	// From here on the VMM alone holds the lock, whatever becomes of us.
 	return s.dropLock()
+}
+
+// boundLogs keeps what a VMM that runs writes from filling the host.
+func (v *VMs) boundLogs(row store.VM) {
+	dir := v.Dirs.VM(row.ID)
+	if err := errors.Join(v.logs.bound(dir.Console()), v.logs.bound(dir.VMMLog(row.Driver))); err != nil {
+		v.Log.Warn("bound the logs", "vm", row.Name, "id", row.ID, "err", err)
+	}
 }
 
 // awaitReady waits until the guest's agent has answered. It is told, it does

@@ -50,6 +50,7 @@ type VMs struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	logs  *vmmLogs
 	boots chan struct{} // holds a token for each VM that boots
 
 	mu      sync.Mutex
@@ -88,6 +89,12 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 	if err := os.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
 		return nil, err
 	}
+	if v.logs, err = watchLogs(); err != nil {
+		return nil, fmt.Errorf("watch the logs of VMs: %w", err)
+	}
+	v.task(func(ctx context.Context) {
+		v.logs.tend(ctx, func(err error) { v.Log.Error("bound the logs of VMs", "err", err) })
+	})
 	if err := v.reconcile(ctx); err != nil {
 		v.Close()
 		return nil, err
@@ -151,6 +158,7 @@ func (v *VMs) forget(id banger.VMID) {
 	if e != nil {
 		e.set(banger.Stopped, nil)
 	}
+	v.logs.forget(v.Dirs.VM(id))
 }
 
 // take waits until no other operation is at work on the VM.

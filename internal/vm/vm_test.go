@@ -524,7 +524,12 @@ func TestFollow(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	f, err := follow(t.Context(), path)
+	logs, err := watchLogs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.watch.Close()
+	f, err := follow(t.Context(), logs, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,3 +26,20 @@ func CheckName(name string) error {
 	}
 	return nil
 }
+
+// CheckImageName says whether name may name an image that is imported. It is
+// the grammar of VMs with dots and underscores, as in debian-12.8.
+func CheckImageName(name string) error {
+	const fix = "use lower-case letters, digits, hyphens, dots and underscores, starting with a letter: debian-12.8"
+	switch {
+	case name == "":
+		return Invalidf(fix, "an image needs a name")
+	case len(name) > MaxName:
+		return Invalidf(fix, "name %q has %d characters, at most %d are allowed", name, len(name), MaxName)
+	case strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-._") != "":
+		return Invalidf(fix, "name %q has characters that the name of an image cannot have", name)
+	case name[0] < 'a' || name[0] > 'z':
+		return Invalidf(fix, "name %q does not start with a letter", name)
+	}
+	return nil
+}

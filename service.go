@@ -51,6 +51,16 @@ type HostService interface {
 	Daemon(ctx context.Context) (Daemon, error)
 	StopDaemon(ctx context.Context) error // the VMs keep running
 	ListImages(ctx context.Context) ([]Image, error)
+
+	// ImportImage makes an image out of a tar archive, which the daemon reads
+	// itself. A name that an image has is a Conflict.
+	ImportImage(ctx context.Context, spec ImportImage, progress Progress) (Image, error)
+
+	// DeleteImage takes an image's name away, by name, or all its names, by
+	// digest, and its file when nothing needs that any more. An image that a VM
+	// was made from is a Conflict.
+	DeleteImage(ctx context.Context, ref string, progress Progress) error
+
 	ListKernels(ctx context.Context) ([]Kernel, error)
 }
 
@@ -63,6 +73,13 @@ type CreateVM struct {
 	Disk    Size   `json:"disk_bytes,omitempty"`
 	Overlay Size   `json:"overlay_bytes,omitempty"`
 	NoStart bool   `json:"no_start,omitempty"`
+}
+
+// ImportImage says what to make an image of.
+type ImportImage struct {
+	Name   string `json:"name"`
+	File   string `json:"file"`             // the archive's absolute path
+	Origin string `json:"origin,omitempty"` // where it comes from, for people; the file's name when empty
 }
 
 // StartVM says how to start a VM.

@@ -128,6 +128,16 @@ func (f *fake) StopDaemon(context.Context) error              { close(f.stopping
 func (f *fake) ListImages(context.Context) ([]banger.Image, error) {
 	return []banger.Image{{Name: "docker", Size: banger.GiB}}, f.err
 }
+func (f *fake) ImportImage(ctx context.Context, spec banger.ImportImage, p banger.Progress) (banger.Image, error) {
+	f.note("import", spec)
+	_, err := f.operate(ctx, p)
+	return banger.Image{Name: spec.Name}, err
+}
+func (f *fake) DeleteImage(ctx context.Context, ref string, p banger.Progress) error {
+	f.note("delete image", ref)
+	_, err := f.operate(ctx, p)
+	return err
+}
 func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 	return []banger.Kernel{{Name: "6.12"}}, f.err
 }
@@ -281,10 +291,23 @@ func TestEveryCallArrives(t *testing.T) {
 			t.Errorf("got %+v, %v", vm, err)
 		}
 	}
+	imported := banger.ImportImage{Name: "box", File: "/x.tar", Origin: "here"}
+	if image, err := c.ImportImage(ctx, imported, nil); err != nil || image.Name != "box" {
+		t.Errorf("got %+v, %v", image, err)
+	}
+	if err := c.DeleteImage(ctx, "sha256:aa/b", nil); err != nil {
+		t.Error(err)
+	}
+	for _, ref := range []string{"", ".", ".."} {
+		if err := c.DeleteImage(ctx, ref, nil); banger.KindOf(err) != banger.NotFound {
+			t.Errorf("delete image %q: %v", ref, err)
+		}
+	}
 	want := []any{
 		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
 		"restart", "a/b ?%", stop, "set", "otter", set,
 		"kill", "otter", banger.KillVM{Signal: "HUP"}, "rename", "otter", banger.RenameVM{Name: "wombat"}, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
+		"import", imported, "delete image", "sha256:aa/b",
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)

@@ -303,6 +303,21 @@ func (c *Client) ListImages(ctx context.Context) ([]banger.Image, error) {
 	return all, err
 }
 
+// ImportImage implements banger.HostService.
+func (c *Client) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (banger.Image, error) {
+	var image banger.Image
+	err := c.operate(ctx, "/images", spec, progress, &image)
+	return image, err
+}
+
+// DeleteImage implements banger.HostService.
+func (c *Client) DeleteImage(ctx context.Context, ref string, progress banger.Progress) error {
+	if ref == "" || ref == "." || ref == ".." {
+		return &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("find image %q", ref), Why: errors.New("there is no such image"), Fix: "banger image list"}
+	}
+	return c.operate(ctx, "/images/"+url.PathEscape(ref)+"/delete", nil, progress, new(struct{}))
+}
+
 // ListKernels implements banger.HostService.
 func (c *Client) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
 	var all []banger.Kernel

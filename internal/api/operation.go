@@ -49,12 +49,18 @@ func operation[T any](s *Server, verb string, run func(ctx context.Context, ref 
 		began, op := time.Now(), newOp()
 		events := &events{w: w}
 		ref := r.PathValue("ref")
-		if spec, ok := any(opts).(banger.CreateVM); ok {
+		noun := "vm"
+		switch spec := any(opts).(type) {
+		case banger.CreateVM:
 			ref = spec.Name
+		case banger.ImportImage:
+			ref, noun = spec.Name, "image"
+		case struct{}:
+			noun = "image"
 		}
 		progress := func(e banger.Event) { events.send(line{Event: &e}) }
 		result, err := run(banger.WithOperation(r.Context(), op), r.PathValue("ref"), opts, progress)
-		log := s.log.With("op", op, "vm", ref, "operation", verb, "took", time.Since(began).String())
+		log := s.log.With("op", op, noun, ref, "operation", verb, "took", time.Since(began).String())
 		if err != nil {
 			log.Warn("failed", "err", err, "kind", kindOf(err))
 		} else {

@@ -56,6 +56,12 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /daemon", answer(func(r *http.Request) (any, error) { return s.host.Daemon(r.Context()) }))
 	s.mux.HandleFunc("POST /daemon/stop", s.stopDaemon)
 	s.mux.HandleFunc("GET /images", answer(func(r *http.Request) (any, error) { return some(s.host.ListImages(r.Context())) }))
+	s.mux.HandleFunc("POST /images", operation(s, "import image", func(ctx context.Context, _ string, spec banger.ImportImage, p banger.Progress) (any, error) {
+		return s.host.ImportImage(ctx, spec, p)
+	}))
+	s.mux.HandleFunc("POST /images/{ref}/delete", operation(s, "delete image", func(ctx context.Context, ref string, _ struct{}, p banger.Progress) (any, error) {
+		return struct{}{}, s.host.DeleteImage(ctx, ref, p)
+	}))
 	s.mux.HandleFunc("GET /kernels", answer(func(r *http.Request) (any, error) { return some(s.host.ListKernels(r.Context())) }))
 	s.mux.HandleFunc("GET /vms", answer(func(r *http.Request) (any, error) { return some(s.vms.ListVMs(r.Context())) }))
 	s.mux.HandleFunc("GET /vms/{ref}", answer(func(r *http.Request) (any, error) { return s.vms.ShowVM(r.Context(), r.PathValue("ref")) }))

@@ -31,6 +31,14 @@ type fakeDaemon struct {
 	looked  func(times int) // by stats
 	looks   int
 	took    []string // what was asked, in words
+
+	imported []importedFile
+}
+
+// importedFile is an import as the daemon sees it.
+type importedFile struct {
+	spec banger.ImportImage
+	data string
 }
 
 func newFake(vms ...banger.VM) *fakeDaemon {
@@ -231,7 +239,13 @@ func (f *fakeDaemon) ListImages(context.Context) ([]banger.Image, error) {
 	return []banger.Image{{Name: "docker", ID: "sha256:0123456789abcdef", Size: 429 * banger.MiB, Origin: "debian trixie", CreatedAt: time.Now(),
 		Use: &banger.Use{OnHost: 400 * banger.MiB, VMs: []string{"otter", "wombat"}}}}, nil
 }
-func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error) { return nil, nil }
+func (f *fakeDaemon) ImportImage(_ context.Context, spec banger.ImportImage, _ banger.Progress) (banger.Image, error) {
+	data, err := os.ReadFile(spec.File)
+	f.imported = append(f.imported, importedFile{spec, string(data)})
+	return banger.Image{Name: spec.Name, ID: "sha256:0123456789abcdef", Size: banger.GiB, Origin: spec.Origin}, err
+}
+func (f *fakeDaemon) DeleteImage(context.Context, string, banger.Progress) error { return nil }
+func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error)       { return nil, nil }
 
 // run is one run of the program and what came of it.
 type run struct {

@@ -65,7 +65,7 @@ func newCreate(a *app) *cobra.Command {
 		Use:     "create",
 		Short:   "Make a VM and start it",
 		Long:    "Make a VM and start it. It is there until `banger vm delete`.\nWhen anything fails, nothing is left behind.",
-		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --name spare --no-start --json",
+		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --name spare --no-start --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runCreate(cmd.Context(), spec, wait)

@@ -15,8 +15,8 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Look at images",
-		Example: "  banger image list\n  banger image show docker",
+		Short:   "Import, look at and delete images",
+		Example: "  banger image list\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
 	list := &cobra.Command{
@@ -53,7 +53,7 @@ func newImage(a *app) *cobra.Command {
 		},
 	}
 	a.addJSON(show)
-	cmd.AddCommand(list, show)
+	cmd.AddCommand(newImport(a), list, show, newImageDelete(a))
 	return cmd
 }
 

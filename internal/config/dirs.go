@@ -67,6 +67,11 @@ func (d Dirs) Image(id banger.Digest) ImageDir {
 	return ImageDir(filepath.Join(d.Images(), hexOf(id)))
 }
 
+// NewImage is a pattern for os.MkdirTemp: where an image is put together before
+// it gets its name. What has such a name belongs to an import or a deletion that
+// did not come to its end.
+func (d Dirs) NewImage() string { return ".new-image-*" }
+
 // Kernel is the directory of a kernel set in the state directory.
 func (d Dirs) Kernel(id banger.Digest) KernelDir {
 	return KernelDir(filepath.Join(d.Kernels(), hexOf(id)))

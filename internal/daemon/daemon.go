@@ -48,7 +48,11 @@ type Parts struct {
 	Running func() int
 	Images  func(context.Context) ([]banger.Image, error)
 	Kernels func(context.Context) ([]banger.Kernel, error)
-	Close   func() error
+
+	Import      func(context.Context, banger.ImportImage, banger.Progress) (banger.Image, error)
+	DeleteImage func(context.Context, string, banger.Progress) error
+
+	Close func() error
 }
 
 func (d *daemon) run(ctx context.Context) (err error) {

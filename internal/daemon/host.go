@@ -53,6 +53,16 @@ func (h *host) ListImages(ctx context.Context) ([]banger.Image, error) {
 	return images, err
 }
 
+// ImportImage implements banger.HostService.
+func (h *host) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (banger.Image, error) {
+	return h.parts.Import(ctx, spec, progress)
+}
+
+// DeleteImage implements banger.HostService.
+func (h *host) DeleteImage(ctx context.Context, ref string, progress banger.Progress) error {
+	return h.parts.DeleteImage(ctx, ref, progress)
+}
+
 // ListKernels implements banger.HostService.
 func (h *host) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
 	kernels, err := h.parts.Kernels(ctx)

@@ -11,6 +11,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/hostcmd"
+	"banger/internal/image"
 	"banger/internal/store"
 	"banger/internal/version"
 	"banger/internal/vm"
@@ -57,6 +58,10 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	if err != nil {
 		return Parts{}, err
 	}
+	images := &image.Images{Dirs: o.Dirs, Store: s, Log: o.Log, Bundled: installed.Image.Name}
+	if err := images.Sweep(ctx); err != nil {
+		o.Log.Warn("remove what images left", "err", err)
+	}
 	vms, err := vm.Open(ctx, vm.Host{
 		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed, Missing: missing,
 		Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
@@ -66,6 +71,7 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	}
 	return Parts{
 		VMs: vms, Driver: driver.Name(), Running: vms.Running, Images: s.Images, Kernels: s.Kernels,
+		Import: images.Import, DeleteImage: images.Delete,
 		Close: func() error {
 			vms.Close()
 			return s.Close()

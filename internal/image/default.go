@@ -1,6 +1,7 @@
 // Package image makes images. It owns what the default image contains and how
-// it is put together from Debian's archive, without root. It does not know
-// where images are kept or registered.
+// it is put together from Debian's archive, without root, and how images get
+// into the state directory and out of it. What the runtime bundle brings is put
+// there by the bundle.
 package image
 
 import (

@@ -8,7 +8,7 @@ import (
 )
 
 func TestSettingsAndNames(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	want, other := sample("0123456789ab", "calm-otter"), sample("0123456789ac", "keen-otter")
 	for _, err := range []error{s.InsertVM(ctx, want), s.InsertVM(ctx, other),
 		s.SetSettings(ctx, want.ID, 4, 2*banger.GiB, 9*banger.GiB, 32*banger.GiB), s.Rename(ctx, want.ID, "brisk-otter"), s.Rename(ctx, want.ID, "brisk-otter")} {

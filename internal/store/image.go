@@ -37,17 +37,19 @@ func scanArtifact(row scanner) (artifact, error) {
 }
 
 func (s *Store) put(ctx context.Context, on shelf, a artifact) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, "INSERT INTO "+on.table+" (digest, name, size, origin, created_at) VALUES (?, ?, ?, ?, ?)"+
-			" ON CONFLICT (digest) DO UPDATE SET name = excluded.name", a.id, a.name, a.size, a.origin, stamp(a.created))
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO "+on.names+" (name, digest) VALUES (?, ?)"+
-			" ON CONFLICT (name) DO UPDATE SET digest = excluded.digest", a.name, a.id)
-		return err
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return putArtifact(ctx, tx, on, a) })
 	return during(err, "store %s %q", on.noun, a.name)
+}
+
+func putArtifact(ctx context.Context, tx *sql.Tx, on shelf, a artifact) error {
+	_, err := tx.ExecContext(ctx, "INSERT INTO "+on.table+" (digest, name, size, origin, created_at) VALUES (?, ?, ?, ?, ?)"+
+		" ON CONFLICT (digest) DO UPDATE SET name = excluded.name", a.id, a.name, a.size, a.origin, stamp(a.created))
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, "INSERT INTO "+on.names+" (name, digest) VALUES (?, ?)"+
+		" ON CONFLICT (name) DO UPDATE SET digest = excluded.digest", a.name, a.id)
+	return err
 }
 
 // find looks a name up first, then a digest.
@@ -73,6 +75,76 @@ func (s *Store) named(ctx context.Context, on shelf) ([]artifact, error) {
 // one; the other stays known by its digest.
 func (s *Store) PutImage(ctx context.Context, i banger.Image) error {
 	return s.put(ctx, images, artifact{i.Name, i.Origin, i.ID, i.Size, i.CreatedAt})
+}
+
+// AddImage is PutImage for a name that no image has; one that is taken is a
+// Conflict.
+func (s *Store) AddImage(ctx context.Context, i banger.Image) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		var taken int
+		if err := tx.QueryRowContext(ctx, "SELECT count(*) FROM image_names WHERE name = ?", i.Name).Scan(&taken); err != nil {
+			return err
+		}
+		if taken > 0 {
+			return ImageTaken(i.Name)
+		}
+		return putArtifact(ctx, tx, images, artifact{i.Name, i.Origin, i.ID, i.Size, i.CreatedAt})
+	})
+}
+
+// ImageTaken is the Conflict of a name that an image has.
+func ImageTaken(name string) error {
+	return &banger.Error{Kind: banger.Conflict, Why: errors.New("an image has that name"),
+		Fix: "banger image delete " + name + ", or choose another name"}
+}
+
+// ForgetImage takes an image's name away, or with a digest all that it has. The
+// image itself is forgotten with its last name: the caller removes its file
+// when last is true. An image that a VM was made from is a Conflict: no VM can
+// be stored that needs it once this has returned.
+func (s *Store) ForgetImage(ctx context.Context, ref string) (id banger.Digest, last bool, err error) {
+	image, err := s.Image(ctx, ref)
+	if err != nil {
+		return "", false, err
+	}
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		if err := unused(ctx, tx, ref, image.ID); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM image_names WHERE digest = ?1 AND ?2 IN (name, digest)", image.ID, ref); err != nil {
+			return err
+		}
+		// What it is called as long as it has another name is one of those.
+		_, err := tx.ExecContext(ctx, "UPDATE images SET name = coalesce((SELECT min(n.name) FROM image_names n WHERE n.digest = images.digest), name) WHERE digest = ?", image.ID)
+		if err != nil {
+			return err
+		}
+		result, err := tx.ExecContext(ctx, "DELETE FROM images WHERE digest = ?1 AND NOT EXISTS (SELECT * FROM image_names WHERE digest = ?1)", image.ID)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		last = n == 1
+		return err
+	})
+	return image.ID, last, err
+}
+
+// unused is a Conflict when VMs, in whatever phase, were made from the image.
+func unused(ctx context.Context, tx *sql.Tx, ref string, id banger.Digest) error {
+	var users sql.NullString
+	err := tx.QueryRowContext(ctx, "SELECT group_concat(name, ' ') FROM (SELECT name FROM vms WHERE image_id = ? ORDER BY name)", id).Scan(&users)
+	if err != nil || !users.Valid {
+		return err
+	}
+	return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("VMs were made from it: %s", strings.ReplaceAll(users.String, " ", ", ")),
+		Fix: "banger vm delete " + users.String + ", then: banger image delete " + ref}
+}
+
+// KnownImages returns every image that is known, with or without a name.
+func (s *Store) KnownImages(ctx context.Context) ([]banger.Image, error) {
+	all, err := collect(ctx, s.readers, scanArtifact, "SELECT name, digest, size, origin, created_at FROM images ORDER BY digest")
+	return each(all, artifact.image), during(err, "list images")
 }
 
 // Image returns an image by name or digest; NotFound otherwise.

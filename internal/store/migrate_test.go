@@ -48,7 +48,7 @@ func writeOld(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = errors.Join(s.InsertVM(t.Context(), sample("0123456789ab", "calm-otter")), s.PutImage(t.Context(), oldImage), s.Close())
+	err = errors.Join(s.PutImage(t.Context(), oldImage), s.InsertVM(t.Context(), sample("0123456789ab", "calm-otter")), s.Close())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +68,7 @@ func copyFile(t *testing.T, from, to string) {
 func TestMigrationCopiesFirst(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "banger.db")
 	s := openAt(t, path)
+	stock(t, s)
 	if err := s.InsertVM(t.Context(), sample("0123456789ab", "otter")); err != nil {
 		t.Fatal(err)
 	}

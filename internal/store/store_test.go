@@ -32,6 +32,21 @@ func openAt(t *testing.T, path string) *Store {
 	return s
 }
 
+// openStocked has the image that samples are made from.
+func openStocked(t *testing.T) *Store {
+	t.Helper()
+	s := openTemp(t)
+	stock(t, s)
+	return s
+}
+
+func stock(t *testing.T, s *Store) {
+	t.Helper()
+	if err := s.PutImage(t.Context(), banger.Image{Name: "docker", ID: "sha256:aa"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func sample(id, name string) VM {
 	return VM{
 		ID: banger.VMID(id), Name: name, Image: "docker", ImageID: "sha256:aa", Kernel: "6.12", KernelID: "sha256:bb",
@@ -42,7 +57,7 @@ func sample(id, name string) VM {
 }
 
 func TestVMRoundTrip(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	want := sample("0123456789ab", "calm-otter")
 	if err := s.InsertVM(ctx, want); err != nil {
 		t.Fatal(err)
@@ -75,7 +90,7 @@ func TestVMRoundTrip(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestInsertRefusesTakenNames(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	first := sample("0123456789ab", "otter")
 	if err := s.InsertVM(ctx, first); err != nil {
 		t.Fatal(err)
@@ -100,7 +115,7 @@ func TestInsertRefusesTakenNames(t *testing.T) {
 }
 
 func TestOneNameOneWinner(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	errs := make([]error, 16)
 	var all sync.WaitGroup
 	for i := range errs {
@@ -121,7 +136,7 @@ func TestOneNameOneWinner(t *testing.T) {
 }
 
 func TestFindVM(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	for id, name := range map[string]string{"abc000000001": "otter", "abc000000002": "mole", "def000000003": "abc", "0dd000000004": "def000000003"} {
 		if err := s.InsertVM(ctx, sample(id, name)); err != nil {
 			t.Fatal(err)
@@ -150,7 +165,7 @@ func TestFindVM(t *testing.T) {
 }
 
 func TestVMsAreListedByName(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	for i, name := range []string{"c", "a", "b"} {
 		if err := s.InsertVM(ctx, sample(fmt.Sprintf("%012x", i), name)); err != nil {
 			t.Fatal(err)
@@ -205,6 +220,7 @@ func TestKernels(t *testing.T) {
 func TestFilesArePrivateFromBirth(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "banger.db")
 	s := openAt(t, path)
+	stock(t, s)
 	if err := s.InsertVM(t.Context(), sample("0123456789ab", "otter")); err != nil {
 		t.Fatal(err)
 	}

@@ -58,10 +58,14 @@ func scanVM(row scanner) (VM, error) {
 	return v, err
 }
 
-// InsertVM stores a new VM. A name or ID that is taken is a Conflict.
+// InsertVM stores a new VM. A name or ID that is taken is a Conflict, an image
+// that has been forgotten NotFound: from here on it cannot be.
 func (s *Store) InsertVM(ctx context.Context, v VM) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		if err := vacant(ctx, tx, v); err != nil {
+			return err
+		}
+		if err := imageKnown(ctx, tx, v); err != nil {
 			return err
 		}
 		_, err := tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 18)+")",
@@ -115,6 +119,15 @@ func vacant(ctx context.Context, tx *sql.Tx, v VM) error {
 		taken.Why, taken.Fix = errors.New("a VM of that name is being deleted"), fmt.Sprintf("banger vm delete %s, to finish that", v.Name)
 	}
 	return taken
+}
+
+func imageKnown(ctx context.Context, tx *sql.Tx, v VM) error {
+	var known int
+	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM images WHERE digest = ?", v.ImageID).Scan(&known)
+	if err != nil || known > 0 {
+		return err
+	}
+	return &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("image %q has just been deleted", v.Image), Fix: "banger image list"}
 }
 
 // VM returns the VM with that ID; NotFound otherwise.

@@ -156,6 +156,9 @@ func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, er
 	asked := name
 	name = first(name, v.Config.DefaultImage, v.Installed.Image.Name)
 	image, err := v.Store.Image(ctx, name)
+	if asked == "" && banger.KindOf(err) == banger.NotFound && v.Installed.Image.Name == name {
+		return "", "", &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("the default image %q has been deleted", name), Fix: "banger daemon stop, then run the command again: the daemon takes it from the runtime bundle"}
+	}
 	if asked == "" && banger.KindOf(err) == banger.NotFound {
 		return "", "", v.missing(fmt.Sprintf("the default image %q is not there", name))
 	}

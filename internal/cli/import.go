@@ -1,0 +1,158 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"banger"
+)
+
+func newImport(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "import NAME FILE",
+		Short: "Make an image out of a tar archive",
+		Long: "Make an image out of a tar archive of a root file system, plain or packed by\ngzip, bzip2, xz or zstd; - is standard input, as in `docker export box | banger\n" +
+			"image import box -`. The archive needs no init, kernel or SSH server. Host keys, logs\nand what else belongs to one machine are left out.",
+		Example: "  banger image import debian rootfs.tar.xz\n  banger image import --json box -",
+		Args:    cobra.ExactArgs(2),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return nil, cobra.ShellCompDirectiveDefault
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runImport(cmd.Context(), args[0], args[1])
+		},
+	}
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runImport(ctx context.Context, name, file string) error {
+	if err := banger.CheckImageName(name); err != nil {
+		return err
+	}
+	began := time.Now()
+	spec := banger.ImportImage{Name: name}
+	var err error
+	if file == "-" {
+		spooled, failed := a.spool(ctx)
+		if failed != nil {
+			return failed
+		}
+		defer spooled.Close()
+		spec.File, spec.Origin = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), spooled.Fd()), "standard input"
+	} else if spec.File, err = filepath.Abs(file); err != nil {
+		return err
+	}
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress()
+	image, err := svc.ImportImage(ctx, spec, p.event)
+	p.close()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(image)
+	}
+	if _, err := fmt.Fprintf(a.std.Out, "%s: imported, %v%s\n", image.Name, image.Size, a.after(time.Since(began))); err != nil {
+		return err
+	}
+	a.hint("banger vm create --image %s", image.Name)
+	return nil
+}
+
+// spool copies standard input to a file without a name, which is gone when this
+// process is. The daemon opens it by its descriptor.
+func (a *app) spool(ctx context.Context) (*os.File, error) {
+	if a.std.InTTY {
+		return nil, banger.Invalidf("docker export box | banger image import box -", "standard input is a terminal")
+	}
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dirs.Cache, 0o700); err != nil {
+		return nil, err
+	}
+	file, err := os.CreateTemp(dirs.Cache, "import-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(file.Name()); err != nil {
+		file.Close()
+		return nil, err
+	}
+	copied := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(file, a.std.In)
+		copied <- err
+	}()
+	select {
+	case err = <-copied:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err == nil {
+		return file, nil
+	}
+	file.Close()
+	e := &banger.Error{What: "read standard input", Why: err}
+	if errors.Is(err, syscall.ENOSPC) {
+		e.Kind, e.Fix = banger.Unready, "free space for "+dirs.Cache
+	}
+	return nil, e
+}
+
+func newImageDelete(a *app) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "delete NAME...",
+		Aliases: []string{"rm"},
+		Short:   "Delete images that no VM was made from",
+		Long: "Delete images that no VM was made from. Content that has another name stays.\n" +
+			"The image of the runtime bundle comes back by itself when the daemon starts the\nnext time.",
+		Example: "  banger image delete box\n  banger image delete --json box debian",
+		Args:    cobra.MinimumNArgs(1),
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+			names, directive := a.imageNames(cmd, args, word)
+			return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), directive
+		},
+		RunE: func(cmd *cobra.Command, names []string) error {
+			return a.runImageDelete(cmd.Context(), names)
+		},
+	}
+	a.addJSON(cmd)
+	return cmd
+}
+
+func (a *app) runImageDelete(ctx context.Context, names []string) error {
+	svc, err := a.connect(ctx, autoStart)
+	if err != nil {
+		return err
+	}
+	p := a.newProgress()
+	results := each(ctx, names, func(ctx context.Context, name string) (struct{}, error) {
+		return struct{}{}, svc.DeleteImage(ctx, name, p.event)
+	})
+	p.close()
+	return showResults(a, results, func(name string, _ struct{}) error {
+		if a.json {
+			return a.printJSON(deleted{name, true})
+		}
+		_, err := fmt.Fprintf(a.std.Out, "%s: deleted\n", name)
+		return err
+	})
+}

@@ -1,0 +1,307 @@
+package image
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/store"
+)
+
+func newImages(t *testing.T) *Images {
+	t.Helper()
+	dirs := config.Dirs{State: t.TempDir()}
+	s, err := store.Open(t.Context(), dirs.DB())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker"}
+}
+
+// state is what there is: files and records.
+func (i *Images) state(t *testing.T) string {
+	t.Helper()
+	var out strings.Builder
+	err := filepath.WalkDir(i.Dirs.State, func(path string, _ os.DirEntry, err error) error {
+		if !strings.HasPrefix(path, i.Dirs.DB()) {
+			fmt.Fprintln(&out, strings.TrimPrefix(path, i.Dirs.State))
+		}
+		return err
+	})
+	known, errK := i.Store.KnownImages(t.Context())
+	named, errN := i.Store.Images(t.Context())
+	if err := errors.Join(err, errK, errN); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(&out, known, named)
+	return out.String()
+}
+
+func archive(t *testing.T, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "rootfs.tar")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func small(t *testing.T) []byte { return tree(t, map[string]string{"etc/issue": "hello\n"}) }
+
+func TestImport(t *testing.T) {
+	i := newImages(t)
+	plain := small(t)
+	var steps []string
+	first, err := i.Import(t.Context(), banger.ImportImage{Name: "plain", File: archive(t, plain)}, func(e banger.Event) {
+		if e.Done {
+			steps = append(steps, e.Step)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"check the name", "look at the archive", "write the file system", "record"}; !slices.Equal(steps, want) {
+		t.Errorf("steps %q", steps)
+	}
+	if info, err := os.Stat(i.Dirs.Image(first.ID).Rootfs()); err != nil || info.Mode().Perm() != 0o444 || banger.Size(info.Size()) != first.Size {
+		t.Errorf("%v, %v", info, err)
+	}
+	if first.Name != "plain" || first.Origin != "rootfs.tar" || first.CreatedAt.IsZero() {
+		t.Errorf("%+v", first)
+	}
+	for kind, data := range packed(t, plain) {
+		same, err := i.Import(t.Context(), banger.ImportImage{Name: kind, File: archive(t, data), Origin: "a test"}, nil)
+		if err != nil || same.ID != first.ID || same.Name != kind {
+			t.Errorf("%s: %+v, %v", kind, same, err)
+		}
+		_, err = i.Import(t.Context(), banger.ImportImage{Name: "torn", File: archive(t, data[:len(data)-9])}, nil)
+		if banger.KindOf(err) != banger.Invalid || !strings.Contains(err.Error(), `import image "torn"`) || banger.FixOf(err) == "" {
+			t.Errorf("torn %s: %v, fix %q", kind, err, banger.FixOf(err))
+		}
+	}
+	if files, err := os.ReadDir(i.Dirs.Images()); err != nil || len(files) != 1 {
+		t.Errorf("files: %v, %v", files, err)
+	}
+	if named, err := i.Store.Images(t.Context()); err != nil || len(named) != 4 {
+		t.Errorf("names: %v, %v", named, err)
+	}
+}
+
+func packed(t *testing.T, plain []byte) map[string][]byte {
+	t.Helper()
+	all := map[string][]byte{}
+	for kind, open := range map[string]func(io.Writer) (io.WriteCloser, error){
+		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"xz":   func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
+		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+	} {
+		var buf bytes.Buffer
+		w, err := open(&buf)
+		if err == nil {
+			_, err = w.Write(plain)
+		}
+		if err := errors.Join(err, w.Close()); err != nil {
+			t.Fatal(err)
+		}
+		all[kind] = buf.Bytes()
+	}
+	return all
+}
+
+func TestImportIsRefused(t *testing.T) {
+	i := newImages(t)
+	file := archive(t, small(t))
+	if _, err := i.Import(t.Context(), banger.ImportImage{Name: "taken", File: file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		spec banger.ImportImage
+		kind banger.Kind
+		fix  string
+	}{
+		"a name that an image has":  {banger.ImportImage{Name: "taken", File: file}, banger.Conflict, "banger image delete taken, or"},
+		"the name of the bundle's":  {banger.ImportImage{Name: "docker", File: file}, banger.Conflict, "choose another name"},
+		"no name":                   {banger.ImportImage{File: file}, banger.Invalid, "use lower-case"},
+		"a name that is a path":     {banger.ImportImage{Name: "../x", File: file}, banger.Invalid, "use lower-case"},
+		"a relative path":           {banger.ImportImage{Name: "new", File: "x.tar"}, banger.Invalid, "give the file's absolute path"},
+		"no such file":              {banger.ImportImage{Name: "new", File: file + "x"}, banger.NotFound, "name a file"},
+		"a directory":               {banger.ImportImage{Name: "new", File: "/"}, banger.Invalid, "name a file"},
+		"a pipe that nobody writes": {banger.ImportImage{Name: "new", File: pipe}, banger.Invalid, "name a file"},
+		"an empty file":             {banger.ImportImage{Name: "new", File: archive(t, nil)}, banger.Invalid, "make the archive again"},
+		"no archive":                {banger.ImportImage{Name: "new", File: archive(t, bytes.Repeat([]byte("no archive "), 200))}, banger.Invalid, "fetch or make"},
+	} {
+		_, err := i.Import(t.Context(), c.spec, nil)
+		if banger.KindOf(err) != c.kind || !strings.HasPrefix(banger.FixOf(err), c.fix) {
+			t.Errorf("%s: %v (%s), fix %q", name, err, banger.KindOf(err), banger.FixOf(err))
+		}
+	}
+	if after := i.state(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestEveryStepOfAnImportFails: whatever fails, and whoever goes away, nothing
+// is left, and the next try succeeds.
+func TestEveryStepOfAnImportFails(t *testing.T) {
+	i := newImages(t)
+	spec := banger.ImportImage{Name: "new", File: archive(t, small(t))}
+	if err := os.MkdirAll(i.Dirs.Images(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	for _, failing := range []string{"check the name", "look at the archive", "write the file system", "record"} {
+		injected := errors.New("injected")
+		i.Before = func(step string) error {
+			if step == failing {
+				return injected
+			}
+			return nil
+		}
+		if _, err := i.Import(t.Context(), spec, nil); !errors.Is(err, injected) {
+			t.Errorf("%s: %v", failing, err)
+		}
+		if after := i.state(t); after != before {
+			t.Errorf("%s: before:\n%s\nafter:\n%s", failing, before, after)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		i.Before = func(step string) error {
+			if step == failing {
+				cancel() // the step itself has to notice
+			}
+			return nil
+		}
+		if _, err := i.Import(ctx, spec, nil); err == nil {
+			t.Errorf("%s: a cancelled import succeeded", failing)
+		} else if kind := banger.KindOf(err); kind != banger.Canceled {
+			t.Errorf("%s: cancelled: %s %v", failing, kind, err)
+		}
+		if after := i.state(t); after != before {
+			t.Errorf("%s: before:\n%s\nafter cancelling:\n%s", failing, before, after)
+		}
+		cancel()
+	}
+	i.Before = nil
+	if _, err := i.Import(t.Context(), spec, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	i := newImages(t)
+	if err := os.MkdirAll(i.Dirs.Images(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	empty := i.state(t)
+	file := archive(t, small(t))
+	image := banger.Image{}
+	for _, name := range []string{"one", "two"} {
+		var err error
+		if image, err = i.Import(t.Context(), banger.ImportImage{Name: name, File: file}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := i.Delete(t.Context(), "one", nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(i.Dirs.Image(image.ID).Rootfs()); err != nil {
+		t.Errorf("it has another name: %v", err)
+	}
+	vm := store.VM{ID: "0123456789ab", Name: "otter", Image: "two", ImageID: image.ID, Phase: store.Ready}
+	if err := i.Store.InsertVM(t.Context(), vm); err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	err := i.Delete(t.Context(), "two", nil)
+	if banger.KindOf(err) != banger.Conflict || err.Error() != `delete image "two": delete: VMs were made from it: otter` || !strings.HasPrefix(banger.FixOf(err), "banger vm delete otter") {
+		t.Errorf("%v, fix %q", err, banger.FixOf(err))
+	}
+	if after := i.state(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if err := errors.Join(i.Store.DeleteVM(t.Context(), vm.ID), i.Delete(t.Context(), "two", nil)); err != nil {
+		t.Fatal(err)
+	}
+	if after := i.state(t); after != empty {
+		t.Errorf("left:\n%s", after)
+	}
+	if err := i.Delete(t.Context(), "two", nil); banger.KindOf(err) != banger.NotFound || banger.FixOf(err) != "banger image list" {
+		t.Errorf("%v, fix %q", err, banger.FixOf(err))
+	}
+}
+
+// TestImportWhileDeleting: content whose last name goes while it comes in again
+// is there in the end if the import said so.
+func TestImportWhileDeleting(t *testing.T) {
+	i := newImages(t)
+	file := archive(t, small(t))
+	if _, err := i.Import(t.Context(), banger.ImportImage{Name: "a0", File: file}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 8 {
+		next := fmt.Sprint("a", n+1)
+		var both sync.WaitGroup
+		both.Go(func() {
+			if err := i.Delete(t.Context(), fmt.Sprint("a", n), nil); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Go(func() {
+			image, err := i.Import(t.Context(), banger.ImportImage{Name: next, File: file}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			both.Go(func() {
+				if _, err := os.Stat(i.Dirs.Image(image.ID).Rootfs()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+		both.Wait()
+	}
+	if names, err := i.Store.Images(t.Context()); err != nil || len(names) != 1 {
+		t.Errorf("%v, %v", names, err)
+	}
+}
+
+func TestSweep(t *testing.T) {
+	i := newImages(t)
+	if err := i.Sweep(t.Context()); err != nil {
+		t.Errorf("before anything is there: %v", err)
+	}
+	image, err := i.Import(t.Context(), banger.ImportImage{Name: "kept", File: archive(t, small(t))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	stage, errS := os.MkdirTemp(i.Dirs.Images(), i.Dirs.NewImage())
+	lost := i.Dirs.Image(banger.Digest("sha256:" + strings.Repeat("5", 64)))
+	err = errors.Join(errS, os.WriteFile(filepath.Join(stage, "rootfs.ext4"), nil, 0o400), os.Mkdir(string(lost), 0o700), i.Sweep(t.Context()))
+	if after := i.state(t); err != nil || after != before {
+		t.Errorf("%v, before:\n%s\nafter:\n%s", err, before, after)
+	}
+	if _, err := os.Stat(i.Dirs.Image(image.ID).Rootfs()); err != nil {
+		t.Error(err)
+	}
+}

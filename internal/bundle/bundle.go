@@ -16,6 +16,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable"
 )
 
 // Version is the manifest's version. A bundle of another one is refused.
@@ -153,32 +154,5 @@ func (m Manifest) Write(dir config.BundleDir) error {
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(string(dir), ".bundle.json-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(file.Name()) // gone after the rename
-	defer file.Close()
-	if _, err := file.Write(append(text, '\n')); err != nil {
-		return err
-	}
-	if err := file.Chmod(0o644); err != nil {
-		return err
-	}
-	if err := file.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), dir.Manifest()); err != nil {
-		return err
-	}
-	return syncDir(string(dir))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return durable.WriteFile(dir.Manifest(), append(text, '\n'), 0o644)
 }

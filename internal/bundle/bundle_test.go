@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 )
 
 var ctx = context.Background()
@@ -126,6 +127,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 func TestInstall(t *testing.T) {
 	dir, dirs := testBundle(t)
 	b := open(t, dir)
+	disk := durabletest.New(t, filepath.Dir(dirs.State))
 	var steps []string
 	done, err := Install(ctx, b, dirs, func(e banger.Event) { steps = append(steps, fmt.Sprint(e.Step, e.Done)) })
 	if err != nil {
@@ -145,6 +147,7 @@ func TestInstall(t *testing.T) {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
 	}
+	disk.Check(dirs.State)
 	if err := os.RemoveAll(string(dir.Kernel())); err != nil { // what is installed needs it no more
 		t.Fatal(err)
 	}
@@ -153,6 +156,15 @@ func TestInstall(t *testing.T) {
 	if err != nil || again != done || len(steps) != 0 {
 		t.Errorf("again: %+v, %v, %v", again, steps, err)
 	}
+}
+
+func TestManifestIsOnTheDisk(t *testing.T) {
+	dir := config.BundleDir(t.TempDir())
+	disk := durabletest.New(t, filepath.Dir(string(dir)))
+	if err := (Manifest{Version: Version}).Write(dir); err != nil {
+		t.Fatal(err)
+	}
+	disk.Check(string(dir))
 }
 
 func TestInstallRemovesWhatAKilledOneLeft(t *testing.T) {

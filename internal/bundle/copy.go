@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/durable"
 )
 
 // share makes dst a read-only file with src's content, in the cheapest way the
@@ -42,7 +44,7 @@ func share(ctx context.Context, src, dst string) error {
 	if err := out.Chmod(info.Mode().Perm() &^ 0o222); err != nil {
 		return err
 	}
-	return out.Sync()
+	return durable.Sync(dst)
 }
 
 // ours says whether a file is safe to share as it is: nobody has it to write,
@@ -63,7 +65,7 @@ func replaceByLink(in *os.File, dst string) error {
 		os.Remove(linked)
 		return err
 	}
-	return in.Sync()
+	return durable.Sync(dst)
 }
 
 func copySparse(ctx context.Context, in, out *os.File) error {

@@ -15,6 +15,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable"
 )
 
 // Installed is what a bundle brought into the state directory. A part that the
@@ -63,7 +64,7 @@ func Install(ctx context.Context, b *Bundle, dirs config.Dirs, progress banger.P
 func lock(dirs config.Dirs) (unlock func(), err error) {
 	places := []string{dirs.Images(), dirs.Kernels(), dirs.Agents(), dirs.VMMs()}
 	for _, dir := range places {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
 	}
@@ -143,16 +144,16 @@ func step(progress banger.Progress, name, dir string, fill func(stage string) er
 	}
 	err := fill(stage)
 	if err == nil {
-		err = syncDir(stage)
+		err = durable.Sync(stage)
 	}
 	if err == nil {
-		err = os.Rename(stage, dir)
+		err = durable.Rename(stage, dir)
 	}
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(stage))
 	}
 	progress.Send(banger.Event{Step: name, Done: true, Took: time.Since(begin)})
-	return syncDir(filepath.Dir(dir))
+	return nil
 }
 
 // installAgent copies, and never links: a build writes to its output in place.
@@ -200,10 +201,7 @@ func installProgram(ctx context.Context, from, to string, want banger.Digest) er
 	if got, _, err := FileDigest(ctx, stage); err != nil || got != want {
 		return cmp.Or(err, fmt.Errorf("%s changed while it was copied", from))
 	}
-	if err := os.Rename(stage, to); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(to))
+	return durable.Rename(stage, to)
 }
 
 func copyProgram(ctx context.Context, from, to string) error {
@@ -220,7 +218,7 @@ func copyProgram(ctx context.Context, from, to string) error {
 	if err := copySparse(ctx, in, out); err != nil {
 		return fmt.Errorf("copy %s: %w", from, err)
 	}
-	return out.Sync()
+	return durable.Sync(to)
 }
 
 func (b *Bundle) findAgent() (string, error) {

@@ -15,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/durable"
 	"banger/internal/version"
 	"banger/internal/vmm"
 )
@@ -94,7 +95,7 @@ func (d *daemon) directories() error {
 		return err
 	}
 	for _, dir := range []string{d.dirs.State, d.dirs.Cache} {
-		err := os.MkdirAll(dir, 0o700)
+		err := durable.MkdirAll(dir, 0o700)
 		if err == nil {
 			err = os.Chmod(dir, 0o700)
 		}

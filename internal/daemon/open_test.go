@@ -9,6 +9,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 )
 
 func TestOpenWithoutBundleStillServes(t *testing.T) {
@@ -54,4 +55,14 @@ func TestChooseDriver(t *testing.T) {
 	if _, err := choose(Std().Drivers, "qmeu"); banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "qemu") {
 		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
+}
+
+func TestDirectoriesOutliveAPowerCut(t *testing.T) {
+	root := t.TempDir()
+	disk := durabletest.New(t, root)
+	d := &daemon{env: Env{Getenv: func(key string) string { return map[string]string{"HOME": root}[key] }}}
+	if err := d.directories(); err != nil {
+		t.Fatal(err)
+	}
+	disk.Check(root)
 }

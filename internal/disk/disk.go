@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/durable"
 	"banger/internal/hostcmd"
 )
 
@@ -26,7 +27,8 @@ const (
 const fresh = 8 * banger.MiB
 
 // Create makes a sparse file at path and an empty ext4 with the label in it.
-// path must not exist; nothing is left behind a failure.
+// path must not exist; nothing is left behind a failure. The content is on the
+// host's disk then, its name is not.
 func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Size, label string) (err error) {
 	mke2fs, err := run.Look("mke2fs")
 	if err != nil {
@@ -48,7 +50,10 @@ func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Si
 	// to the guest's kernel to write, when it is idle.
 	_, err = run.Run(ctx, hostcmd.Cmd{Argv: []string{mke2fs, "-q", "-F", "-t", "ext4", "-L", label, "-m", "0",
 		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", path}})
-	return err
+	if err != nil {
+		return err
+	}
+	return durable.Sync(path)
 }
 
 // Grow makes the file of a disk larger; the file system in it is grown by the
@@ -61,9 +66,12 @@ func Grow(path string, size banger.Size) error {
 	}
 	info, err := file.Stat()
 	if err == nil && banger.Size(info.Size()) < size {
-		err = errors.Join(file.Truncate(int64(size)), file.Sync())
+		err = file.Truncate(int64(size))
 	}
-	return errors.Join(err, file.Close())
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return durable.Sync(path)
 }
 
 // Free is the room on the file system that holds dir for this user.

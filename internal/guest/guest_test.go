@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/durable/durabletest"
 	"banger/internal/guest/wire"
 )
 
@@ -131,8 +132,11 @@ func TestControl(t *testing.T) {
 }
 
 func TestUserKeyIsMadeOnceAndLeftAlone(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ssh", "id_ed25519")
+	root := t.TempDir()
+	disk := durabletest.New(t, root)
+	path := filepath.Join(root, "ssh", "id_ed25519")
 	public, err := UserKey(path)
+	disk.Check(root)
 	if err != nil || !strings.HasPrefix(public, "ssh-ed25519 ") {
 		t.Fatalf("%q, %v", public, err)
 	}
@@ -153,11 +157,14 @@ func TestUserKeyIsMadeOnceAndLeftAlone(t *testing.T) {
 }
 
 func TestKnownHosts(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ssh", "known_hosts")
+	root := t.TempDir()
+	disk := durabletest.New(t, root)
+	path := filepath.Join(root, "ssh", "known_hosts")
 	for _, add := range []struct{ id, name, key string }{{"a1", "otter", "k1"}, {"b2", "fox", "k2"}, {"a1", "renamed", "k3"}} {
 		if err := AddKnownHost(path, banger.VMID(add.id), add.name, add.key); err != nil {
 			t.Fatal(err)
 		}
+		disk.Check(root)
 	}
 	text, _ := os.ReadFile(path)
 	if want := "banger-b2,fox.vm k2\nbanger-a1,renamed.vm k3\n"; string(text) != want {

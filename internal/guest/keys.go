@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"banger"
+	"banger/internal/durable"
 )
 
 // NewKey makes an ed25519 key pair: the private half as OpenSSH PEM, the
@@ -70,44 +71,20 @@ func UserKey(path string) (string, error) {
 }
 
 func makeUserKey(path string) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
 	private, public, err := NewKey("banger")
 	if err != nil {
 		return "", err
 	}
-	if err := writeWhole(path+".pub", []byte(public+"\n"), 0o644); err != nil {
+	if err := durable.WriteFile(path+".pub", []byte(public+"\n"), 0o644); err != nil {
 		return "", err
 	}
-	if err := writeWhole(path, private, 0o600); err != nil {
+	if err := durable.WriteFile(path, private, 0o600); err != nil {
 		return "", err
 	}
 	return public, nil
-}
-
-// writeWhole puts a file in place as a whole and on disk, or not at all.
-func writeWhole(path string, data []byte, mode os.FileMode) (err error) {
-	aside, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		aside.Close()
-		if err != nil {
-			os.Remove(aside.Name())
-		}
-	}()
-	if err := aside.Chmod(mode); err != nil {
-		return err
-	}
-	if _, err := aside.Write(data); err != nil {
-		return err
-	}
-	if err := aside.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(aside.Name(), path)
 }
 
 // HostAlias is the name under which a VM's host key is known. It is the ID's,
@@ -148,12 +125,12 @@ func otherHosts(path string, id banger.VMID) ([]string, error) {
 }
 
 func writeHosts(path string, lines []string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
 	text := strings.Join(lines, "\n")
 	if text != "" {
 		text += "\n"
 	}
-	return writeWhole(path, []byte(text), 0o600)
+	return durable.WriteFile(path, []byte(text), 0o600)
 }

@@ -20,6 +20,7 @@ import (
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/debian"
+	"banger/internal/durable"
 	"banger/internal/hostcmd"
 )
 
@@ -172,27 +173,22 @@ func describe(ctx context.Context, from source, dir config.KernelDir) (Built, er
 			return Built{}, fmt.Errorf("write %s out: %w", filepath.Base(path), err)
 		}
 	}
-	return built, nil
+	return built, durable.Sync(string(dir))
 }
 
 func seal(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
+	if err := os.Chmod(path, 0o444); err != nil {
 		return err
 	}
-	defer file.Close()
-	if err := file.Chmod(0o444); err != nil {
-		return err
-	}
-	return file.Sync()
+	return durable.Sync(path)
 }
 
 // place gives a directory its name in one step, also where another has it: that
 // one then has the directory's old name.
 func place(stage, out string) error {
-	err := os.Rename(stage, out)
+	err := durable.Rename(stage, out)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {
-		err = unix.Renameat2(unix.AT_FDCWD, stage, unix.AT_FDCWD, out, unix.RENAME_EXCHANGE)
+		err = durable.Exchange(stage, out)
 	}
 	return err
 }

@@ -21,6 +21,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 	"banger/internal/hostcmd"
 )
 
@@ -176,6 +177,7 @@ func TestBuild(t *testing.T) {
 	ctx, dir, a := context.Background(), t.TempDir(), newArchive(t)
 	opts := Options{Out: config.KernelDir(filepath.Join(dir, "kernel")), WorkDir: filepath.Join(dir, "work"), Keyring: "/k.gpg"}
 	var first Built
+	disk := durabletest.New(t, dir)
 	for round := range 2 { // the second one replaces the first
 		if err := os.MkdirAll(filepath.Join(dir, ".kernel.new/tree"), 0o755); err != nil { // as a killed build leaves it
 			t.Fatal(err)
@@ -190,6 +192,7 @@ func TestBuild(t *testing.T) {
 		if built != first {
 			t.Errorf("built %+v, and then %+v", first, built)
 		}
+		disk.Check(string(opts.Out))
 	}
 	if a.downloads != 1 {
 		t.Errorf("%d downloads, want 1", a.downloads)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"banger"
+	"banger/internal/durable"
 )
 
 // Options says how the file system is to be written.
@@ -66,36 +67,17 @@ func write(ctx context.Context, x *index, from []io.Reader, path string, opts Op
 	if err != nil {
 		return Result{}, err
 	}
-	out, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return Result{}, err
-	}
-	defer func() {
-		out.Close()
-		if err != nil {
-			os.Remove(out.Name())
+	var result Result
+	err = durable.Write(path, 0o444, func(out *os.File) (err error) {
+		if err := convert(out, func(w io.Writer) error { return layers.emit(plan, w) }, opts.Label); err != nil {
+			return err
 		}
-	}()
-	if err := convert(out, func(w io.Writer) error { return layers.emit(plan, w) }, opts.Label); err != nil {
-		return Result{}, err
-	}
-	result, err := seal(ctx, out)
+		result, err = measure(ctx, out)
+		return err
+	})
 	if err != nil {
 		return Result{}, err
 	}
 	result.Entries = plan.entries
-	return result, place(out.Name(), path)
-}
-
-// place gives a finished file its name, for good.
-func place(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(to))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
+	return result, nil
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/durable/durabletest"
 )
 
 // Short forms of entries.
@@ -374,6 +375,7 @@ func TestFileIsReproducibleLabelledAndReadOnly(t *testing.T) {
 	data := archive(t, reg("b", "x"), reg("a/b", "y"), hard("c", "b"))
 	dir := t.TempDir()
 	one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
+	disk := durabletest.New(t, dir)
 	first, err := Write(context.Background(), bytes.NewReader(data), one, Options{Label: "banger-test"})
 	if err != nil {
 		t.Fatal(err)
@@ -397,6 +399,7 @@ func TestFileIsReproducibleLabelledAndReadOnly(t *testing.T) {
 	if left := leftovers(t, dir, one, two); left != nil {
 		t.Errorf("left: %v", left)
 	}
+	disk.Check(dir)
 	if _, err := Write(context.Background(), bytes.NewReader(data), one, Options{Label: "longer than sixteen"}); err == nil {
 		t.Error("a label that does not fit was taken")
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"banger"
+	"banger/internal/durable"
 )
 
 //go:embed migrations/*.sql
@@ -97,8 +98,8 @@ func backup(ctx context.Context, db *sql.DB, path string) error {
 	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", partial); err != nil {
 		return err
 	}
-	if err := file.Sync(); err != nil {
+	if err := durable.Sync(partial); err != nil {
 		return err
 	}
-	return os.Rename(partial, path)
+	return durable.Rename(partial, path)
 }

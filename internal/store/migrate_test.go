@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/durable/durabletest"
 )
 
 var update = flag.Bool("update", false, "write testdata/v<schema>.db anew")
@@ -77,6 +78,7 @@ func TestMigrationCopiesFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := append(all, "ALTER TABLE vms ADD COLUMN note TEXT NOT NULL DEFAULT ''; DELETE FROM vms;")
+	disk := durabletest.New(t, filepath.Dir(path))
 	if err := migrateTo(t.Context(), s.writer, path, next); err != nil {
 		t.Fatal(err)
 	}
@@ -84,6 +86,7 @@ func TestMigrationCopiesFirst(t *testing.T) {
 		t.Error("the step did not run")
 	}
 	copied := path + ".v1.bak"
+	disk.Check(copied)
 	if info, err := os.Stat(copied); err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("%v, %v", info, err)
 	}

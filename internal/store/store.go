@@ -10,12 +10,14 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"banger"
+	"banger/internal/durable"
 )
 
 // Store is the open database. Its methods may be called by several goroutines.
@@ -62,7 +64,10 @@ func touch(path string) error {
 	if err != nil {
 		return err
 	}
-	return file.Close()
+	if err := file.Close(); err != nil {
+		return err
+	}
+	return durable.Sync(filepath.Dir(path))
 }
 
 // open makes a pool. The pragmas are in the name so that every connection of

@@ -6,12 +6,23 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"banger"
+	"banger/internal/durable/durabletest"
 )
+
+func TestDatabaseKeepsItsName(t *testing.T) {
+	dir := t.TempDir()
+	disk := durabletest.New(t, dir)
+	openAt(t, filepath.Join(dir, "banger.db"))
+	if names := disk.Names(dir); !slices.Contains(names, "banger.db") {
+		t.Errorf("a power cut leaves %v", names)
+	}
+}
 
 func openTemp(t *testing.T) *Store {
 	t.Helper()

@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 	"time"
 
 	"banger"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/store"
@@ -220,12 +220,17 @@ func (c *creating) reserve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.undo.Push("reserve the name", func(ctx context.Context) error {
-			defer c.v.forget(c.row.ID)
-			return c.v.Store.DeleteVM(ctx, c.row.ID)
-		})
+		c.undo.Push("reserve the name", c.discard)
 		return nil
 	}
+}
+
+// discard deletes whatever there is of the VM, as the next daemon would.
+func (c *creating) discard(ctx context.Context) error {
+	if err := c.v.Store.SetPhase(ctx, c.row.ID, store.Deleting); err != nil {
+		return err
+	}
+	return c.v.remove(ctx, c.row)
 }
 
 // makeDir puts the VM's directory together under a name that says it is not
@@ -235,12 +240,11 @@ func (c *creating) makeDir(ctx context.Context) error {
 	if err := os.Mkdir(string(dir), 0o700); err != nil {
 		return err
 	}
-	c.undo.Push("create disks", func(context.Context) error { return os.RemoveAll(string(dir)) })
 	private, public, err := guest.NewKey(guest.HostAlias(c.row.ID))
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(dir.HostKey(), private, 0o600); err != nil {
+	if err := durable.WriteFile(dir.HostKey(), private, 0o600); err != nil {
 		return err
 	}
 	if err := disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay); err != nil {
@@ -252,7 +256,6 @@ func (c *creating) makeDir(ctx context.Context) error {
 	if err := c.v.linkShared(dir, c.row); err != nil {
 		return err
 	}
-	c.undo.Push("create disks", func(context.Context) error { return c.v.forgetHost(c.row.ID) })
 	return c.v.knowHost(c.row.ID, c.row.Name, public)
 }
 
@@ -275,12 +278,11 @@ func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
 
 // place makes the VM real: its directory gets its name, then its row does.
 func (c *creating) place(ctx context.Context) error {
-	dir := c.v.Dirs.VM(c.row.ID)
-	if err := os.Rename(string(c.v.Dirs.NewVM(c.row.ID)), string(dir)); err != nil {
+	dir := string(c.v.Dirs.NewVM(c.row.ID))
+	if err := durable.Sync(dir); err != nil {
 		return err
 	}
-	c.undo.Push("record", func(context.Context) error { return os.RemoveAll(string(dir)) })
-	if err := syncDir(filepath.Dir(string(dir))); err != nil {
+	if err := durable.Rename(dir, string(c.v.Dirs.VM(c.row.ID))); err != nil {
 		return err
 	}
 	if err := c.v.Store.SetPhase(ctx, c.row.ID, store.Ready); err != nil {
@@ -288,14 +290,6 @@ func (c *creating) place(ctx context.Context) error {
 	}
 	c.row.Phase = store.Ready
 	return nil
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // keepConsole saves the end of the console of a VM that is about to vanish, and returns

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"banger"
+	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/store"
 )
@@ -60,6 +61,10 @@ func (v *VMs) remove(ctx context.Context, row store.VM) error {
 	}
 	err := errors.Join(os.RemoveAll(string(gone)), os.RemoveAll(string(v.Dirs.NewVM(row.ID))), v.forgetHost(row.ID))
 	if err != nil {
+		return err
+	}
+	// Without a row, nobody would look for files that a power cut brings back.
+	if err := durable.Sync(v.Dirs.VMs()); err != nil {
 		return err
 	}
 	if err := v.Store.DeleteVM(ctx, row.ID); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/initrd"
@@ -251,19 +252,16 @@ func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
-	aside, err := os.CreateTemp(filepath.Dir(path), ".base-")
+	err := durable.Write(path, 0o600, func(file *os.File) error {
+		return initrd.WriteBase(file, v.Dirs.Agent(agent), v.Dirs.Kernel(kernel).BootModules())
+	})
 	if err != nil {
-		return "", err
-	}
-	defer os.Remove(aside.Name()) // no longer there after the rename
-	err = initrd.WriteBase(aside, v.Dirs.Agent(agent), v.Dirs.Kernel(kernel).BootModules())
-	if err := errors.Join(err, aside.Close()); err != nil {
 		return "", fmt.Errorf("make the base initrd: %w", err)
 	}
-	return path, os.Rename(aside.Name(), path)
+	return path, nil
 }
 
 func (s *starting) launch(ctx context.Context) error {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/hostcmd"
 	"banger/internal/store"
@@ -86,7 +86,7 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 	if v.authorized, err = guest.UserKey(v.sshKey); err != nil {
 		return nil, fmt.Errorf("prepare the SSH key: %w", err)
 	}
-	if err := os.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
+	if err := durable.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
 		return nil, err
 	}
 	if v.logs, err = watchLogs(); err != nil {

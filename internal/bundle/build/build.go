@@ -22,6 +22,7 @@ import (
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/debian"
+	"banger/internal/durable"
 	"banger/internal/hostcmd"
 	"banger/internal/image"
 	"banger/internal/kernel"
@@ -168,7 +169,7 @@ func (b *builder) open() (unlock func(), err error) {
 
 // lock makes a directory and locks it itself: that leaves no file behind.
 func lock(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	file, err := os.Open(dir)
@@ -274,10 +275,5 @@ func (b *builder) copyPackages() error {
 	if err != nil {
 		return err
 	}
-	stage := filepath.Join(string(b.Dir), ".packages.apt.new")
-	defer os.Remove(stage) // gone after the rename
-	if err := os.WriteFile(stage, text, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(stage, b.Dir.Packages())
+	return durable.WriteFile(b.Dir.Packages(), text, 0o644)
 }

@@ -19,6 +19,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 	"banger/internal/kernel"
 )
 
@@ -117,7 +118,9 @@ func (w *workshop) expect(why string, change func(o *Options), want ...Part) {
 func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 	w := newWorkshop(t)
 	dir := w.opts.Dir
+	disk := durabletest.New(t, filepath.Dir(string(dir)))
 	w.expect("fresh", nil, Kernel, Image)
+	disk.Check(string(dir), filepath.Base(dir.Rootfs()), "kernel") // made by others
 	if got := w.out.String(); !strings.Contains(got, "kernel: not there yet\n  unpack it\nkernel: done in ") {
 		t.Errorf("said %q", got)
 	}
@@ -249,11 +252,13 @@ func TestPack(t *testing.T) {
 	w.write(dir.Agent(), "agent")
 	w.write(filepath.Join(string(dir), "private"), "not to be packed")
 	first, second := filepath.Join(t.TempDir(), "dist/a.tar.gz"), filepath.Join(t.TempDir(), "b.tar.gz")
+	disk := durabletest.New(t, filepath.Dir(second))
 	a, errA := Pack(context.Background(), dir, first)
 	b, errB := Pack(context.Background(), dir, second)
 	if errA != nil || errB != nil || a != b {
 		t.Errorf("%s, %v; %s, %v", a, errA, b, errB)
 	}
+	disk.Check(second)
 	if got, _, err := bundle.FileDigest(context.Background(), first); got != a || err != nil {
 		t.Errorf("the archive has %s, not %s: %v", got, a, err)
 	}

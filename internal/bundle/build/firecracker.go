@@ -13,6 +13,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable"
 	"banger/internal/fetch"
 	"banger/internal/hostcmd"
 )
@@ -156,25 +157,18 @@ func (b *builder) askPip(ctx context.Context, p pinnedPackage, part *os.File) er
 // placeFirecracker unpacks Firecracker into the bundle. A digest that is known
 // already has to be met.
 func (b *builder) placeFirecracker(ctx context.Context, made *bundle.Firecracker, unpack func(io.Writer) error) error {
-	stage, err := os.CreateTemp(string(b.Dir), ".firecracker-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(stage.Name()) // gone after the rename
-	defer stage.Close()
-	if err := unpack(stage); err != nil {
-		return err
-	}
-	got, size, err := bundle.FileDigest(ctx, stage.Name())
-	if err != nil {
-		return err
-	}
-	if made.Digest != "" && made.Digest != got {
-		return &fetch.DigestError{Name: "Firecracker in " + made.Origin, Got: got, Want: made.Digest}
-	}
-	made.Digest, made.Size = got, size
-	if err := errors.Join(stage.Chmod(0o755), stage.Sync(), stage.Close()); err != nil {
-		return err
-	}
-	return os.Rename(stage.Name(), b.Dir.Firecracker())
+	return durable.Write(b.Dir.Firecracker(), 0o755, func(stage *os.File) error {
+		if err := unpack(stage); err != nil {
+			return err
+		}
+		got, size, err := bundle.FileDigest(ctx, stage.Name())
+		if err != nil {
+			return err
+		}
+		if made.Digest != "" && made.Digest != got {
+			return &fetch.DigestError{Name: "Firecracker in " + made.Origin, Got: got, Want: made.Digest}
+		}
+		made.Digest, made.Size = got, size
+		return nil
+	})
 }

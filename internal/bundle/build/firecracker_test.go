@@ -20,6 +20,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 	"banger/internal/hostcmd"
 )
 
@@ -156,10 +157,12 @@ func zipOf(t *testing.T, name, text string) []byte {
 
 func TestFirecrackerIsTheOfficialRelease(t *testing.T) {
 	m := newMarket(t)
+	disk := durabletest.New(t, filepath.Dir(string(m.opts.Dir)))
 	for range 2 { // the second one finds it there
 		if err := m.build(); err != nil {
 			t.Fatal(err)
 		}
+		disk.Check(m.opts.Dir.Firecracker())
 		m.has("official", "the official release")
 	}
 	if m.asked != 1 || len(m.piped) != 0 {

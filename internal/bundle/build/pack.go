@@ -16,6 +16,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/durable"
 )
 
 // Pack writes a bundle as a compressed archive for another host and returns
@@ -40,23 +41,11 @@ func packAt(ctx context.Context, dir config.BundleDir, out string) (banger.Diges
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", err
 	}
-	file, err := os.CreateTemp(filepath.Dir(out), "."+filepath.Base(out)+"-")
-	if err != nil {
-		return "", err
-	}
-	defer os.Remove(file.Name()) // gone after the rename
-	defer file.Close()
 	sum := sha256.New()
-	if err := writeArchive(ctx, b, io.MultiWriter(file, sum)); err != nil {
-		return "", err
-	}
-	if err := file.Chmod(0o644); err != nil {
-		return "", err
-	}
-	if err := file.Sync(); err != nil {
-		return "", err
-	}
-	return banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), os.Rename(file.Name(), out)
+	err = durable.Write(out, 0o644, func(file *os.File) error {
+		return writeArchive(ctx, b, io.MultiWriter(file, sum))
+	})
+	return banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), err
 }
 
 // packed lists what goes in. Firecracker and the agent do where they are there.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"banger/internal/durable/durabletest"
 )
 
 func TestBootStepsOrder(t *testing.T) {
@@ -157,7 +159,9 @@ func TestSeed(t *testing.T) {
 	if err := os.Chmod(source+"/dir", 0o2750); err != nil {
 		t.Fatal(err)
 	}
-	target := filepath.Join(t.TempDir(), "root")
+	parent := t.TempDir()
+	target := filepath.Join(parent, "root")
+	disk := durabletest.New(t, parent)
 	// What an interrupted seeding left is not taken for a whole one.
 	if err := os.MkdirAll(target+".seeding/rubbish", 0o700); err != nil {
 		t.Fatal(err)
@@ -165,6 +169,7 @@ func TestSeed(t *testing.T) {
 	if err := seed(source+"/.", target); err != nil {
 		t.Fatal(err)
 	}
+	disk.Check(parent)
 	entries, err := os.ReadDir(target)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/durable"
 )
 
 // seed makes target a copy of the directory source, once. The copy grows aside
@@ -27,18 +29,10 @@ func seed(source, target string) error {
 	if err := c.copy(source, aside); err != nil {
 		return fmt.Errorf("seed %s: %w", filepath.Base(target), err)
 	}
-	parent, err := os.Open(filepath.Dir(target))
-	if err != nil {
-		return err
+	if err := durable.SyncAll(aside); err != nil {
+		return fmt.Errorf("seed %s: %w", filepath.Base(target), err)
 	}
-	defer parent.Close()
-	if err := unix.Syncfs(int(parent.Fd())); err != nil {
-		return fmt.Errorf("sync seed: %w", err)
-	}
-	if err := os.Rename(aside, target); err != nil {
-		return err
-	}
-	return parent.Sync()
+	return durable.Rename(aside, target)
 }
 
 // copier copies a tree with owners, modes, times, links and attributes.

@@ -97,11 +97,16 @@ func (r *run) connect(ctx context.Context, program string) (*guest.Control, erro
 	if err != nil {
 		return nil, err
 	}
-	control, err := guest.OpenControl(ctx, conn, r.boot.Identity, program, r.heard)
+	opened := make(chan struct{}) // an event is newer than the hello
+	control, err := guest.OpenControl(ctx, conn, r.boot.Identity, program, func(event wire.Event) {
+		<-opened
+		r.heard(event)
+	})
 	if err != nil {
 		return nil, err
 	}
 	r.setControl(control)
+	close(opened)
 	return control, nil
 }
 

@@ -38,13 +38,13 @@ func (e *BootError) Error() string { return fmt.Sprintf("boot step %q: %s", e.St
 // goroutines.
 type Control struct {
 	conn    net.Conn
-	hello   wire.Hello
 	onEvent func(wire.Event)
 	done    chan struct{}
 
 	writing sync.Mutex
 
 	mu      sync.Mutex
+	hello   wire.Hello
 	last    uint64
 	waiting map[uint64]chan wire.Reply
 	err     error
@@ -97,8 +97,14 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 
 func same(got, want string) bool { return subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1 }
 
-// Hello is what the guest said of itself when the connection was opened.
-func (c *Control) Hello() wire.Hello { return c.hello }
+// Hello is what the guest said of itself when the connection was opened, with
+// the state of its init as it was heard last: an event may come before the
+// caller of OpenControl has looked.
+func (c *Control) Hello() wire.Hello {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.hello
+}
 
 // Done is closed when the connection has ended.
 func (c *Control) Done() <-chan struct{} { return c.done }
@@ -176,6 +182,7 @@ func (c *Control) read(in *bufio.Reader) {
 		}
 		switch {
 		case message.Event != nil:
+			c.remember(*message.Event)
 			c.onEvent(*message.Event)
 		case message.Reply != nil:
 			c.mu.Lock()
@@ -186,6 +193,15 @@ func (c *Control) read(in *bufio.Reader) {
 			c.mu.Unlock()
 		}
 	}
+}
+
+func (c *Control) remember(event wire.Event) {
+	if event.Kind != wire.EventInit {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hello.Init = event.Init
 }
 
 func writeMessage(conn net.Conn, message wire.Message) error {

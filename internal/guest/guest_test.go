@@ -116,6 +116,10 @@ func TestControl(t *testing.T) {
 	if e := <-events; e.Verb != wire.Poweroff {
 		t.Errorf("event %+v", e)
 	}
+	guest.say(`{"event":{"kind":"init","init":"up"}}`)
+	if e := <-events; e.Init != wire.InitUp || c.Hello().Init != wire.InitUp {
+		t.Errorf("event %+v, hello %+v", e, c.Hello())
+	}
 	go func() { answers <- c.Call(t.Context(), "dance", nil, nil) }()
 	if _, err := wire.ReadMessage(guest.in); err != nil {
 		t.Fatal(err)

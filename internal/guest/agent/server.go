@@ -44,11 +44,12 @@ func runServer() int {
 		logf(prioError, "start server: %v", err)
 		return 1
 	}
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	go func() { failed <- readNotify(os.NewFile(fdNotify, notifySocket), s.hear) }()
 	go func() { failed <- acceptBye(os.NewFile(fdBye, byeSocket), s.bye) }()
 	go func() { failed <- servePort(wire.SerialControl, s.serveStream, wire.PortControl) }()
 	go func() { failed <- servePort(wire.SerialStreams, s.serveStream, wire.PortSSH) }()
+	go func() { failed <- serveVsock(s.serveStream, wire.PortControl, wire.PortSSH) }()
 	for {
 		select {
 		case <-s.ended:
@@ -250,21 +251,23 @@ func serveFailure(c wire.Config, f wire.Failure, within time.Duration) {
 			}
 		})
 	}
-	if err := openFailurePort(serve); err != nil {
-		logf(prioError, "tell the host: %v", err)
-		return
+	lost := make(chan error)
+	carriers := []func() error{
+		func() error { return servePort(wire.SerialControl, serve, wire.PortControl) },
+		func() error { return serveVsock(serve, wire.PortControl) },
 	}
-	select {
-	case <-heard:
-	case <-time.After(within):
+	for _, carry := range carriers {
+		go func() { lost <- carry() }()
 	}
-}
-
-func openFailurePort(serve link.Handler) error {
-	port, err := link.OpenPort(wire.SerialControl)
-	if err != nil {
-		return err
+	over := time.After(within)
+	for range carriers {
+		select {
+		case err := <-lost:
+			logf(prioInfo, "tell the host: %v", err)
+		case <-heard:
+			return
+		case <-over:
+			return
+		}
 	}
-	go link.Serve(port, serve, wire.PortControl)
-	return nil
 }

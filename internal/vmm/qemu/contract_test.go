@@ -40,7 +40,7 @@ func buildBase(t *testing.T) string {
 	t.Helper()
 	kernel, dir := parts(t), t.TempDir()
 	agent := filepath.Join(dir, "init")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "./testdata/init")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", agent, "../testdata/init")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the guest: %v\n%s", err, out)

@@ -1,10 +1,12 @@
-// Command init is the whole guest of the driver's tests: the first process of
+// Command init is the whole guest of the drivers' tests: the first process of
 // an initrd without disks to mount, serving the contract's guest.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -15,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/link"
+	"banger/internal/guest/vsock"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm/vmmtest"
 )
@@ -25,6 +28,9 @@ func main() {
 		time.Sleep(time.Hour)
 	}
 }
+
+// resetToOff is as the configuration has it.
+var resetToOff bool
 
 func run() error {
 	for _, m := range [][2]string{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}} {
@@ -48,8 +54,21 @@ func run() error {
 	if err := json.Unmarshal(data, &config); err != nil {
 		return err
 	}
+	resetToOff = config.ResetToOff
 	guest := &vmmtest.Guest{Config: config, Sizes: sizes, End: end, Console: console}
 	failed := make(chan error)
+	if err := serveSerial(guest, failed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := serveVsock(guest, failed); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	up, _ := os.ReadFile("/proc/uptime")
+	fmt.Printf("init: serving at uptime %s", up)
+	return <-failed
+}
+
+func serveSerial(guest *vmmtest.Guest, failed chan<- error) error {
 	for _, port := range []struct {
 		name  string
 		ports []int
@@ -62,9 +81,27 @@ func run() error {
 			failed <- link.Serve(p, func(stream net.Conn, port int) { guest.Serve(stream, port) }, port.ports...)
 		}()
 	}
-	up, _ := os.ReadFile("/proc/uptime")
-	fmt.Printf("init: serving at uptime %s", up)
-	return <-failed
+	return nil
+}
+
+func serveVsock(guest *vmmtest.Guest, failed chan<- error) error {
+	for _, port := range guest.Ports() {
+		listener, err := vsock.Listen(uint32(port))
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					failed <- err
+					return
+				}
+				go guest.Serve(conn, port)
+			}
+		}()
+	}
+	return vsock.Knock(wire.PortKnock)
 }
 
 func loadModules() error {
@@ -102,7 +139,10 @@ func end(verb wire.Verb) {
 	case vmmtest.Panic:
 		os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
 	case wire.Poweroff:
-		unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		if !resetToOff {
+			unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+		}
+		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	default:
 		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 	}

@@ -19,7 +19,7 @@ type VMService interface {
 	RestartVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)
 	DeleteVM(ctx context.Context, ref string, opts DeleteVM, progress Progress) error
 
-	// SetVM changes a VM's resources. Disks only grow, also while it runs; what
+	// SetVM changes a VM's resources and driver. Disks only grow, also while it runs; what
 	// needs a restart is a Conflict on a running VM unless opts.Apply allows one.
 	SetVM(ctx context.Context, ref string, opts SetVM, progress Progress) (VM, error)
 
@@ -72,6 +72,7 @@ type CreateVM struct {
 	Memory  Size   `json:"memory_bytes,omitempty"`
 	Disk    Size   `json:"disk_bytes,omitempty"`
 	Overlay Size   `json:"overlay_bytes,omitempty"`
+	Driver  string `json:"driver,omitempty"` // "auto" or a driver's name
 	NoStart bool   `json:"no_start,omitempty"`
 }
 
@@ -113,11 +114,12 @@ type WaitVM struct {
 
 // SetVM says what to change about a VM. Zero values leave things as they are.
 type SetVM struct {
-	VCPUs   int  `json:"vcpus,omitempty"`
-	Memory  Size `json:"memory_bytes,omitempty"`
-	Disk    Size `json:"disk_bytes,omitempty"`
-	Overlay Size `json:"overlay_bytes,omitempty"`
-	Apply   bool `json:"apply,omitempty"` // restart a running VM if that is needed
+	Driver  string `json:"driver,omitempty"` // as in CreateVM; the disks stay
+	VCPUs   int    `json:"vcpus,omitempty"`
+	Memory  Size   `json:"memory_bytes,omitempty"`
+	Disk    Size   `json:"disk_bytes,omitempty"`
+	Overlay Size   `json:"overlay_bytes,omitempty"`
+	Apply   bool   `json:"apply,omitempty"` // restart a running VM if that is needed
 }
 
 // KillVM says how to end a VMM from outside: nothing is asked of the guest.

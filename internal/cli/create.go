@@ -39,8 +39,14 @@ func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	addSize(flags, &spec.Memory, "memory", banger.MiB, "memory; a bare number is MiB (default: 1G)")
 	addSize(flags, &spec.Disk, "disk-size", banger.GiB, "most that /root can grow to; a bare number is GiB (default: 16G)")
 	addSize(flags, &spec.Overlay, "overlay-size", banger.GiB, "most that changes to / can grow to; a bare number is GiB (default: 8G)")
+	addDriver(cmd, &spec.Driver, " (default: what config.toml says, else auto)")
 	_ = cmd.RegisterFlagCompletionFunc("image", a.imageNames)
 	_ = cmd.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions)
+}
+
+func addDriver(cmd *cobra.Command, to *string, more string) {
+	cmd.Flags().StringVar(to, "driver", "", "what runs the VM: firecracker, qemu, or auto for the first that works here"+more)
+	_ = cmd.RegisterFlagCompletionFunc("driver", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func addSize(flags *pflag.FlagSet, to *banger.Size, name string, bare banger.Size, usage string) {
@@ -65,7 +71,7 @@ func newCreate(a *app) *cobra.Command {
 		Use:     "create",
 		Short:   "Make a VM and start it",
 		Long:    "Make a VM and start it. It is there until `banger vm delete`.\nWhen anything fails, nothing is left behind.",
-		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --name spare --no-start --json",
+		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --driver firecracker\n  banger vm create --name spare --no-start --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runCreate(cmd.Context(), spec, wait)

@@ -9,6 +9,8 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/doctor"
+	"banger/internal/hostcmd"
+	"banger/internal/vmm/firecracker"
 )
 
 type doctorOptions struct {
@@ -69,10 +71,11 @@ func (a *app) host(preflight bool) (doctor.Host, error) {
 	if err != nil {
 		return doctor.Host{}, err
 	}
+	driver := firecracker.New(hostcmd.Host{}, firecracker.Places{Configured: cfg.FirecrackerBin, Bundled: cfg.Bundle().Firecracker()})
 	if preflight {
-		return doctor.ThisHost(doctor.ToBuild, dirs, cfg, nil), nil
+		return doctor.ThisHost(doctor.ToBuild, dirs, cfg, driver, nil), nil
 	}
-	return doctor.ThisHost(doctor.ToRun, dirs, cfg, func(ctx context.Context) (banger.Daemon, error) {
+	return doctor.ThisHost(doctor.ToRun, dirs, cfg, driver, func(ctx context.Context) (banger.Daemon, error) {
 		svc, err := a.connect(ctx, noStart)
 		if err != nil {
 			return banger.Daemon{}, err

@@ -9,10 +9,10 @@ import (
 
 func TestSet(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
-	f.run(t, setup{}, "vm", "set", "otter", "wombat", "--memory", "2048", "--vcpu", "4", "--disk-size", "32", "--overlay-size", "16G", "--apply").
+	f.run(t, setup{}, "vm", "set", "otter", "wombat", "--memory", "2048", "--vcpu", "4", "--disk-size", "32", "--overlay-size", "16G", "--driver", "qemu", "--apply").
 		want(t, 0, "otter: running\nwombat: stopped\n", "")
 	slices.Sort(f.took)
-	const opts = " {VCPUs:4 Memory:2G Disk:32G Overlay:16G Apply:true}"
+	const opts = " {Driver:qemu VCPUs:4 Memory:2G Disk:32G Overlay:16G Apply:true}"
 	if want := []string{"set otter" + opts, "set wombat" + opts}; !slices.Equal(f.took, want) {
 		t.Errorf("got %q, want %q", f.took, want)
 	}

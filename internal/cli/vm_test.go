@@ -13,9 +13,9 @@ import (
 
 func TestCreatePassesTheFlagsOnAndPrintsTheState(t *testing.T) {
 	f := newFake()
-	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--no-start").
+	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--driver", "auto", "--no-start").
 		want(t, 0, "otter: stopped\n", "")
-	want := "create {Name:otter Image: VCPUs:2 Memory:2G Disk:32G Overlay:4G NoStart:true}"
+	want := "create {Name:otter Image: VCPUs:2 Memory:2G Disk:32G Overlay:4G Driver:auto NoStart:true}"
 	if f.took[0] != want {
 		t.Errorf("got %s, want %s", f.took[0], want)
 	}

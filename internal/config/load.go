@@ -172,7 +172,7 @@ func (c *Config) anchor() {
 func (c Config) Idle() []string {
 	var set []string
 	for _, key := range []struct{ name, value string }{
-		{"firecracker_bin", c.FirecrackerBin}, {"mapdns_bin", c.MapdnsBin}, {"mapdns_data_file", c.MapdnsDataFile},
+		{"mapdns_bin", c.MapdnsBin}, {"mapdns_data_file", c.MapdnsDataFile},
 		{"customize_script", c.CustomizeScript}, {"default_rootfs", c.DefaultRootfs}, {"default_base_rootfs", c.DefaultBaseRootfs},
 		{"default_kernel", c.DefaultKernel}, {"default_initrd", c.DefaultInitrd}, {"default_modules_dir", c.DefaultModulesDir},
 		{"default_packages_file", c.DefaultPackagesFile},

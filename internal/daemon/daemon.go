@@ -36,14 +36,15 @@ type daemon struct {
 type Opening struct {
 	Dirs    config.Dirs
 	Config  config.Config
-	Drivers []vmm.Driver
+	Drivers func(c config.Config, firecracker string) vmm.Drivers
 	Log     *slog.Logger
 }
 
 // Parts is what a daemon serves. Close lets go of everything; VMs keep running.
 type Parts struct {
-	VMs    banger.VMService
-	Driver string
+	VMs banger.VMService
+	// Driver names the one that new VMs get, if they do not ask for another.
+	Driver func(context.Context) string
 	// Running counts the VMs that run.
 	Running func() int
 	Images  func(context.Context) ([]banger.Image, error)
@@ -107,7 +108,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 	d.broken = make(chan error, 1)
 	d.serve(d.socket)
 	d.report(d.socket.path, nil)
-	d.log.Info("serving", "driver", parts.Driver, "running", parts.Running())
+	d.log.Info("serving", "driver", d.config.Driver, "running", parts.Running())
 	err = d.wait(ctx)
 	return errors.Join(err, d.shutDown(parts))
 }

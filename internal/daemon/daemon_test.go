@@ -56,7 +56,7 @@ func openFake(ctx context.Context, o Opening) (Parts, error) {
 		return Parts{}, &banger.Error{Kind: banger.Unready, What: "open the parts", Why: errors.New(why), Fix: "mend it"}
 	}
 	return Parts{
-		VMs: fakeVMs{state: o.Dirs.State}, Driver: "fake",
+		VMs: fakeVMs{state: o.Dirs.State}, Driver: func(context.Context) string { return "fake" },
 		Running: func() int { return 2 },
 		Images:  func(context.Context) ([]banger.Image, error) { return nil, nil },
 		Kernels: func(context.Context) ([]banger.Kernel, error) { return nil, nil },

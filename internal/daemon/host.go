@@ -20,14 +20,14 @@ type host struct {
 var _ banger.HostService = (*host)(nil)
 
 // Daemon implements banger.HostService.
-func (h *host) Daemon(context.Context) (banger.Daemon, error) {
+func (h *host) Daemon(ctx context.Context) (banger.Daemon, error) {
 	h.d.mu.Lock()
 	socket := h.d.socket.path
 	h.d.mu.Unlock()
 	return banger.Daemon{
 		PID: os.Getpid(), Version: version.Version,
 		Socket: socket, Log: h.d.dirs.Log(), State: h.d.dirs.State, Runtime: h.d.config.RuntimeDir,
-		Driver: h.parts.Driver, Running: h.parts.Running(),
+		Driver: h.parts.Driver(ctx), Running: h.parts.Running(),
 	}, nil
 }
 

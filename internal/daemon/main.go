@@ -25,8 +25,9 @@ type Env struct {
 	Getenv         func(string) string
 	Stdout, Stderr io.Writer
 
-	// Drivers are the ways to run VMs; "auto" is the first.
-	Drivers []vmm.Driver
+	// Drivers makes the ways to run VMs, the one that is wanted most first.
+	// firecracker is what the bundle brought, if it did.
+	Drivers func(c config.Config, firecracker string) vmm.Drivers
 
 	// Open opens what the daemon serves.
 	Open func(ctx context.Context, o Opening) (Parts, error)

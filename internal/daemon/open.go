@@ -6,43 +6,50 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"strings"
 
 	"banger"
 	"banger/internal/bundle"
+	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/image"
 	"banger/internal/store"
 	"banger/internal/version"
 	"banger/internal/vm"
 	"banger/internal/vmm"
+	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/qemu"
 )
 
 // Std is the environment of the real daemon.
 func Std() Env {
-	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open,
-		Drivers: []vmm.Driver{qemu.New(hostcmd.Host{})}}
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers}
 }
 
-// choose finds the driver of that name. Whether it works here is asked when a
-// VM starts: a daemon without a usable driver still lists and deletes VMs.
-func choose(drivers []vmm.Driver, name string) (vmm.Driver, error) {
-	var known []string
-	for _, driver := range drivers {
-		if name == "auto" || name == driver.Name() {
-			return driver, nil
-		}
-		known = append(known, driver.Name())
+func drivers(c config.Config, bundled string) vmm.Drivers {
+	return vmm.Drivers{
+		firecracker.New(hostcmd.Host{}, firecracker.Places{Configured: c.FirecrackerBin, Bundled: bundled}),
+		qemu.New(hostcmd.Host{}),
 	}
-	return nil, banger.Invalidf("set driver in config.toml, or BANGER_DRIVER, to auto or one of: "+strings.Join(known, ", "), "there is no driver %q", name)
+}
+
+// checkDriver refuses a configured driver that does not exist. Whether it works
+// here is asked when a VM starts: a daemon without a usable driver still lists
+// and deletes VMs.
+func checkDriver(all vmm.Drivers, name string) error {
+	if name == vmm.Auto {
+		return nil
+	}
+	_, err := all.Named(name)
+	if err != nil {
+		return banger.Invalidf("set driver in config.toml, or BANGER_DRIVER, to one of "+all.Names(), "%v", err)
+	}
+	return nil
 }
 
 // open opens what the daemon serves: the database, what the bundle brings, and
 // the VMs, which it reconciles.
 func open(ctx context.Context, o Opening) (_ Parts, err error) {
-	driver, err := choose(o.Drivers, o.Config.Driver)
-	if err != nil {
+	if err := checkDriver(o.Drivers(o.Config, ""), o.Config.Driver); err != nil {
 		return Parts{}, err
 	}
 	s, err := store.Open(ctx, o.Dirs.DB())
@@ -62,21 +69,32 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	if err := images.Sweep(ctx); err != nil {
 		o.Log.Warn("remove what images left", "err", err)
 	}
+	var bundled string
+	if installed.Firecracker != "" {
+		bundled = o.Dirs.Firecracker(installed.Firecracker)
+	}
+	all := o.Drivers(o.Config, bundled)
 	vms, err := vm.Open(ctx, vm.Host{
-		Dirs: o.Dirs, Config: o.Config, Store: s, Driver: driver, Installed: installed, Missing: missing,
+		Dirs: o.Dirs, Config: o.Config, Store: s, Drivers: all, Installed: installed, Missing: missing,
 		Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
 		return Parts{}, fmt.Errorf("open the VMs: %w", err)
 	}
 	return Parts{
-		VMs: vms, Driver: driver.Name(), Running: vms.Running, Images: s.Images, Kernels: s.Kernels,
+		VMs: vms, Driver: func(ctx context.Context) string { return nameOf(ctx, all, o.Config.Driver) }, Running: vms.Running, Images: s.Images, Kernels: s.Kernels,
 		Import: images.Import, DeleteImage: images.Delete,
 		Close: func() error {
 			vms.Close()
 			return s.Close()
 		},
 	}, nil
+}
+
+// nameOf is the name of the driver that new VMs get: also of one that does not work.
+func nameOf(ctx context.Context, all vmm.Drivers, wanted string) string {
+	driver, _, _ := all.Choose(ctx, wanted)
+	return driver.Name()
 }
 
 // install brings what the bundle has into the state directory and the database.

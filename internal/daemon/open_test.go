@@ -46,13 +46,14 @@ func TestOpenWithoutBundleStillServes(t *testing.T) {
 	}
 }
 
-func TestChooseDriver(t *testing.T) {
-	for name, want := range map[string]string{"auto": "qemu", "qemu": "qemu"} {
-		if driver, err := choose(Std().Drivers, name); err != nil || driver.Name() != want {
-			t.Errorf("%s: got %v, %v", name, driver, err)
+func TestConfiguredDriver(t *testing.T) {
+	all := drivers(config.Config{}, "")
+	for _, name := range []string{"auto", "firecracker", "qemu"} {
+		if err := checkDriver(all, name); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := choose(Std().Drivers, "qmeu"); banger.KindOf(err) != banger.Invalid || !strings.Contains(banger.FixOf(err), "qemu") {
+	if err := checkDriver(all, "qmeu"); banger.KindOf(err) != banger.Invalid || !strings.HasSuffix(banger.FixOf(err), "to one of auto, firecracker, qemu") {
 		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
 }

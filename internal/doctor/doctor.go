@@ -17,6 +17,7 @@ import (
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
+	"banger/internal/vmm"
 )
 
 // State is how a check came out.
@@ -57,16 +58,17 @@ type Host struct {
 	User    string
 	UID     int
 
-	OpenKVM func() error
-	Free    func(dir string) (banger.Size, error)
-	Daemon  func(context.Context) (banger.Daemon, error) // NotFound: none runs
+	OpenKVM     func() error
+	Firecracker vmm.Driver
+	Free        func(dir string) (banger.Size, error)
+	Daemon      func(context.Context) (banger.Daemon, error) // NotFound: none runs
 }
 
 // ThisHost is the host this process runs on.
-func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, daemon func(context.Context) (banger.Daemon, error)) Host {
+func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, firecracker vmm.Driver, daemon func(context.Context) (banger.Daemon, error)) Host {
 	h := Host{
 		Runner: hostcmd.Host{}, Purpose: purpose, Dirs: dirs, Config: cfg, Root: "/",
-		UID: os.Getuid(), OpenKVM: openKVM, Free: free, Daemon: daemon,
+		UID: os.Getuid(), OpenKVM: openKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
 	}
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username
@@ -78,7 +80,7 @@ func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, daemon func(
 // of the table.
 func Run(ctx context.Context, h Host) []Check {
 	rows := []func(context.Context, Host) Check{
-		distribution, qemu, kvm, e2fsprogs, ssh, space,
+		distribution, qemu, kvm, firecracker, e2fsprogs, ssh, space,
 	}
 	if h.building() {
 		rows = append(rows, golang, makeTool, mmdebstrap, subIDs, namespaces)

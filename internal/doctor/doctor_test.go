@@ -13,6 +13,7 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
+	"banger/internal/vmm"
 )
 
 // modelHost is a Debian 12 on which everything is there, as a plain user.
@@ -33,9 +34,9 @@ func newHost(t *testing.T) *modelHost {
 	m.Host = Host{
 		Runner: m, Purpose: ToRun, Root: root, User: "otto", UID: 1000,
 		Dirs:    config.Dirs{State: "/home/otto/.local/state/banger"},
-		Config:  config.Config{RuntimeDir: filepath.Join(root, "runtime")},
-		OpenKVM: func() error { return nil },
-		Free:    func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
+		Config:  config.Config{Driver: "auto", RuntimeDir: filepath.Join(root, "runtime")},
+		OpenKVM: func() error { return nil }, Firecracker: probed{},
+		Free: func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
 		Daemon: func(context.Context) (banger.Daemon, error) {
 			return banger.Daemon{}, &banger.Error{Kind: banger.NotFound, Why: errors.New("none")}
 		},
@@ -48,6 +49,41 @@ func newHost(t *testing.T) *modelHost {
 	digest := "sha256:" + strings.Repeat("0", 64)
 	m.write("runtime/bundle.json", `{"version":1,"kernel":{"release":"6.12","digest":"`+digest+`"},"image":{"name":"docker","file":"rootfs-docker.ext4","digest":"`+digest+`"}}`)
 	return m
+}
+
+// probed is a driver as far as the doctor asks it.
+type probed struct {
+	vmm.Driver
+	err error
+}
+
+func (probed) Name() string { return "firecracker" }
+
+func (p probed) Probe(context.Context) (vmm.Capabilities, error) {
+	return vmm.Capabilities{Version: "1.17.0"}, p.err
+}
+
+func TestFirecrackerRow(t *testing.T) {
+	broken := probed{err: &banger.Error{Kind: banger.Unready, Why: errors.New("no good"), Fix: "mend it"}}
+	for _, test := range []struct {
+		wanted string
+		driver probed
+		want   Check
+	}{
+		{"auto", probed{}, Check{State: OK, Detail: "1.17.0 runs new VMs"}},
+		{"firecracker", probed{}, Check{State: OK, Detail: "1.17.0 runs new VMs"}},
+		{"qemu", probed{}, Check{State: OK, Detail: "1.17.0 is usable; new VMs are run by qemu"}},
+		{"auto", broken, Check{State: Warn, Detail: "no good; VMs are run by QEMU", Fix: "mend it"}},
+		{"qemu", broken, Check{State: Warn, Detail: "no good; VMs are run by QEMU", Fix: "mend it"}},
+		{"firecracker", broken, Check{State: Missing, Detail: "no good", Fix: "mend it"}},
+	} {
+		h := newHost(t)
+		h.Config.Driver, h.Firecracker = test.wanted, test.driver
+		test.want.Name = "Firecracker"
+		if got := find(t, Run(t.Context(), h.Host), "Firecracker"); got != test.want {
+			t.Errorf("%s: got %+v, want %+v", test.wanted, got, test.want)
+		}
+	}
 }
 
 func (m *modelHost) write(path, text string) {
@@ -201,7 +237,7 @@ func TestThisHostIsLookedAtWithoutWriting(t *testing.T) {
 	dir := t.TempDir()
 	dirs := config.Dirs{State: filepath.Join(dir, "state")}
 	cfg := config.Config{RuntimeDir: filepath.Join(dir, "runtime")}
-	for _, c := range Run(context.Background(), ThisHost(ToBuild, dirs, cfg, nil)) {
+	for _, c := range Run(context.Background(), ThisHost(ToBuild, dirs, cfg, probed{}, nil)) {
 		if c.Detail == "" || c.State == Missing && c.Fix == "" {
 			t.Errorf("%+v", c)
 		}

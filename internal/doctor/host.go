@@ -14,6 +14,7 @@ import (
 
 	"banger"
 	"banger/internal/bundle"
+	"banger/internal/vmm"
 )
 
 func distribution(_ context.Context, h Host) Check {
@@ -91,6 +92,26 @@ func kvm(_ context.Context, h Host) Check {
 		c.Detail, c.Fix = h.User+" is not in the group kvm"+slow, "sudo usermod -aG kvm $USER, then log in again"
 	default:
 		c.Detail, c.Fix = err.Error()+slow, "sudo modprobe "+module
+	}
+	return c
+}
+
+// firecracker says whether new VMs are run by Firecracker, and else why not.
+func firecracker(ctx context.Context, h Host) Check {
+	c := Check{Name: "Firecracker", State: OK}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	capabilities, err := h.Firecracker.Probe(ctx)
+	wanted := h.Config.Driver
+	switch {
+	case err == nil && wanted == h.Firecracker.Name(), err == nil && wanted == vmm.Auto:
+		c.Detail = capabilities.Version + " runs new VMs"
+	case err == nil:
+		c.Detail = capabilities.Version + " is usable; new VMs are run by " + wanted
+	case wanted == h.Firecracker.Name():
+		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
+	default:
+		c.State, c.Detail, c.Fix = Warn, err.Error()+"; VMs are run by QEMU", banger.FixOf(err)
 	}
 	return c
 }

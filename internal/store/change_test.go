@@ -10,8 +10,9 @@ import (
 func TestSettingsAndNames(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	want, other := sample("0123456789ab", "calm-otter"), sample("0123456789ac", "keen-otter")
-	for _, err := range []error{s.InsertVM(ctx, want), s.InsertVM(ctx, other),
-		s.SetSettings(ctx, want.ID, 4, 2*banger.GiB, 9*banger.GiB, 32*banger.GiB), s.Rename(ctx, want.ID, "brisk-otter"), s.Rename(ctx, want.ID, "brisk-otter")} {
+	changed := want
+	changed.VCPUs, changed.Memory, changed.Overlay, changed.Disk, changed.Driver = 4, 2*banger.GiB, 9*banger.GiB, 32*banger.GiB, "another"
+	for _, err := range []error{s.InsertVM(ctx, want), s.InsertVM(ctx, other), s.SetSettings(ctx, changed), s.Rename(ctx, want.ID, "brisk-otter"), s.Rename(ctx, want.ID, "brisk-otter")} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -19,14 +20,15 @@ func TestSettingsAndNames(t *testing.T) {
 	if err := s.Rename(ctx, want.ID, other.Name); banger.KindOf(err) != banger.Conflict || banger.FixOf(err) == "" {
 		t.Errorf("a taken name: %v", err)
 	}
-	want.Name, want.VCPUs, want.Memory, want.Overlay, want.Disk = "brisk-otter", 4, 2*banger.GiB, 9*banger.GiB, 32*banger.GiB
+	want = changed
+	want.Name = "brisk-otter"
 	if got, err := s.VM(ctx, want.ID); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 	}
 	if got, err := s.VM(ctx, other.ID); err != nil || !reflect.DeepEqual(got, other) {
 		t.Errorf("the other: %+v, %v", got, err)
 	}
-	for _, err := range []error{s.Rename(ctx, "ffffffffffff", "new"), s.SetSettings(ctx, "ffffffffffff", 1, 1, 1, 1)} {
+	for _, err := range []error{s.Rename(ctx, "ffffffffffff", "new"), s.SetSettings(ctx, VM{ID: "ffffffffffff"})} {
 		if banger.KindOf(err) != banger.NotFound {
 			t.Errorf("of a VM that is not there: %v", err)
 		}

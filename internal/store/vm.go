@@ -186,9 +186,10 @@ func (s *Store) SetWanted(ctx context.Context, id banger.VMID, state banger.Stat
 	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", state, id)
 }
 
-// SetSettings stores a VM's resources.
-func (s *Store) SetSettings(ctx context.Context, id banger.VMID, vcpus int, memory, overlay, disk banger.Size) error {
-	return s.change(ctx, id, "UPDATE vms SET vcpus = ?, memory = ?, overlay = ?, disk = ? WHERE id = ?", vcpus, memory, overlay, disk, id)
+// SetSettings stores a VM's driver and resources.
+func (s *Store) SetSettings(ctx context.Context, vm VM) error {
+	return s.change(ctx, vm.ID, "UPDATE vms SET driver = ?, vcpus = ?, memory = ?, overlay = ?, disk = ? WHERE id = ?",
+		vm.Driver, vm.VCPUs, vm.Memory, vm.Overlay, vm.Disk, vm.ID)
 }
 
 // SetEnding stores how the VM's last run ended.

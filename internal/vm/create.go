@@ -75,7 +75,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 
 // plan checks what was asked for and fills in the defaults.
 func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) {
-	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Driver: v.Driver.Name(), Network: "none",
+	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Network: "none",
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.Stopped,
 		VCPUs:  first(spec.VCPUs, v.Config.VCPUs),
 		Memory: first(spec.Memory, v.Config.Memory), Disk: first(spec.Disk, v.Config.Disk), Overlay: first(spec.Overlay, v.Config.Overlay)}
@@ -84,10 +84,11 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) 
 			return row, err
 		}
 	}
-	caps, err := v.Driver.Probe(ctx)
+	driver, caps, err := v.Drivers.Choose(ctx, first(spec.Driver, v.Config.Driver))
 	if err != nil {
 		return row, err
 	}
+	row.Driver = driver.Name()
 	row.VCPUs = first(row.VCPUs, caps.DefaultVCPUs)
 	err = v.checkResources(banger.SetVM{VCPUs: row.VCPUs, Memory: row.Memory, Disk: row.Disk, Overlay: row.Overlay}, caps)
 	if err != nil {

@@ -55,7 +55,11 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	if err != nil {
 		return fmt.Errorf("read who booted: %w", err)
 	}
-	machine, err := v.Driver.Adopt(ctx, string(dir))
+	driver, err := v.Drivers.Named(row.Driver)
+	if err != nil {
+		return err
+	}
+	machine, err := driver.Adopt(ctx, string(dir))
 	if errors.Is(err, vmm.ErrGone) {
 		return v.reconcileStopped(ctx, row, b)
 	}

@@ -77,9 +77,13 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	if asked == (banger.SetVM{}) {
 		return false, banger.Invalidf("banger vm set --memory 2048 "+s.row.Name, "nothing is to be changed")
 	}
-	caps, err := s.v.Driver.Probe(ctx)
+	driver, caps, err := s.v.Drivers.Choose(ctx, first(opts.Driver, s.was.Driver))
 	if err != nil {
 		return false, err
+	}
+	s.row.Driver = driver.Name()
+	if s.row.Driver != s.was.Driver {
+		opts.VCPUs = first(opts.VCPUs, s.was.VCPUs) // the other one may have allowed more
 	}
 	if err := s.v.checkResources(opts, caps); err != nil {
 		return false, err
@@ -95,8 +99,10 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	switch {
 	case s.row.VCPUs != s.was.VCPUs || s.row.Memory != s.was.Memory:
 		why = "memory and vCPUs cannot change while it runs"
+	case s.row.Driver != s.was.Driver:
+		why = "the driver cannot change while it runs"
 	case len(s.disks) > 0 && !caps.GrowOnline:
-		why = fmt.Sprintf("%s cannot grow disks while it runs", s.v.Driver.Name())
+		why = fmt.Sprintf("%s cannot grow disks while it runs", s.row.Driver)
 	default:
 		return false, nil
 	}
@@ -134,6 +140,9 @@ func flagsOf(opts banger.SetVM) string {
 	text := ""
 	if opts.VCPUs != 0 {
 		text = fmt.Sprintf(" --vcpu %d", opts.VCPUs)
+	}
+	if opts.Driver != "" {
+		text += " --driver " + opts.Driver
 	}
 	for _, f := range []struct {
 		name string
@@ -218,7 +227,7 @@ func (s *setting) record(ctx context.Context) error {
 }
 
 func (v *VMs) setSettings(ctx context.Context, row store.VM) error {
-	return v.Store.SetSettings(ctx, row.ID, row.VCPUs, row.Memory, row.Overlay, row.Disk)
+	return v.Store.SetSettings(ctx, row)
 }
 
 // growGuest has the running guest grow its file systems. One that does not can

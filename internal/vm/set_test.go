@@ -47,6 +47,52 @@ func TestSetStopped(t *testing.T) {
 	}
 }
 
+// renamed is a fake driver by another name.
+type renamed struct{ *vmmtest.Fake }
+
+func (renamed) Name() string { return "other" }
+
+// A VM moves to another driver with its disks, and back; a driver that does not
+// work here changes nothing.
+func TestSetDriver(t *testing.T) {
+	w := newWorld(t)
+	other := renamed{vmmtest.NewFake(t)}
+	w.Drivers = append(w.Drivers, other)
+	before := w.create("otter")
+	if before.Driver != vmmtest.FakeName {
+		t.Errorf("made for %s", before.Driver)
+	}
+	_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Driver: "other"}, nil)
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(banger.FixOf(err), "--apply --driver other otter") {
+		t.Errorf("while it runs: %v (fix: %s)", err, banger.FixOf(err))
+	}
+	moved := w.set("otter", banger.SetVM{Driver: "other", Apply: true})
+	if moved.Driver != "other" || moved.State != banger.Running || moved.PID == before.PID || moved.Disk != before.Disk || !strings.HasSuffix(moved.VMMLog, "other.log") {
+		t.Errorf("%+v", moved)
+	}
+	w.sizes(moved, before.Overlay, before.Disk)
+	w.again()
+	if now := w.show1("otter"); now.Driver != "other" || now.PID != moved.PID {
+		t.Errorf("after another daemon came: %+v", now)
+	}
+	if _, err := w.StopVM(t.Context(), "otter", banger.StopVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	other.SetFaults(vmmtest.FailsProbe)
+	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); banger.KindOf(err) != banger.Unready {
+		t.Errorf("started by a driver that does not work: %v", err)
+	}
+	if vm := w.set("otter", banger.SetVM{Driver: "auto"}); vm.Driver != vmmtest.FakeName || vm.State != banger.Stopped {
+		t.Errorf("%+v", vm)
+	}
+	if _, err := w.SetVM(t.Context(), "otter", banger.SetVM{Driver: "other"}, nil); banger.KindOf(err) != banger.Unready {
+		t.Errorf("got %v", err)
+	}
+	if vm, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil || vm.Driver != vmmtest.FakeName {
+		t.Errorf("%+v, %v", vm, err)
+	}
+}
+
 func TestSetRunning(t *testing.T) {
 	w := newWorld(t)
 	before := w.create("otter")

@@ -181,7 +181,7 @@ func (s *starting) configure(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the host key: %w", err)
 	}
-	caps, err := s.v.Driver.Probe(s.v.ctx)
+	_, caps, err := s.v.Drivers.Choose(s.v.ctx, s.row.Driver)
 	if err != nil {
 		return err
 	}
@@ -265,7 +265,10 @@ func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 }
 
 func (s *starting) launch(ctx context.Context) error {
-	driver := s.v.Driver
+	driver, err := s.v.Drivers.Named(s.row.Driver)
+	if err != nil {
+		return err
+	}
 	machine, err := driver.Launch(ctx, vmm.Spec{
 		ID: s.row.ID, Name: s.row.Name, Dir: string(s.dir), Lock: s.lock,
 		Kernel: config.KernelName, Initrd: config.InitrdName,

@@ -27,7 +27,7 @@ type Host struct {
 	Dirs      config.Dirs
 	Config    config.Config
 	Store     *store.Store
-	Driver    vmm.Driver
+	Drivers   vmm.Drivers
 	Installed bundle.Installed // what a new VM gets; parts of it may be missing
 	Missing   error            // why they are, if that is known
 	Run       hostcmd.Runner

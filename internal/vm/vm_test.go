@@ -71,7 +71,7 @@ func hostIn(dirs config.Dirs, driver vmm.Driver) (Host, error) {
 	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
 	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
 	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
-	return Host{Dirs: dirs, Config: settings, Driver: driver, Installed: in, Run: hostcmd.Host{},
+	return Host{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Program: "test"}, err
 }
 

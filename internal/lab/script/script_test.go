@@ -18,6 +18,7 @@ import (
 	"banger/internal/hostcmd"
 	"banger/internal/initrd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/vmmtest"
 )
 
@@ -40,7 +41,9 @@ func daemonEnv() daemon.Env {
 		fake.SetFaults(vmmtest.Fault(faults))
 	}
 	env := daemon.Std()
-	env.Drivers = []vmm.Driver{fake}
+	env.Drivers = func(config.Config, string) vmm.Drivers {
+		return vmm.Drivers{firecracker.New(hostcmd.Host{}, firecracker.Places{Configured: "/nonexistent/firecracker"}), fake}
+	}
 	return env
 }
 

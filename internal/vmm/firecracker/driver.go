@@ -47,11 +47,11 @@ const maxVCPUs = 32
 
 // Probe implements vmm.Driver. What is quickest to tell comes first.
 func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
-	if d.root {
-		return vmm.Capabilities{}, unready(errors.New("Firecracker is not run as root"), "run banger as a plain user of the group kvm")
-	}
 	if err := d.host.CheckKVM(); err != nil {
 		return vmm.Capabilities{}, err
+	}
+	if d.root {
+		return vmm.Capabilities{}, unready(errors.New("Firecracker is not run as root"), "run banger as a plain user of the group kvm")
 	}
 	program, err := d.inspect(ctx)
 	if err != nil {

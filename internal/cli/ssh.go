@@ -148,7 +148,7 @@ func (a *app) runProxy(ctx context.Context, ref string, port int) error {
 	_, err = io.Copy(a.std.Out, conn)
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
+		return reported(exitInterrupted) // ssh ends it so, and shows what it says
 	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
 		return nil
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -177,4 +178,19 @@ func TestRunWithoutAProgramIsAShell(t *testing.T) {
 	if r.code != 3 || spawned != 2 || len(f.vms) != 1 || strings.Contains(r.errOut, "next:") {
 		t.Errorf("%+v, %v", r, f.vms)
 	}
+}
+
+// TestProxyEndsSilently: ssh hangs up on its proxy at its own end, and what that
+// says would stand among what the user's program said.
+func TestProxyEndsSilently(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	signals := make(chan os.Signal, 1)
+	f.guest = func(banger.VM) (net.Conn, error) {
+		near, _ := net.Pipe()
+		signals <- syscall.SIGHUP
+		return near, nil
+	}
+	in, feed := io.Pipe()
+	defer feed.Close()
+	f.run(t, setup{stdin: in, signals: signals}, "vm", "proxy", "otter", "22").want(t, 130, "", "")
 }

@@ -14,6 +14,7 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/durable"
 	"banger/internal/guest/wire"
 	"banger/internal/rootfs"
 	"banger/internal/store"
@@ -131,7 +132,7 @@ func (im *importing) open(context.Context) error {
 	if im.kind, err = compressionOf(file); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(im.Dirs.Images(), 0o700); err != nil {
+	if err := durable.MkdirAll(im.Dirs.Images(), 0o700); err != nil {
 		return err
 	}
 	return im.checkRoom()
@@ -203,24 +204,21 @@ func (im *importing) record(ctx context.Context) error {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	dir := string(im.Dirs.Image(im.made.ID))
-	placed := false
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := os.Rename(string(im.stage), dir); err != nil {
-			return err
-		}
-		placed = true
-		if err := syncDir(im.Dirs.Images()); err != nil {
-			return errors.Join(err, im.drop(dir))
-		}
+	_, err := os.Stat(dir)
+	placed := errors.Is(err, os.ErrNotExist)
+	if placed {
+		err = durable.Rename(string(im.stage), dir)
 	}
-	err := im.Store.AddImage(ctx, im.made)
+	if err == nil {
+		err = im.Store.AddImage(ctx, im.made)
+	}
 	if err != nil && placed {
 		return errors.Join(err, im.drop(dir))
 	}
 	if err != nil {
 		return err
 	}
-	im.made, err = im.Store.Image(ctx, im.made.Name)
+	im.made, err = im.Store.Image(context.WithoutCancel(ctx), im.made.Name) // it is there: no way back
 	return err
 }
 
@@ -300,12 +298,4 @@ func during(what string, err error) error {
 		kind = banger.Canceled
 	}
 	return &banger.Error{Kind: kind, What: what, Why: err}
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

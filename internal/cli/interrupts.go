@@ -45,7 +45,7 @@ func (i *interrupts) handle(sig os.Signal) {
 		i.app.quit(exitInterrupted)
 		return
 	}
-	if i.app.std.ErrTTY && !i.app.json {
+	if i.app.std.ErrTTY && !i.app.json && i.app.operating.Load() {
 		fmt.Fprintln(i.app.std.Err, "\ninterrupted: what was begun is being undone; once more leaves at once")
 	}
 	i.cancel()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -70,6 +71,8 @@ type app struct {
 	spawn   func(argv []string, signals <-chan os.Signal) (status int, err error)
 	quit    func(code int)
 	stop    *interrupts
+
+	operating atomic.Bool // an operation is under way, which an interrupt undoes
 
 	json    bool
 	verbose bool

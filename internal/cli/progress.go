@@ -12,6 +12,7 @@ import (
 // progress shows the steps of a long operation: on a terminal as one line that
 // changes, with --verbose as one line a step, otherwise not at all.
 type progress struct {
+	app   *app
 	out   io.Writer
 	live  bool
 	plain bool
@@ -27,7 +28,8 @@ type progress struct {
 const redraw = 100 * time.Millisecond
 
 func (a *app) newProgress() *progress {
-	p := &progress{out: a.std.Err, end: make(chan struct{}), begun: time.Now()}
+	a.operating.Store(true)
+	p := &progress{app: a, out: a.std.Err, end: make(chan struct{}), begun: time.Now()}
 	switch {
 	case a.json:
 	case a.verbose:
@@ -87,6 +89,7 @@ func (p *progress) erase() {
 
 // close ends the display. Nothing else is printed to the terminal before it.
 func (p *progress) close() {
+	p.app.operating.Store(false)
 	close(p.end)
 	p.drawn.Wait()
 	p.erase()

@@ -56,7 +56,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	for {
 		results := forSelected(ctx, opts.selection, named, svc.VMStats)
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return reported(exitInterrupted)
 		}
 		if a.std.OutTTY && !a.json {
 			fmt.Fprint(a.std.Out, "\x1b[H\x1b[2J")
@@ -67,7 +67,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return ctx.Err()
+			return reported(exitInterrupted)
 		}
 		if named, err = opts.names(ctx, a, svc, names); err != nil {
 			return err

@@ -76,11 +76,18 @@ func Grow(path string, size banger.Size) error {
 
 // Free is the room on the file system that holds dir for this user.
 func Free(dir string) (banger.Size, error) {
+	_, free, err := Space(dir)
+	return free, err
+}
+
+// Space is the size of the file system that holds dir, and its room for this user.
+func Space(dir string) (total, free banger.Size, err error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {
-		return 0, fmt.Errorf("look for free space at %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("look for free space at %s: %w", dir, err)
 	}
-	return banger.Size(stat.Bavail) * banger.Size(stat.Bsize), nil
+	block := banger.Size(stat.Bsize)
+	return banger.Size(stat.Blocks) * block, banger.Size(stat.Bavail) * block, nil
 }
 
 // CheckRoom returns an Unready error unless dir's file system has room for n

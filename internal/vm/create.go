@@ -45,6 +45,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 		return banger.VM{}, err
 	}
 	defer e.release()
+	c.note("create disks", v.doubtful(row.Overlay, row.Disk, 0))
 	defer c.undo.OnError(ctx, &err)
 	for _, step := range []struct {
 		name string
@@ -92,6 +93,9 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) 
 	row.VCPUs = first(row.VCPUs, caps.DefaultVCPUs)
 	err = v.checkResources(banger.SetVM{VCPUs: row.VCPUs, Memory: row.Memory, Disk: row.Disk, Overlay: row.Overlay}, caps)
 	if err != nil {
+		return row, err
+	}
+	if err := v.checkPromise(spec.Overlay, spec.Disk); err != nil {
 		return row, err
 	}
 	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {

@@ -91,6 +91,9 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	if err := s.planDisks(opts); err != nil {
 		return false, err
 	}
+	if err := s.v.checkPromise(opts.Overlay, opts.Disk); err != nil {
+		return false, err
+	}
 	s.row.VCPUs, s.row.Memory = first(opts.VCPUs, s.was.VCPUs), first(opts.Memory, s.was.Memory)
 	if s.entry.current() == nil {
 		return false, nil
@@ -203,6 +206,9 @@ func (s *setting) set(ctx context.Context) error {
 }
 
 func (s *setting) growFiles(ctx context.Context) error {
+	if err := s.doubt(); err != nil {
+		return err
+	}
 	for _, d := range s.disks {
 		if err := disk.Grow(d.path, d.size); err != nil {
 			return fmt.Errorf("%s: %w", d.role, err)
@@ -214,6 +220,15 @@ func (s *setting) growFiles(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// doubt notes that the host may not have the room that is promised.
+func (s *setting) doubt() error {
+	dir := s.v.Dirs.VM(s.row.ID)
+	overlay, errOverlay := allocated(dir.Overlay())
+	work, errWork := allocated(dir.Work())
+	s.note("grow disks", s.v.doubtful(s.row.Overlay, s.row.Disk, overlay+work))
+	return errors.Join(errOverlay, errWork)
 }
 
 // record writes the settings down. Its undo leaves the disks' sizes, which no

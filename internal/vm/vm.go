@@ -257,6 +257,14 @@ func (v *VMs) operation(ctx context.Context, verb string, id banger.VMID, name s
 		log: v.Log.With("op", first(banger.OperationIn(ctx), newID(4)), "verb", verb, "vm", name, "id", id)}
 }
 
+// note tells the client, and the log, what is worth knowing of a step, if anything is.
+func (o *operation) note(step, text string) {
+	if text != "" {
+		o.log.Warn("note", "step", step, "note", text)
+		o.progress.Send(banger.Event{VM: o.name, Step: step, Note: text})
+	}
+}
+
 func (o *operation) step(ctx context.Context, name string, do func(context.Context) error) error {
 	o.progress.Send(banger.Event{VM: o.name, Step: name})
 	begun := time.Now()

@@ -15,6 +15,7 @@ import (
 	"banger/internal/cli"
 	"banger/internal/config"
 	"banger/internal/daemon"
+	"banger/internal/guest/wire"
 	"banger/internal/hostcmd"
 	"banger/internal/initrd"
 	"banger/internal/vmm"
@@ -27,7 +28,7 @@ const faultsEnv = "FAKE_FAULTS"
 
 // TestMain lets the test binary be banger, bangerd, and the VMM.
 func TestMain(m *testing.M) {
-	vmmtest.RunVMM()
+	vmmtest.RunVMM(vmmtest.Port{Number: wire.PortSSH, Serve: serveSSH})
 	testscript.Main(m, map[string]func(){
 		"banger":  func() { os.Exit(cli.Main(context.Background(), cli.OS(), os.Args[1:])) },
 		"bangerd": func() { os.Exit(daemon.Main(context.Background(), daemonEnv(), os.Args[1:])) },
@@ -62,12 +63,7 @@ func TestScripts(t *testing.T) {
 // setUp gives a script a home with a runtime bundle, and ends its daemon and
 // its VMs when it is over, however it went.
 func setUp(env *testscript.Env) error {
-	home := env.WorkDir
-	for key, value := range map[string]string{
-		"HOME": home, "XDG_CONFIG_HOME": home + "/config", "XDG_STATE_HOME": home + "/state",
-		"XDG_CACHE_HOME": home + "/cache", "XDG_RUNTIME_DIR": home + "/run",
-		"BANGER_RUNTIME_DIR": home + "/runtime", "GORACE": "atexit_sleep_ms=0", "TZ": "UTC",
-	} {
+	for key, value := range homeEnv(env.WorkDir) {
 		env.Setenv(key, value)
 	}
 	dirs, err := config.DirsFrom(env.Getenv)
@@ -85,7 +81,21 @@ func setUp(env *testscript.Env) error {
 			t.Errorf("%s:\n%s", dirs.Log(), log)
 		}
 	})
-	return errors.Join(os.Mkdir(home+"/run", 0o700), makeBundle(config.BundleDir(home+"/runtime")))
+	return fillHome(env.WorkDir, "6.12-fake")
+}
+
+// homeEnv is the environment of a user whose home is dir.
+func homeEnv(dir string) map[string]string {
+	return map[string]string{
+		"HOME": dir, "XDG_CONFIG_HOME": dir + "/config", "XDG_STATE_HOME": dir + "/state",
+		"XDG_CACHE_HOME": dir + "/cache", "XDG_RUNTIME_DIR": dir + "/run",
+		"BANGER_RUNTIME_DIR": dir + "/runtime", "GORACE": "atexit_sleep_ms=0", "TZ": "UTC",
+	}
+}
+
+// fillHome makes what a home has before its first command.
+func fillHome(dir, kernel string) error {
+	return errors.Join(os.Mkdir(dir+"/run", 0o700), makeBundle(config.BundleDir(dir+"/runtime"), kernel))
 }
 
 // endAll kills the daemon, so that it starts nothing any more, and then VMMs.
@@ -115,7 +125,7 @@ func kill(lock string) error {
 }
 
 // makeBundle makes a bundle whose parts are whole and tiny.
-func makeBundle(dir config.BundleDir) error {
+func makeBundle(dir config.BundleDir, release string) error {
 	kernel := dir.Kernel()
 	if err := os.MkdirAll(string(kernel), 0o755); err != nil {
 		return err
@@ -135,7 +145,7 @@ func makeBundle(dir config.BundleDir) error {
 		return err
 	}
 	m := bundle.Manifest{Version: bundle.Version, CreatedAt: time.Now().UTC()}
-	m.Kernel = bundle.Kernel{Release: "6.12-fake", Origin: "test"}
+	m.Kernel = bundle.Kernel{Release: release, Origin: "test"}
 	m.Image = bundle.Image{Name: "docker", File: filepath.Base(dir.Rootfs()), Origin: "test"}
 	var errK, errI error
 	m.Kernel.Digest, m.Kernel.Size, errK = bundle.KernelDigest(context.Background(), kernel)

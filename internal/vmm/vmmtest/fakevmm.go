@@ -34,8 +34,14 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// Port is one that a guest serves beyond its own.
+type Port struct {
+	Number int
+	Serve  func(wire.Config, net.Conn)
+}
+
 // RunVMM does not return in a process that is a fake VMM. Call it first of all.
-func RunVMM() {
+func RunVMM(more ...Port) {
 	env, is := os.LookupEnv(ordersEnv)
 	if !is {
 		return
@@ -43,7 +49,7 @@ func RunVMM() {
 	var o orders
 	err := json.Unmarshal([]byte(env), &o)
 	if err == nil {
-		err = new(fakeVMM).run(o)
+		err = new(fakeVMM).run(o, more)
 	}
 	fmt.Fprintln(os.Stderr, "fake VMM:", err)
 	os.Exit(1)
@@ -61,7 +67,7 @@ type fakeVMM struct {
 // longestLife ends a VMM whose test died.
 const longestLife = 10 * time.Minute
 
-func (v *fakeVMM) run(o orders) error {
+func (v *fakeVMM) run(o orders, more []Port) error {
 	time.AfterFunc(longestLife, func() { os.Exit(1) })
 	if o.Faults.has(FailsLaunch) {
 		return fmt.Errorf("told to fail")
@@ -77,7 +83,7 @@ func (v *fakeVMM) run(o orders) error {
 	if err != nil {
 		return err
 	}
-	v.guest = &Guest{Config: config, Console: console, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
+	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)

@@ -31,6 +31,7 @@ type Guest struct {
 	End     func(verb wire.Verb) // ends the machine, Panic included; does not return
 	Console io.Writer
 	Faults  Faults
+	More    []Port // beyond its own
 
 	once   sync.Once
 	bootID string
@@ -38,7 +39,11 @@ type Guest struct {
 
 // Ports are the ports that Serve serves.
 func (g *Guest) Ports() []int {
-	return []int{wire.PortControl, PortEcho, PortFull, PortSizes, PortAct}
+	ports := []int{wire.PortControl, PortEcho, PortFull, PortSizes, PortAct}
+	for _, port := range g.More {
+		ports = append(ports, port.Number)
+	}
+	return ports
 }
 
 // Serve serves one stream to a port.
@@ -60,6 +65,11 @@ func (g *Guest) Serve(stream net.Conn, port int) {
 		g.act(wire.Verb(strings.TrimSpace(line)), nil)
 	case wire.PortControl:
 		g.control(stream)
+	}
+	for _, more := range g.More {
+		if more.Number == port {
+			more.Serve(g.Config, stream)
+		}
 	}
 }
 

@@ -1,0 +1,71 @@
+package script
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/guest/wire"
+)
+
+// serveSSH is the SSH port of a guest without programs: each one that it is
+// asked to run is told back, and ends at once. Only the VM's own keys fit.
+func serveSSH(config wire.Config, conn net.Conn) {
+	host, err := ssh.ParsePrivateKey([]byte(config.HostKey))
+	if err != nil {
+		return
+	}
+	server := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+		for _, known := range config.AuthorizedKeys {
+			if strings.HasPrefix(known, line) {
+				return nil, nil
+			}
+		}
+		return nil, fmt.Errorf("unknown key")
+	}}
+	server.AddHostKey(host)
+	client, channels, requests, err := ssh.NewServerConn(conn, server)
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	go ssh.DiscardRequests(requests)
+	for offer := range channels {
+		if channel, requests, err := offer.Accept(); err == nil {
+			go serveSession(config.Name, channel, requests)
+		}
+	}
+}
+
+func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request) {
+	defer channel.Close()
+	for request := range requests {
+		said := ""
+		switch request.Type {
+		case "shell":
+			said = "a shell"
+		case "exec":
+			var command struct{ Line string }
+			if ssh.Unmarshal(request.Payload, &command) == nil {
+				said = command.Line
+			}
+		case wire.ExecRequest:
+			var program wire.Exec
+			if json.Unmarshal(request.Payload, &program) == nil {
+				said = fmt.Sprintf("%q", program.Argv)
+			}
+		}
+		if request.WantReply {
+			request.Reply(true, nil)
+		}
+		if said != "" {
+			fmt.Fprintf(channel, "%s ran %s\r\n", name, said)
+			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
+			return
+		}
+	}
+}

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -469,6 +470,27 @@ func TestRequestBodies(t *testing.T) {
 		s.ServeHTTP(w, httptest.NewRequest("POST", "/vms", strings.NewReader(body)))
 		if w.Code != want {
 			t.Errorf("%.40q: status %d, want %d", body, w.Code, want)
+		}
+	}
+}
+
+// TestRefusalsSayWhatToSend: to who talks to the socket without a client.
+func TestRefusalsSayWhatToSend(t *testing.T) {
+	s := NewServer(&fake{}, &fake{}, quiet)
+	for _, c := range []struct{ path, body, why, fix string }{
+		{"/vms", "[]", "cannot unmarshal array", "send a JSON object of at most 1 MiB, or nothing"},
+		{"/vms/otter/dial?port=ssh", "", `"ssh" is not a port`, "write a port between 1 and 65535"},
+		{"/vms/otter/dial?port=22", "", "dial needs an upgrade", "send the headers Connection: Upgrade and Upgrade: banger-stream"},
+	} {
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, httptest.NewRequest("POST", c.path, strings.NewReader(c.body)))
+		var got line
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got.Error == nil || w.Code != 400 {
+			t.Errorf("%s: status %d, %s: %v", c.path, w.Code, w.Body, err)
+			continue
+		}
+		if !strings.Contains(got.Error.Why, c.why) || got.Error.Fix != c.fix || got.Error.Op != "" {
+			t.Errorf("%s: got %+v", c.path, got.Error)
 		}
 	}
 }

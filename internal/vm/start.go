@@ -51,8 +51,10 @@ func usable(row store.VM) error {
 	if row.Phase == store.Ready {
 		return nil
 	}
-	return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is being " + map[store.Phase]string{
-		store.Creating: "created", store.Deleting: "deleted"}[row.Phase])}
+	if row.Phase == store.Deleting {
+		return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is being deleted"), Fix: "banger vm delete " + row.Name + ", should it still be there"}
+	}
+	return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is being created"), Fix: "the command again, once it is listed: banger vm list"}
 }
 
 // starting is what the steps of a start hand on to each other.

@@ -29,7 +29,11 @@ var before = []struct {
 	{regexp.MustCompile(`^banger vm wait --for stopped`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm delete [^-]`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm ssh-config`), "mkdir -p ~/.ssh"},
+	{regexp.MustCompile(`^banger (image delete|vm create --image) `), "banger image import box rootfs.tar; banger image import debian rootfs.tar.xz"},
 }
+
+// piped are the examples of commands that read what another program writes.
+var piped = regexp.MustCompile(` -$`)
 
 // endless are the examples that go on until they are interrupted.
 var endless = regexp.MustCompile(`^banger (vm logs .*-f|.*--watch|.*--follow|tui)`)
@@ -37,12 +41,13 @@ var endless = regexp.MustCompile(`^banger (vm logs .*-f|.*--watch|.*--follow|tui
 // TestEveryExampleRuns types what --help shows, of every command, into a
 // terminal, and answers what it is asked. What ends by itself has to end with 0.
 func TestEveryExampleRuns(t *testing.T) {
-	for _, tool := range []string{"mke2fs", "ssh"} {
+	for _, tool := range []string{"mke2fs", "ssh", "xz"} {
 		if _, err := (hostcmd.Host{}).Look(tool); err != nil {
-			t.Skipf("%s is missing: apt-get install e2fsprogs openssh-client", tool)
+			t.Skipf("%s is missing: apt-get install e2fsprogs openssh-client xz-utils", tool)
 		}
 	}
 	h := newHome(t)
+	h.makeArchives()
 	lines := h.examples("banger")
 	if len(lines) < 40 {
 		t.Fatalf("only %d examples were found: %q", len(lines), lines)
@@ -127,6 +132,14 @@ func (h *home) examples(command string) []string {
 	return slices.Compact(found)
 }
 
+// makeArchives makes the files that examples mention: a root file system of a
+// program and a list of users, and the same packed.
+func (h *home) makeArchives() {
+	h.t.Helper()
+	h.run(`mkdir -p tree/bin tree/etc && printf '#!/bin/sh\n' >tree/bin/sh && chmod 755 tree/bin/sh &&
+		echo root:x:0:0::/root:/bin/sh >tree/etc/passwd && tar -C tree -cf rootfs.tar . && xz -k rootfs.tar`)
+}
+
 // prepare leaves two VMs that run, and what the example needs else.
 func (h *home) prepare(line string) {
 	h.t.Helper()
@@ -142,6 +155,7 @@ func (h *home) prepare(line string) {
 		}
 	}
 	h.run("banger vm start --all")
+	h.run("banger image delete box debian >/dev/null 2>&1; true")
 	for _, b := range before {
 		if b.begins.MatchString(line) {
 			h.run(b.run)
@@ -154,6 +168,9 @@ func (h *home) prepare(line string) {
 func (h *home) typed(t *testing.T, line string) (string, int) {
 	t.Helper()
 	shell := line
+	if piped.MatchString(line) {
+		shell = "cat rootfs.tar | " + line
+	}
 	if endless.MatchString(line) {
 		shell = "exec " + line // so that the exit code is its own, not that of a shell that was interrupted too
 	}

@@ -112,20 +112,28 @@ func printable(s string) string {
 	return s
 }
 
+// tailOf is the end of a file, at most limit bytes, also while its front is
+// being cut off.
 func tailOf(path string, limit int64) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	if info, err := file.Stat(); err != nil {
-		return nil, err
-	} else if over := info.Size() - limit; over > 0 {
-		if _, err := file.Seek(over, io.SeekStart); err != nil {
+	for {
+		before, err := file.Stat()
+		if err != nil {
 			return nil, err
 		}
+		text := make([]byte, min(limit, before.Size()))
+		n, err := file.ReadAt(text, before.Size()-int64(len(text)))
+		if err != nil && err != io.EOF {
+			return nil, err
+		}
+		if after, err := file.Stat(); err != nil || after.Size() >= before.Size() {
+			return text[:n], err
+		}
 	}
-	return io.ReadAll(io.LimitReader(file, limit))
 }
 
 // keepOld renames a log before a new boot begins it again. A missing log is

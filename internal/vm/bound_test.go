@@ -204,3 +204,32 @@ func TestLogsEndTheirWatch(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTheEndIsReadWhileTheFrontIsCut: a guest's last words are heard then, too.
+func TestTheEndIsReadWhileTheFrontIsCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "console.log")
+	text := append(make([]byte, 256<<10), "the end"...)
+	for round := range 50 {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut := make(chan error, 1)
+		go func() {
+			var err error
+			if round%2 == 0 {
+				_, err = cutFront(file, 80<<10)
+			} else {
+				_, err = moveFront(file, 128<<10)
+			}
+			cut <- err
+		}()
+		end, err := tailOf(path, consoleTail)
+		if err := errors.Join(err, <-cut, file.Close()); err != nil || len(end) != consoleTail || string(end[len(end)-7:]) != "the end" {
+			t.Fatalf("round %d: %d bytes, %v", round, len(end), err)
+		}
+	}
+}

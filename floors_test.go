@@ -23,8 +23,8 @@ var floors = [][]string{
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
 	3: {"internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
-	4: {"internal/daemon", "internal/cli", "internal/bundle/build"},
-	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle"},
+	4: {"internal/daemon", "internal/cli", "internal/bundle/build", "internal/lab/host"},
+	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }
 
 // only lists imports that few packages may have, so that the reason for each

@@ -1,0 +1,157 @@
+// Command banger-lab runs banger's tests on real Firecracker in the lab host. It
+// is a tool of the source tree, behind make lab, lab-short and lab-shell.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+	"banger/internal/lab/host"
+)
+
+const usage = `usage: banger-lab build
+       banger-lab shell
+       banger-lab test [--short] [--suite driver|machines] [--run REGEX]
+`
+
+// exits are the exit codes of the kinds of errors that have their own.
+var exits = map[banger.Kind]int{banger.Invalid: 2, banger.Conflict: 4, banger.Unready: 5, banger.Canceled: 130}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+// choice is what the command line asks for.
+type choice struct {
+	short, verbose bool
+	suite, tests   string
+}
+
+func run(ctx context.Context, args []string) int {
+	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "test": runTest}
+	if len(args) == 0 || commands[args[0]] == nil {
+		io.WriteString(os.Stderr, usage)
+		return exits[banger.Invalid]
+	}
+	var c choice
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.Usage = func() { io.WriteString(os.Stderr, usage) }
+	flags.BoolVar(&c.short, "short", false, "the short part only")
+	flags.BoolVar(&c.verbose, "v", true, "as go test has it; always on")
+	flags.StringVar(&c.suite, "suite", "", "one suite only")
+	flags.StringVar(&c.tests, "run", "", "these tests only")
+	if err := flags.Parse(args[1:]); err != nil {
+		return exits[banger.Invalid]
+	}
+	err := inLab(ctx, func(l *host.Lab) error { return commands[args[0]](ctx, l, c) })
+	if ctx.Err() != nil {
+		err = &banger.Error{Kind: banger.Canceled, Why: ctx.Err()}
+	}
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "banger-lab: %v\n", err)
+	if fix := banger.FixOf(err); fix != "" {
+		fmt.Fprintf(os.Stderr, "fix: %s\n", fix)
+	}
+	return cmp.Or(exits[banger.KindOf(err)], 1)
+}
+
+func inLab(ctx context.Context, do func(*host.Lab) error) (err error) {
+	dirs, err := config.DirsFrom(os.Getenv)
+	if err != nil {
+		return err
+	}
+	l := &host.Lab{Runner: hostcmd.Host{}, Bundle: "runtime", Out: os.Stdout}
+	if err := l.Open(dirs); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	return do(l)
+}
+
+func runBuild(ctx context.Context, l *host.Lab, _ choice) error { return l.Build(ctx) }
+
+// start boots the host with the programs and the tests of suites in it, and
+// prints what it is.
+func start(ctx context.Context, l *host.Lab, suites []host.Suite) (*host.Host, error) {
+	programs, err := l.Programs(ctx, ".", suites)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	h, err := l.Boot(ctx, programs)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Printf("the lab host is ready after %.0f s; its console is %s\n", time.Since(began).Seconds(), l.Console())
+	about := `uname -r; firecracker --version | head -n 1; grep -o -m 1 -w svm /proc/cpuinfo; ls -l /dev/kvm; id`
+	if status, err := h.Shell(ctx, about, os.Stdout); err != nil || status != 0 {
+		return nil, errors.Join(fmt.Errorf("look at the lab host: exit %d", status), err, h.Close())
+	}
+	return h, nil
+}
+
+func runShell(ctx context.Context, l *host.Lab, _ choice) error {
+	h, err := start(ctx, l, host.Suites)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Terminal(ctx, os.Stdin, os.Stdout)
+}
+
+func runTest(ctx context.Context, l *host.Lab, c choice) error {
+	var suites []host.Suite
+	for _, suite := range host.Suites {
+		if c.suite == "" || c.suite == suite.Name {
+			suites = append(suites, suite)
+		}
+	}
+	if len(suites) == 0 {
+		return banger.Invalidf("name driver or machines", "there is no suite %q", c.suite)
+	}
+	h, err := start(ctx, l, suites)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	log, err := os.Create(filepath.Join(l.Run(), "tests.log"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	out := io.MultiWriter(os.Stdout, log)
+	failed := false
+	for _, suite := range suites {
+		tests := suite.Tests
+		if c.short {
+			tests = suite.Short
+		}
+		began := time.Now()
+		passed, err := h.Test(ctx, suite, cmp.Or(c.tests, tests), out)
+		if err != nil {
+			return fmt.Errorf("run the suite %s: %w", suite.Name, err)
+		}
+		fmt.Fprintf(out, "%s: %.0f s\n", suite.Name, time.Since(began).Seconds())
+		failed = failed || !passed
+	}
+	if failed {
+		return errors.Join(errors.New("tests failed"), l.KeepLogs(ctx, h))
+	}
+	return nil
+}

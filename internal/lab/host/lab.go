@@ -1,0 +1,190 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/hostcmd"
+)
+
+// User is who programs run as in the host: a plain one, of the group kvm.
+const User = "lab"
+
+// Root is where the programs and the bundle, as runtime, are in the host.
+const Root = "/lab"
+
+// Lab is where the lab host is made and run: one at a time in a cache.
+type Lab struct {
+	Runner hostcmd.Runner
+	Bundle config.BundleDir
+	Out    io.Writer
+
+	dir, run string
+	lock     *os.File
+}
+
+// Open takes a lab for one's own. It is a Conflict while somebody else has it.
+func (l *Lab) Open(dirs config.Dirs) error {
+	l.dir, l.run = dirs.Lab(), filepath.Join(dirs.Lab(), "run")
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := os.Open(l.dir)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return &banger.Error{Kind: banger.Conflict, What: "open the lab", Why: fmt.Errorf("another one runs in %s", l.dir), Fix: "wait until it has ended"}
+	}
+	l.lock = lock
+	return errors.Join(os.RemoveAll(l.run), os.Mkdir(l.run, 0o700))
+}
+
+// Close lets others have the lab. What the last run has left is kept for them to read.
+func (l *Lab) Close() error { return l.lock.Close() }
+
+// Console is what the host has said since its boot.
+func (l *Lab) Console() string { return filepath.Join(l.run, "console.log") }
+
+// Run is where files of this run are kept until the next one.
+func (l *Lab) Run() string { return l.run }
+
+func (l *Lab) say(format string, args ...any) { fmt.Fprintf(l.Out, format+"\n", args...) }
+
+// Build makes what is missing or stale of what the host runs from.
+func (l *Lab) Build(ctx context.Context) error {
+	_, err := l.disks(ctx)
+	return err
+}
+
+func (l *Lab) disks(ctx context.Context) (disks, error) {
+	d := disks{kernel: l.Bundle.Kernel()}
+	var err error
+	if d.image, err = l.buildImage(ctx); err != nil {
+		return d, err
+	}
+	d.data, err = l.buildData(ctx)
+	return d, err
+}
+
+// Host is the lab host as it runs.
+type Host struct {
+	*ssh.Client
+	Port  int
+	Key   string // file of the key that opens it
+	Known string // file with its own key
+
+	stop  context.CancelFunc
+	ended <-chan error
+}
+
+// Boot boots the host with the tree programs copied over Root. It ends with ctx,
+// or by Close; nothing that is written in it stays.
+func (l *Lab) Boot(ctx context.Context, programs string) (*Host, error) {
+	d, err := l.disks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	d.programs = filepath.Join(l.run, "programs.ext4")
+	if err := l.mke2fs(ctx, programs, d.programs, 512*banger.MiB); err != nil {
+		return nil, err
+	}
+	keys, err := newKeys()
+	if err != nil {
+		return nil, err
+	}
+	initrd, err := l.writeInitrd(keys)
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	qemu, err := l.Runner.Look("qemu-system-x86_64")
+	if err != nil {
+		return nil, err
+	}
+	cpuinfo, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	h := &Host{Port: port, stop: stop}
+	if h.ended, err = l.boot(ctx, append([]string{qemu}, args(d, initrd, port, khz(cpuinfo))...)); err != nil {
+		stop()
+		return nil, err
+	}
+	if err := l.connect(h, keys); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to the lab host: %w", err), h.Close())
+	}
+	return h, nil
+}
+
+func (l *Lab) connect(h *Host, keys keys) error {
+	address := fmt.Sprintf("127.0.0.1:%d", h.Port)
+	known := fmt.Sprintf("[127.0.0.1]:%d %s", h.Port, ssh.MarshalAuthorizedKey(keys.known))
+	var err error
+	if h.Known, err = l.writeText("known_hosts", 0o600, []byte(known)); err != nil {
+		return err
+	}
+	if h.Key, err = l.writeText("id", 0o600, keys.user); err != nil {
+		return err
+	}
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return err
+	}
+	secure, channels, requests, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
+		User: User, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys.signer)}, HostKeyCallback: ssh.FixedHostKey(keys.known),
+	})
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	h.Client = ssh.NewClient(secure, channels, requests)
+	return nil
+}
+
+// Close ends the host.
+func (h *Host) Close() error {
+	if h.Client != nil {
+		h.Client.Close()
+	}
+	h.stop()
+	<-h.ended
+	return nil
+}
+
+// Shell runs a line of shell in the host, as its plain user, and returns its
+// exit status. A host that dies meanwhile is an error.
+func (h *Host) Shell(ctx context.Context, line string, out io.Writer) (int, error) {
+	session, err := h.NewSession()
+	if err != nil {
+		return 0, err
+	}
+	defer session.Close()
+	session.Stdout, session.Stderr = out, out
+	done := make(chan error, 1)
+	go func() { done <- session.Run(line) }()
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	var exit *ssh.ExitError
+	if errors.As(err, &exit) && exit.Signal() == "" {
+		return exit.ExitStatus(), nil
+	}
+	return 0, err
+}

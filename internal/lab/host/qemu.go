@@ -1,0 +1,120 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// memory is what the host has. Its VMs live in there.
+const memory = 6 * banger.GiB
+
+// ready is what the host says on its console once it can be used.
+const ready = "banger-lab: ready"
+
+// args are QEMU's. One CPU: with two, the software CPU's threads race with the
+// kernel's changes to its own code, which KVM does at each VM's start.
+func args(d disks, initrd string, port int, khz string) []string {
+	all := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-machine", "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on",
+		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(int64(memory / banger.MiB)),
+		"-serial", "stdio",
+		"-kernel", d.kernel.Vmlinux(), "-initrd", initrd, "-append", cmdline(khz),
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", port), "-device", "virtio-net-device,netdev=net",
+		"-device", "virtio-rng-device",
+	}
+	for _, disk := range []struct{ name, path, options string }{
+		{"image", d.image, "readonly=on"}, {"data", d.data, "snapshot=on"},
+		{"modules", d.kernel.Modules(), "readonly=on"}, {"programs", d.programs, "readonly=on"},
+	} {
+		path := strings.ReplaceAll(disk.path, ",", ",,")
+		all = append(all, "-drive", fmt.Sprintf("id=%s,if=none,format=raw,cache=unsafe,%s,file=%s", disk.name, disk.options, path),
+			"-device", fmt.Sprintf("virtio-blk-device,drive=%[1]s,serial=%[1]s", disk.name))
+	}
+	return all
+}
+
+// cmdline is the host kernel's. mitigations=off only makes the emulation
+// faster. Without the frequency a busy machine makes it hang while it measures.
+func cmdline(khz string) string {
+	line := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on"
+	if khz != "" {
+		line += " tsc_early_khz=" + khz
+	}
+	return line
+}
+
+var frequency = regexp.MustCompile(`(?m)^cpu MHz\s*: (\d+)\.(\d{3})$`)
+
+// khz is this machine's frequency, or empty where nobody tells.
+func khz(cpuinfo []byte) string {
+	found := frequency.FindSubmatch(cpuinfo)
+	if found == nil {
+		return ""
+	}
+	return string(found[1]) + string(found[2])
+}
+
+// freePort is a port that nobody has just now.
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// boot starts QEMU and returns once the host is ready. QEMU ends with ctx; ended
+// tells when it has.
+func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err error) {
+	console, err := os.Create(l.Console())
+	if err != nil {
+		return nil, err
+	}
+	watch := &watcher{to: console, want: []byte(ready), seen: make(chan struct{})}
+	done := make(chan error, 1)
+	go func() {
+		defer console.Close()
+		_, err := l.Runner.Run(ctx, hostcmd.Cmd{Argv: argv, Stdout: watch, Env: append(os.Environ(), "TMPDIR="+l.dir)})
+		done <- err
+	}()
+	select {
+	case <-watch.seen:
+		return done, nil
+	case err := <-done:
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready, see %s", l.Console()), err)
+	}
+}
+
+// watcher passes on what the host says, and tells when it has said a word.
+type watcher struct {
+	to   io.Writer
+	want []byte
+	last []byte
+	once sync.Once
+	seen chan struct{}
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	w.last = append(w.last, p...)
+	if bytes.Contains(w.last, w.want) {
+		w.once.Do(func() { close(w.seen) })
+	}
+	w.last = w.last[max(0, len(w.last)-len(w.want)):]
+	return w.to.Write(p)
+}

@@ -1,0 +1,81 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"banger/internal/hostcmd"
+)
+
+// Suite is a package whose tests run in the host.
+type Suite struct {
+	Name    string
+	Package string
+	Tests   string // a regular expression: these only; empty: all
+	Short   string // the part that a short run has
+	Without []Exclusion
+}
+
+// Exclusion is a test that cannot run in the host, and why.
+type Exclusion struct{ Test, Why string }
+
+// Suites are all there are.
+var Suites = []Suite{
+	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^TestContract$", Short: "^TestContract$"},
+	{Name: "machines", Package: "internal/lab", Short: "^(TestData|TestExec|TestKilledVMM)$", Without: []Exclusion{
+		{"TestNoSpace", "it mounts a file system as root, and Firecracker is not run as root"},
+	}},
+}
+
+// Programs builds what goes into the host: the programs where a checkout has
+// them, and the tests of the suites. It returns the tree of them.
+func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string, error) {
+	tree := filepath.Join(l.run, "programs")
+	if err := os.Mkdir(tree, 0o700); err != nil {
+		return "", err
+	}
+	l.say("build the programs and %d suites of tests", len(suites))
+	build := func(args ...string) error {
+		_, err := l.Runner.Run(ctx, hostcmd.Cmd{
+			Argv: append([]string{"go"}, args...), Dir: root, Env: append(os.Environ(), "CGO_ENABLED=0"),
+		})
+		return err
+	}
+	common := []string{"-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"}
+	programs := append([]string{"build"}, append(common, tree+"/", "./cmd/banger", "./cmd/bangerd", "./cmd/banger-agent")...)
+	if err := build(programs...); err != nil {
+		return "", fmt.Errorf("build the programs: %w", err)
+	}
+	for _, suite := range suites {
+		dir := filepath.Join(tree, suite.Package)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", err
+		}
+		argv := append([]string{"test", "-c", "-tags", "vm"}, append(common, filepath.Join(dir, "suite.test"), "./"+suite.Package)...)
+		if err := build(argv...); err != nil {
+			return "", fmt.Errorf("build the tests of %s: %w", suite.Package, err)
+		}
+	}
+	return tree, nil
+}
+
+// Test runs a suite in the host. Its tests print to out as go test -v does.
+func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Writer) (passed bool, err error) {
+	var without []string
+	for _, excluded := range suite.Without {
+		fmt.Fprintf(out, "not here: %s: %s\n", excluded.Test, excluded.Why)
+		without = append(without, excluded.Test)
+	}
+	line := fmt.Sprintf("cd %s/%s && TMPDIR=%s/tmp exec ./suite.test -test.v -test.timeout=3h -test.run=%s", Root, suite.Package, Root, quote(tests))
+	if len(without) > 0 {
+		line += " -test.skip=" + quote("^("+strings.Join(without, "|")+")$")
+	}
+	status, err := h.Shell(ctx, line, out)
+	return status == 0, err
+}
+
+func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

@@ -123,8 +123,7 @@ func (l *Lab) Boot(ctx context.Context, programs string) (*Host, error) {
 	ctx, stop := context.WithCancel(ctx)
 	h := &Host{Port: port, stop: stop}
 	if h.ended, err = l.boot(ctx, append([]string{qemu}, args(d, initrd, port, khz(cpuinfo))...)); err != nil {
-		stop()
-		return nil, err
+		return nil, errors.Join(err, h.Close())
 	}
 	if err := l.connect(h, keys); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to the lab host: %w", err), h.Close())

@@ -19,8 +19,11 @@ import (
 // memory is what the host has. Its VMs live in there.
 const memory = 6 * banger.GiB
 
-// ready is what the host says on its console once it can be used.
-const ready = "banger-lab: ready"
+// What the host says on its console when it can be used, or never will.
+const (
+	isReady  = "banger-lab: ready"
+	notReady = "banger-lab: the host is not ready"
+)
 
 // args are QEMU's. One CPU: with two, the software CPU's threads race with the
 // kernel's changes to its own code, which KVM does at each VM's start.
@@ -83,7 +86,7 @@ func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err 
 	if err != nil {
 		return nil, err
 	}
-	watch := &watcher{to: console, want: []byte(ready), seen: make(chan struct{})}
+	watch := &watcher{to: console, good: isReady, bad: notReady, seen: make(chan bool, 1)}
 	done := make(chan error, 1)
 	go func() {
 		defer console.Close()
@@ -91,30 +94,36 @@ func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err 
 		done <- err
 	}()
 	select {
-	case <-watch.seen:
+	case ok := <-watch.seen:
+		if !ok {
+			return done, fmt.Errorf("boot the lab host: its set-up failed, see %s", l.Console())
+		}
 		return done, nil
 	case err := <-done:
+		done <- nil // for whoever waits for the end
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return done, ctx.Err()
 		}
-		return nil, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready, see %s", l.Console()), err)
+		return done, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready, see %s", l.Console()), err)
 	}
 }
 
 // watcher passes on what the host says, and tells when it has said a word.
 type watcher struct {
-	to   io.Writer
-	want []byte
-	last []byte
-	once sync.Once
-	seen chan struct{}
+	to        io.Writer
+	good, bad string
+	last      []byte
+	once      sync.Once
+	seen      chan bool
 }
 
 func (w *watcher) Write(p []byte) (int, error) {
 	w.last = append(w.last, p...)
-	if bytes.Contains(w.last, w.want) {
-		w.once.Do(func() { close(w.seen) })
+	for _, word := range []string{w.good, w.bad} {
+		if bytes.Contains(w.last, []byte(word)) {
+			w.once.Do(func() { w.seen <- word == w.good })
+		}
 	}
-	w.last = w.last[max(0, len(w.last)-len(w.want)):]
+	w.last = w.last[max(0, len(w.last)-max(len(w.good), len(w.bad))):]
 	return w.to.Write(p)
 }

@@ -32,6 +32,8 @@ var exits = map[banger.Kind]int{banger.Invalid: 2, banger.Conflict: 4, banger.Un
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// Whoever reads what we print may die of the same Ctrl-C before the host has ended.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	os.Exit(run(ctx, os.Args[1:]))
 }
 

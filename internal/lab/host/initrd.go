@@ -85,7 +85,6 @@ func root(keys keys) []placed {
 		{"files/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n127.0.1.1 banger-lab\n")},
 		{"files/etc/udev/rules.d/99-lab.rules", 0o644, []byte(`KERNEL=="kvm", GROUP="kvm", MODE="0660"` + "\n" + `KERNEL=="tun", MODE="0666"` + "\n")},
 		{"files/etc/systemd/system/lab.service", 0o644, script("lab.service")},
-		{"files/etc/systemd/system/multi-user.target.wants/lab.service", 0o644, script("lab.service")},
 		{"files/usr/local/sbin/lab-up", 0o755, script("up")},
 		{"files/etc/ssh/ssh_host_ed25519_key", 0o600, keys.host},
 		{"files/root/.ssh/authorized_keys", 0o600, keys.authorized},

@@ -51,7 +51,7 @@ func args(d disks, initrd string, port int, khz string) []string {
 // cmdline is the host kernel's. mitigations=off only makes the emulation
 // faster. Without the frequency a busy machine makes it hang while it measures.
 func cmdline(khz string) string {
-	line := "console=ttyS0 quiet loglevel=4 panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on"
+	line := "console=ttyS0 loglevel=4 systemd.show_status=yes systemd.wants=lab.service panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on"
 	if khz != "" {
 		line += " tsc_early_khz=" + khz
 	}

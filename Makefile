@@ -13,7 +13,7 @@ bundle = $(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz lab lab-short lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,6 +54,22 @@ vmtest: build runtime ## the tests that boot real VMs
 
 bench: build runtime ## time from create to the first program run, against plain QEMU
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab/...
+
+lab: lab-program runtime-bundle ## the tests that boot VMs, on real Firecracker in an emulated host (docs/lab.md)
+	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test
+
+lab-short: lab-program runtime-bundle ## a part of make lab: the driver's contract, and a few machines
+	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test --short
+
+lab-host: lab-program runtime-bundle ## make what the emulated host runs from, and no more
+	dist/banger-lab build
+
+lab-shell: lab-program runtime-bundle ## a shell in the emulated host, with KVM and banger in /lab
+	dist/banger-lab shell
+
+.PHONY: lab-program
+lab-program:
+	@$(GO) build -trimpath -buildvcs=false -o dist/ ./cmd/banger-lab
 
 fuzz: ## try every fuzz target for FUZZTIME (10s each)
 	@GO=$(GO) sh scripts/fuzz.sh $(FUZZTIME)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,6 +72,10 @@ type home struct {
 	dirs config.Dirs
 }
 
+// wantedDriver names the driver that VMs have to run by; unset, it is the one
+// that banger chooses.
+const wantedDriver = "BANGER_TEST_DRIVER"
+
 func newHome(dir, bin string) *home {
 	vars := map[string]string{"HOME": dir, "XDG_CONFIG_HOME": dir + "/config", "XDG_STATE_HOME": dir + "/state",
 		"XDG_CACHE_HOME": dir + "/cache", "XDG_RUNTIME_DIR": dir + "/run"}
@@ -83,6 +88,9 @@ func newHome(dir, bin string) *home {
 	}
 	for key, value := range vars {
 		h.env = append(h.env, key+"="+value)
+	}
+	if driver := os.Getenv(wantedDriver); driver != "" {
+		h.env = append(h.env, "BANGER_DRIVER="+driver)
 	}
 	os.Mkdir(dir+"/run", 0o700)
 	h.dirs, _ = config.DirsFrom(func(key string) string { return vars[key] })
@@ -244,11 +252,27 @@ func gone(pid int, limit time.Duration) error {
 // itself in a VM. Only tests do that; the programs are told.
 func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	limit *= patience(t)
 	for end := time.Now().Add(limit); !ok(); time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%s did not come true within %v", what, limit)
 		}
 	}
+}
+
+// patience is how many times longer things may take than on a machine of one's
+// own: BANGER_TEST_PATIENCE, or 1.
+func patience(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("BANGER_TEST_PATIENCE")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(n)
 }
 
 // booted waits until the VM's init has started everything.

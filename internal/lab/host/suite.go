@@ -50,6 +50,10 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	if err := build(programs...); err != nil {
 		return "", fmt.Errorf("build the programs: %w", err)
 	}
+	// The guest of the driver's contract: the host has no Go to build it with.
+	if err := build(append(append([]string{"build"}, common...), filepath.Join(tree, "guest"), "./internal/vmm/testdata/init")...); err != nil {
+		return "", fmt.Errorf("build the contract's guest: %w", err)
+	}
 	for _, suite := range suites {
 		dir := filepath.Join(tree, suite.Package)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -63,6 +67,10 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	return tree, nil
 }
 
+// surroundings tell the tests what host they are on: one with Firecracker only,
+// where everything takes its time.
+const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5"
+
 // Test runs a suite in the host. Its tests print to out as go test -v does.
 func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Writer) (passed bool, err error) {
 	var without []string
@@ -70,7 +78,8 @@ func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Write
 		fmt.Fprintf(out, "not here: %s: %s\n", excluded.Test, excluded.Why)
 		without = append(without, excluded.Test)
 	}
-	line := fmt.Sprintf("cd %s/%s && TMPDIR=%s/tmp exec ./suite.test -test.v -test.timeout=3h -test.run=%s", Root, suite.Package, Root, quote(tests))
+	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.timeout=3h -test.run=%s",
+		Root, suite.Package, Root, Root, surroundings, quote(tests))
 	if len(without) > 0 {
 		line += " -test.skip=" + quote("^("+strings.Join(without, "|")+")$")
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -422,5 +423,19 @@ func TestEnding(t *testing.T) {
 		if got := ending(test.exit, test.log); got != test.want {
 			t.Errorf("%s: got %+v", name, got)
 		}
+	}
+}
+
+func TestLastLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	text := strings.Repeat("\x00", 2*tail) + "2026-11-24T14:27:26.332219536 [x:fc_vcpu 0] Vmm is stopping.\n\nplain\twords\n[x] 2026\n"
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := lastLines(path), []string{"Vmm is stopping.", "plain words", "[x] 2026"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	if lines := lastLines(path + ".none"); lines != nil {
+		t.Errorf("got %q", lines)
 	}
 }

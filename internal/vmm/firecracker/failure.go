@@ -128,6 +128,7 @@ func lastLines(path string) []string {
 	}
 	var lines []string
 	for line := range bytes.Lines(data) {
+		line = bytes.TrimLeft(line, "\x00") // a log that was cut while it is written has a hole
 		if text := oneLine(withoutStamp(string(line))); text != "" {
 			lines = append(lines, text)
 		}

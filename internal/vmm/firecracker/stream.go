@@ -105,8 +105,13 @@ func (k *knocks) state() (heard bool, next <-chan struct{}) {
 
 func (k *knocks) close() error { return k.listener.Close() }
 
-// patience is how long Firecracker waits for a guest to take a connection.
-const patience = 2 * time.Second
+const (
+	// patience is how long Firecracker waits for a guest to take a connection.
+	patience = 2 * time.Second
+	// lostKnock is when a refused connection is tried again without a knock: the
+	// guest's queue may have been full, or Firecracker have had too many streams.
+	lostKnock = time.Second
+)
 
 // dial connects to a guest port as soon as somebody serves it. A connection that
 // is tried before the guest has loaded its driver never succeeds, and one to a
@@ -114,6 +119,7 @@ const patience = 2 * time.Second
 func (m *machine) dial(ctx context.Context, port int) (net.Conn, error) {
 	for {
 		heard, next := m.knocks.state()
+		var again <-chan time.Time
 		if heard || m.adopted {
 			began := time.Now()
 			conn, err := m.try(ctx, port, heard, next)
@@ -129,9 +135,11 @@ func (m *machine) dial(ctx context.Context, port int) (net.Conn, error) {
 			if time.Since(began) >= patience {
 				continue // the guest was too slow
 			}
+			again = time.After(lostKnock)
 		}
 		select {
 		case <-next:
+		case <-again:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for the agent: %w", ctx.Err())
 		}

@@ -29,7 +29,7 @@ func (r release) atLeast(other release) bool {
 // binary is looked up in PATH.
 const binary = "firecracker"
 
-const installFix = "put the release from https://github.com/firecracker-microvm/firecracker/releases into PATH as firecracker, or set firecracker_bin in config.toml"
+const installFix = "make runtime-bundle, or put firecracker into PATH, or set firecracker_bin in config.toml"
 
 // program is the Firecracker found on this host.
 type program struct {

@@ -64,9 +64,17 @@ const consoleTail = 64 << 10
 // lastWords is what the end of a console log tells of a boot.
 type lastWords struct {
 	Bye    wire.Verb
+	Why    string // the agent's, in place of the init
 	Failed *wire.Failure
 	Panic  string
+	Kernel string // what it did as its very last: a program asked for it
 }
+
+// The kernel's own last words.
+const (
+	kernelHalted = "System halted"
+	kernelReset  = "Restarting system"
+)
 
 // listen reads the end of a console log. The guest can write what it likes
 // there, so only lines with this boot's nonce count as the agent's.
@@ -80,8 +88,9 @@ func listen(console, nonce string) lastWords {
 		// The kernel's own lines may end with \r\n or lack an end of line.
 		line := strings.TrimSpace(string(line))
 		if _, rest, ok := strings.Cut(line, wire.ConsoleBye+nonce+" "); ok {
-			if verb := wire.Verb(strings.TrimSpace(rest)); verb == wire.Poweroff || verb == wire.Reboot || verb == wire.Halt {
-				words.Bye = verb
+			verb, why, _ := strings.Cut(rest, " ")
+			if verb := wire.Verb(verb); verb == wire.Poweroff || verb == wire.Reboot || verb == wire.Halt {
+				words.Bye, words.Why = verb, printable(why)
 			}
 		}
 		if _, rest, ok := strings.Cut(line, wire.ConsoleFailed+nonce+" "); ok {
@@ -92,6 +101,9 @@ func listen(console, nonce string) lastWords {
 		}
 		if _, rest, ok := strings.Cut(line, "Kernel panic - not syncing: "); ok {
 			words.Panic = "kernel panic: " + printable(rest)
+		}
+		if _, rest, ok := strings.Cut(line, "] reboot: "); ok && (rest == kernelHalted || rest == kernelReset) {
+			words.Kernel = rest
 		}
 	}
 	return words

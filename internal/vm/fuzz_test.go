@@ -17,6 +17,7 @@ import (
 func FuzzLastWords(f *testing.F) {
 	const nonce = "0123456789abcdef0123456789abcdef"
 	f.Add([]byte("banger-bye " + nonce + " poweroff\r\n"))
+	f.Add([]byte("banger-bye " + nonce + " halt the init \x1b[2J has crashed\n[    9.1] reboot: System halted\n"))
 	f.Add([]byte("[    0.5] banger-bye " + nonce + " dance\nbanger-bye  halt\n"))
 	f.Add([]byte("banger-failed " + nonce + ` {"step":"find disks","why":"no"}` + "\nbanger-failed " + nonce + " {"))
 	f.Add([]byte("Kernel panic - not syncing: \x1b[2J\u009b31m\u202eoops\xff\x9b"))
@@ -34,8 +35,10 @@ func FuzzLastWords(f *testing.F) {
 		if v := words.Bye; v != "" && v != wire.Poweroff && v != wire.Reboot && v != wire.Halt {
 			t.Errorf("verb %q", v)
 		}
-		if bad := strings.IndexFunc(words.Panic, func(r rune) bool { return !unicode.IsPrint(r) }); bad >= 0 || len(words.Panic) > 400 {
-			t.Errorf("%d bytes for a person: %q", len(words.Panic), words.Panic)
+		for _, said := range []string{words.Panic, words.Why} {
+			if bad := strings.IndexFunc(said, func(r rune) bool { return !unicode.IsPrint(r) }); bad >= 0 || len(said) > 400 {
+				t.Errorf("%d bytes for a person: %q", len(said), said)
+			}
 		}
 		whole, err := tailOf(path, consoleTail)
 		if err != nil || !bytes.HasSuffix(console, whole) || len(whole) != min(len(console), consoleTail) {

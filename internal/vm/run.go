@@ -34,6 +34,7 @@ type run struct {
 	control *guest.Control
 	hello   wire.Hello
 	bye     wire.Verb
+	why     string // the agent's, for ending the machine itself
 	killed  bool
 	sent    unix.Signal   // the last signal that could have ended the VMM
 	changed chan struct{} // replaced, and closed, at each change of control and of hello.Init
@@ -189,7 +190,7 @@ func (r *run) heard(event wire.Event) {
 		r.hello.Init = event.Init
 		r.tell()
 	case event.Kind == wire.EventBye && event.Nonce == r.boot.Nonce && r.bye == "":
-		r.bye = event.Verb
+		r.bye, r.why = event.Verb, printable(event.Why)
 		timer := time.AfterFunc(afterBye, func() { r.machine.Kill() })
 		go func() { <-r.machine.Ended(); timer.Stop() }()
 	}
@@ -207,19 +208,21 @@ func (r *run) kill() error {
 func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	<-r.tended
 	r.mu.Lock()
-	verb, killed, sent := r.bye, r.killed, r.sent
+	verb, why, killed, sent := r.bye, r.why, r.killed, r.sent
 	r.mu.Unlock()
 	exit, words := r.machine.Exit(), listen(dir.Console(), r.boot.Nonce)
 	if verb == "" {
-		verb = words.Bye
+		verb, why = words.Bye, words.Why
 	}
 	switch {
 	case verb == wire.Reboot:
-		return banger.EndedReboot, ""
+		return banger.EndedReboot, why
 	case verb == wire.Halt:
-		return banger.EndedHalt, ""
+		return banger.EndedHalt, why
 	case verb == wire.Poweroff:
-		return banger.EndedPoweroff, ""
+		return banger.EndedPoweroff, why
+	case words.Kernel == kernelHalted:
+		return banger.EndedUnclean, "the guest halted without unmounting its disks"
 	case sent != 0 && (exit.Reason == vmm.ReasonSignal || exit.Reason == vmm.ReasonKilled || exit.Reason == vmm.ReasonUnknown):
 		return banger.EndedKilled, "the VMM ended after it was sent " + signalName(sent)
 	case killed || exit.Reason == vmm.ReasonKilled:
@@ -228,6 +231,8 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedUnclean, printable(fmt.Sprintf("boot step %q: %s", words.Failed.Step, words.Failed.Why))
 	case words.Panic != "":
 		return banger.EndedCrashed, words.Panic
+	case words.Kernel == kernelReset:
+		return banger.EndedUnclean, "the guest reset itself without unmounting its disks"
 	}
 	switch exit.Reason {
 	case vmm.ReasonPoweroff:

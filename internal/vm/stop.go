@@ -78,7 +78,7 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	}
 	e.setState(banger.Stopping)
 	var err error
-	if opts.Force {
+	if opts.Force || listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel == kernelHalted {
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
 	} else {
 		err = r.shutDown(ctx, op, opts.Grace)

@@ -15,10 +15,10 @@ import (
 // force ends the machine in place of an init that has not: process 1 is frozen
 // so that it starts nothing anew, everything else is killed, and the kernel
 // makes the disks read-only, which leaves them clean.
-func (s *server) force(verb wire.Verb) {
-	logf(prioError, "the init has not ended the machine in time: end it without")
-	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb))
-	s.control.bye(s.byeEvent(verb), byeTime)
+func (s *server) force(verb wire.Verb, why string) {
+	logf(prioError, "%s: end it without", why)
+	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb) + " " + why)
+	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce, Why: why}, byeTime)
 	if group := groupOf(1); group != "/" {
 		os.WriteFile(cgroupRoot+group+"/cgroup.freeze", []byte("1"), 0)
 	}

@@ -130,13 +130,19 @@ func (b *boot) prepareSystemd() error {
 		if path == "" {
 			continue
 		}
-		dir := filepath.Join(units, escapePath(resolveIn(newRoot, path))+".mount.d")
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(dir+"/banger.conf", []byte("[Unit]\nDefaultDependencies=no\n"), 0o644); err != nil {
+		if err := dropIn(units, escapePath(resolveIn(newRoot, path))+".mount", "[Unit]\nDefaultDependencies=no\n"); err != nil {
 			return err
 		}
 	}
-	return nil
+	// A program left in a login's session would hold up the end for 90 s.
+	return dropIn(units, "session-.scope", "[Scope]\nTimeoutStopSec=10s\n")
+}
+
+// dropIn adds settings to a unit. A file of the same name in /etc still wins.
+func dropIn(units, unit, settings string) error {
+	dir := filepath.Join(units, unit+".d")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(dir+"/banger.conf", []byte(settings), 0o644)
 }

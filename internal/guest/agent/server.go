@@ -223,13 +223,9 @@ func (s *server) endSessions(state wire.Init) {
 // not return: the last stage goes on when the process is gone, and with it all
 // that it had open.
 func (s *server) bye(verb string) {
-	s.control.bye(s.byeEvent(wire.Verb(verb)), byeTime)
+	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: wire.Verb(verb), Nonce: s.config.Nonce}, byeTime)
 	close(s.ended)
 	select {}
-}
-
-func (s *server) byeEvent(verb wire.Verb) wire.Event {
-	return wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce}
 }
 
 // serveFailure tells the host of a failed boot, and returns when it has heard

@@ -59,49 +59,76 @@ func (s *server) stop(p wire.StopParams) error {
 	logf(prioInfo, "host asks for %s within %d ms", p.Verb, p.GraceMS)
 	go func() {
 		grace := time.After(time.Duration(p.GraceMS) * time.Millisecond)
-		go s.ask(ctx, p.Verb)
+		crashed := make(chan struct{})
+		go s.ask(ctx, p.Verb, crashed)
 		select {
 		case <-ctx.Done():
+		case <-crashed:
+			s.force(p.Verb, "the init has crashed")
 		case <-grace:
-			s.force(p.Verb)
+			s.force(p.Verb, "the init has not ended the machine in time")
 		}
 	}()
 	return nil
 }
 
-// ask asks the init to end the machine, in its own way.
-func (s *server) ask(ctx context.Context, verb wire.Verb) {
+// ask asks the init to end the machine, in its own way. It closes crashed when
+// there is nobody to ask.
+func (s *server) ask(ctx context.Context, verb wire.Verb, crashed chan<- struct{}) {
 	unix.Sync()
 	switch s.init.kind() {
 	case initNone:
 		unix.Kill(1, verbs[verb].own)
 	case initSystemd:
-		s.askSystemd(ctx, verbs[verb].systemd)
+		if !s.askSystemd(ctx, verbs[verb].systemd) {
+			close(crashed)
+		}
 	default:
 		s.askForeign(ctx, verb)
 	}
 }
 
 // askSystemd sends the signal until systemd says that it has heard: one that
-// comes before it listens is lost without a trace.
-func (s *server) askSystemd(ctx context.Context, sig unix.Signal) {
+// comes before it listens is lost without a trace. It returns false when
+// systemd has crashed.
+func (s *server) askSystemd(ctx context.Context, sig unix.Signal) bool {
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
-	for {
+	for deaf := 0; deaf < 2; {
 		state, changed := s.init.state()
 		switch {
 		case state == wire.InitStopping || state == wire.InitShutdown:
-			return
+			return true
 		case state == wire.InitHears || state == wire.InitUp || firstBlocks(sig):
 			unix.Kill(1, sig)
+			deaf++
+			if !closedAll("/proc/1/fd") {
+				deaf = 0
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return true
 		case <-changed:
 		case <-tick.C:
 		}
 	}
+	return false
+}
+
+// closedAll says whether a process has nothing open but what it was started
+// with: a systemd that has crashed closes all, and sleeps for ever.
+func closedAll(fds string) bool {
+	open, err := os.ReadDir(fds)
+	if err != nil {
+		return false
+	}
+	for _, fd := range open {
+		if n, err := strconv.Atoi(fd.Name()); err != nil || n > 2 {
+			return false
+		}
+	}
+	return true
 }
 
 // firstBlocks says whether process 1 blocks a signal, which systemd does with

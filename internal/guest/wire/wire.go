@@ -204,16 +204,17 @@ type FileSystem struct {
 // Kinds of events.
 const (
 	EventInit = "init" // Init is set
-	EventBye  = "bye"  // Verb and Nonce are set; the last message of a machine
+	EventBye  = "bye"  // Verb and Nonce are set, maybe Why; the last message of a machine
 )
 
 // Event is told by the guest unasked. A bye is also printed on the console, as
-// "banger-bye NONCE VERB" on a line of its own, for a host that was away.
+// "banger-bye NONCE VERB WHY" on a line of its own, for a host that was away.
 type Event struct {
 	Kind  string `json:"kind"`
 	Init  Init   `json:"init,omitempty"`
 	Verb  Verb   `json:"verb,omitempty"`
 	Nonce string `json:"nonce,omitempty"`
+	Why   string `json:"why,omitempty"` // the agent ended the machine in place of its init
 }
 
 // Prefixes of the agent's lines on the console.

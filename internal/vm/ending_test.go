@@ -1,0 +1,76 @@
+package vm
+
+import (
+	"os"
+	"testing"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/guest"
+	"banger/internal/guest/wire"
+	"banger/internal/vmm"
+)
+
+// exited is a VMM that has ended.
+type exited struct {
+	vmm.Machine
+	exit vmm.Exit
+}
+
+func (m exited) Exit() vmm.Exit { return m.exit }
+
+func (exited) Ended() <-chan struct{} {
+	ended := make(chan struct{})
+	close(ended)
+	return ended
+}
+
+// TestEndingsToldApart: the guest's own words come first, then the kernel's on
+// the console, then what the VMM saw.
+func TestEndingsToldApart(t *testing.T) {
+	const bye = "banger-bye mine "
+	for name, c := range map[string]struct {
+		console string
+		exit    vmm.Reason
+		killed  bool
+		want    banger.Ending
+		detail  string
+	}{
+		"poweroff":              {bye + "poweroff\n[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, ""},
+		"reboot":                {bye + "reboot\r\n[ 9.1] reboot: Restarting system\r\n", vmm.ReasonReset, false, banger.EndedReboot, ""},
+		"halt by resetting":     {bye + "halt\n[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedHalt, ""},
+		"by the agent":          {bye + "poweroff the init has crashed\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, "the init has crashed"},
+		"another boot's word":   {"banger-bye old poweroff\n", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
+		"poweroff -f":           {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
+		"reboot -f":             {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
+		"halt -f, then a stop":  {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, banger.EndedUnclean, "the guest halted without unmounting its disks"},
+		"panic":                 {"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\n", vmm.ReasonReset, false, banger.EndedCrashed, "kernel panic: sysrq triggered crash"},
+		"killed by banger":      {"", vmm.ReasonKilled, true, banger.EndedKilled, "the VMM was ended by banger"},
+		"reset without a word":  {"", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
+		"unwatched, by console": {"[ 9.1] reboot: Restarting system\n", "", false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := config.VMDir(t.TempDir())
+			if err := os.WriteFile(dir.Console(), []byte(c.console), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r := newRun(exited{exit: vmm.Exit{Reason: c.exit}}, boot{Identity: guest.Identity{Nonce: "mine"}})
+			close(r.tended)
+			r.killed = c.killed
+			if got, detail := r.ending(dir); got != c.want || detail != c.detail {
+				t.Errorf("got %q %q, want %q %q", got, detail, c.want, c.detail)
+			}
+		})
+	}
+}
+
+// TestByeSaysWhy: an agent that ended the machine itself has given its reason.
+func TestByeSaysWhy(t *testing.T) {
+	dir := config.VMDir(t.TempDir())
+	r := newRun(exited{}, boot{Identity: guest.Identity{Nonce: "mine"}})
+	r.heard(wire.Event{Kind: wire.EventBye, Verb: wire.Poweroff, Nonce: "mine", Why: "it \x1b[2Jslept"})
+	close(r.tended)
+	if got, detail := r.ending(dir); got != banger.EndedPoweroff || detail != "it [2Jslept" {
+		t.Errorf("got %q %q", got, detail)
+	}
+}

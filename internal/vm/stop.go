@@ -78,9 +78,12 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	}
 	e.setState(banger.Stopping)
 	var err error
-	if opts.Force || listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel == kernelHalted {
+	switch {
+	case listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel == kernelHalted: // there is nobody to ask
+		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
+	case opts.Force:
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
-	} else {
+	default:
 		err = r.shutDown(ctx, op, opts.Grace)
 	}
 	if err != nil {
@@ -147,8 +150,16 @@ func (r *run) forceOff(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err := r.kill(); err != nil {
+	if err := r.off(ctx); err != nil {
 		return errors.Join(err, unsynced)
+	}
+	return nil
+}
+
+// off kills the VMM.
+func (r *run) off(ctx context.Context) error {
+	if err := r.kill(); err != nil {
+		return err
 	}
 	return r.ended(ctx)
 }

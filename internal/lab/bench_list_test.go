@@ -49,6 +49,9 @@ func seed(b *testing.B, h *home, vms int) {
 	}
 	defer records.Close()
 	digest := banger.Digest("sha256:" + strings.Repeat("0123456789abcdef", 4))
+	if err := records.PutImage(context.Background(), banger.Image{Name: "docker", ID: digest}); err != nil {
+		b.Fatal(err)
+	}
 	for i := range vms {
 		id := banger.VMID(fmt.Sprintf("%012x", i))
 		err := records.InsertVM(context.Background(), store.VM{ID: id, Name: fmt.Sprintf("seeded-%04d", i),

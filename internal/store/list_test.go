@@ -10,7 +10,7 @@ import (
 // TestListsFollowEveryWrite: a list is never older than the last write, and
 // belongs to who asked for it.
 func TestListsFollowEveryWrite(t *testing.T) {
-	s, ctx := openTemp(t), t.Context()
+	s, ctx := openStocked(t), t.Context()
 	id := banger.VMID("0123456789ab")
 	list := func() []VM {
 		t.Helper()

@@ -29,7 +29,7 @@ func TestListsFollowEveryWrite(t *testing.T) {
 		{"rename", func() error { return s.Rename(ctx, id, "badger") }, func(v VM) bool { return v.Name == "badger" }},
 		{"phase", func() error { return s.SetPhase(ctx, id, Ready) }, func(v VM) bool { return v.Phase == Ready }},
 		{"wanted", func() error { return s.SetWanted(ctx, id, banger.Stopped) }, func(v VM) bool { return v.Wanted == banger.Stopped }},
-		{"settings", func() error { return s.SetSettings(ctx, id, 3, banger.GiB, banger.GiB, banger.GiB) }, func(v VM) bool { return v.VCPUs == 3 }},
+		{"settings", func() error { return s.SetSettings(ctx, VM{ID: id, VCPUs: 3}) }, func(v VM) bool { return v.VCPUs == 3 }},
 		{"ending", func() error { return s.SetEnding(ctx, id, banger.EndedCrashed, "", time.Now()) }, func(v VM) bool { return v.Ending == banger.EndedCrashed }},
 	} {
 		list()

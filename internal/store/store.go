@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
 	"modernc.org/sqlite"
@@ -25,8 +24,6 @@ import (
 type Store struct {
 	writer  *sql.DB // one connection: writers queue here, never in SQLite
 	readers *sql.DB
-	writes  atomic.Uint64        // moves on after each write
-	listed  atomic.Pointer[list] // what the last list of VMs read
 }
 
 // Open opens the database at path, which it makes when it does not exist (mode
@@ -121,7 +118,6 @@ func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
 		return err
 	}
 	defer tx.Rollback()
-	defer s.writes.Add(1)
 	if err := f(tx); err != nil {
 		return err
 	}

@@ -76,6 +76,36 @@ const (
 	kernelReset  = "Restarting system"
 )
 
+// kernelWord is the kernel's last word, if a line is that. A machine that cannot
+// switch itself off says that it halts instead.
+func kernelWord(line string) string {
+	switch _, rest, _ := strings.Cut(line, "] reboot: "); rest {
+	case kernelHalted, "Power off not available: " + kernelHalted + " instead":
+		return kernelHalted
+	case kernelReset:
+		return kernelReset
+	}
+	return ""
+}
+
+// haltTail is how much of a console's end is searched for the kernel's last word.
+const haltTail = 4 << 10
+
+// hasHalted says whether the last that a guest's kernel said is that it has halted.
+func hasHalted(console string) bool {
+	text, err := tailOf(console, haltTail)
+	if err != nil {
+		return false
+	}
+	word := ""
+	for line := range bytes.Lines(text) {
+		if said := kernelWord(strings.TrimSpace(string(line))); said != "" {
+			word = said
+		}
+	}
+	return word == kernelHalted
+}
+
 // listen reads the end of a console log. The guest can write what it likes
 // there, so only lines with this boot's nonce count as the agent's.
 func listen(console, nonce string) lastWords {
@@ -102,8 +132,8 @@ func listen(console, nonce string) lastWords {
 		if _, rest, ok := strings.Cut(line, "Kernel panic - not syncing: "); ok {
 			words.Panic = "kernel panic: " + printable(rest)
 		}
-		if _, rest, ok := strings.Cut(line, "] reboot: "); ok && (rest == kernelHalted || rest == kernelReset) {
-			words.Kernel = rest
+		if word := kernelWord(line); word != "" {
+			words.Kernel = word
 		}
 	}
 	return words

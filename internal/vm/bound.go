@@ -41,6 +41,9 @@ type vmmLog struct {
 	info  os.FileInfo
 	watch int
 
+	size    int64  // when it was last looked at
+	written func() // called when it has another size, and must not block; may be nil
+
 	mu  sync.RWMutex // held for writing while it is cut
 	cut int64        // how much was cut off its front
 }
@@ -53,8 +56,9 @@ func watchLogs() (*vmmLogs, error) {
 	return &vmmLogs{watch: os.NewFile(uintptr(fd), "inotify"), logs: map[string]*vmmLog{}}, nil
 }
 
-// bound keeps the file at path bounded from now on.
-func (l *vmmLogs) bound(path string) error {
+// bound keeps the file at path bounded from now on. written, unless it is nil, is
+// called when something was written to it.
+func (l *vmmLogs) bound(path string, written func()) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -62,7 +66,7 @@ func (l *vmmLogs) bound(path string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drop(path)
-	log := &vmmLog{path: path, info: info}
+	log := &vmmLog{path: path, info: info, written: written}
 	err = l.control(func(fd int) (err error) {
 		log.watch, err = unix.InotifyAddWatch(fd, path, unix.IN_MODIFY)
 		return os.NewSyscallError("inotify_add_watch", err)
@@ -146,11 +150,18 @@ func (l *vmmLogs) tend(ctx context.Context, report func(error)) {
 	}
 }
 
-// look cuts the log if it has become too large. One that was removed, or whose
+// look tells of what was written to the log, and cuts it if it has become too large. One that was removed, or whose
 // name has another file by now, is none of ours.
 func (l *vmmLog) look() error {
 	info, err := os.Stat(l.path)
-	if err != nil || !os.SameFile(info, l.info) || banger.Size(info.Size()) <= mostLog {
+	if err != nil || !os.SameFile(info, l.info) {
+		return nil
+	}
+	if l.written != nil && info.Size() != l.size {
+		l.written()
+	}
+	l.size = info.Size()
+	if banger.Size(info.Size()) <= mostLog {
 		return nil
 	}
 	l.mu.Lock()

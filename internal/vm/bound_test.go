@@ -129,7 +129,7 @@ func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 			}
 			logs, err := watchLogs()
 			if err == nil {
-				err = logs.bound(path)
+				err = logs.bound(path, nil)
 			}
 			if err != nil {
 				t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
 )
 
 // exited is a VMM that has ended.
@@ -36,14 +37,15 @@ func TestEndingsToldApart(t *testing.T) {
 		want    banger.Ending
 		detail  string
 	}{
-		"poweroff":              {bye + "poweroff\n[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, ""},
-		"reboot":                {bye + "reboot\r\n[ 9.1] reboot: Restarting system\r\n", vmm.ReasonReset, false, banger.EndedReboot, ""},
-		"halt by resetting":     {bye + "halt\n[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedHalt, ""},
-		"by the agent":          {bye + "poweroff the init has crashed\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, "the init has crashed"},
-		"another boot's word":   {"banger-bye old poweroff\n", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
-		"poweroff -f":           {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
-		"reboot -f":             {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
-		"halt -f, then a stop":  {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, banger.EndedUnclean, "the guest halted without unmounting its disks"},
+		"poweroff":             {bye + "poweroff\n[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, ""},
+		"reboot":               {bye + "reboot\r\n[ 9.1] reboot: Restarting system\r\n", vmm.ReasonReset, false, banger.EndedReboot, ""},
+		"halt by resetting":    {bye + "halt\n[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedHalt, ""},
+		"by the agent":         {bye + "poweroff the init has crashed\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, "the init has crashed"},
+		"another boot's word":  {"banger-bye old poweroff\n", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
+		"poweroff -f":          {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
+		"reboot -f":            {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
+		"halt -f, then a stop": {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, banger.EndedUnclean, "the guest halted without unmounting its disks"},
+		"poweroff -f where a VM cannot be switched off": {"[ 9.1] reboot: Power off not available: System halted instead\r\n", vmm.ReasonKilled, false, banger.EndedUnclean, "the guest halted without unmounting its disks"},
 		"panic":                 {"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\n", vmm.ReasonReset, false, banger.EndedCrashed, "kernel panic: sysrq triggered crash"},
 		"killed by banger":      {"", vmm.ReasonKilled, true, banger.EndedKilled, "the VMM was ended by banger"},
 		"reset without a word":  {"", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
@@ -72,5 +74,33 @@ func TestByeSaysWhy(t *testing.T) {
 	close(r.tended)
 	if got, detail := r.ending(dir); got != banger.EndedPoweroff || detail != "it [2Jslept" {
 		t.Errorf("got %q %q", got, detail)
+	}
+}
+
+// A guest whose kernel says that it has halted is ended, unless its agent still
+// answers: then somebody else has written that.
+func TestHaltedGuest(t *testing.T) {
+	const halted = "[    9.100000] reboot: System halted\n"
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.IgnoresPing)
+	silent := w.create("otter")
+	w.fake.SetFaults()
+	lively := w.create("wombat")
+	for _, vm := range []banger.VM{lively, silent} {
+		console, err := os.OpenFile(vm.Console, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer console.Close()
+		if _, err := console.WriteString(halted); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until("the end", func() bool { return w.show1("otter").State == banger.Stopped })
+	if vm := w.show1("otter"); vm.Ending != banger.EndedUnclean || vm.EndingBy != "the guest halted without unmounting its disks" {
+		t.Errorf("ended by %q %q", vm.Ending, vm.EndingBy)
+	}
+	if vm := w.show1("wombat"); vm.State != banger.Running || vm.PID != lively.PID {
+		t.Errorf("%+v", vm)
 	}
 }

@@ -69,7 +69,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	log.Info("reconcile: adopted", "pid", machine.PID())
 	r := newRun(machine, b)
 	e.set(banger.Running, r)
-	v.boundLogs(row)
+	v.boundLogs(row, r)
 	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
 	v.task(func(ctx context.Context) { v.watch(ctx, row, e, r) })
 	v.task(func(ctx context.Context) { r.dropInitrd(ctx, dir) })

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ type run struct {
 	boot    boot
 	ready   chan struct{} // closed at the first hello
 	failed  chan error    // a boot step that failed, or a stranger: at most one
+	halting atomic.Bool   // the guest's kernel has said so, and its agent is asked
 	tended  chan struct{} // closed when nothing more will be heard from the guest
 	over    chan struct{} // closed when the end is on record
 
@@ -205,6 +207,20 @@ func (r *run) kill() error {
 	r.killed = true
 	r.mu.Unlock()
 	return r.machine.Kill()
+}
+
+// haltTime is how long an agent may be silent after its kernel said that it has
+// halted: anything that may write to the console can say that.
+const haltTime = 3 * time.Second
+
+// endHalted ends the VMM of a guest that has halted. Nothing else would.
+func (r *run) endHalted(ctx context.Context) {
+	defer r.halting.Store(false)
+	bounded, cancel := context.WithTimeout(ctx, haltTime)
+	defer cancel()
+	if err := r.ask(bounded, wire.MethodPing, nil); err != nil && ctx.Err() == nil {
+		r.machine.Kill()
+	}
 }
 
 // ending tells how a run ended from everything that was seen: the guest's own

@@ -293,15 +293,21 @@ func (s *starting) launch(ctx context.Context) error {
 		return errors.Join(err, machine.Close())
 	})
 	s.entry.set(banger.Starting, s.run)
-	s.v.boundLogs(s.row)
+	s.v.boundLogs(s.row, s.run)
 	// From here on the VMM alone holds the lock, whatever becomes of us.
 	return s.dropLock()
 }
 
-// boundLogs keeps what a VMM that runs writes from filling the host.
-func (v *VMs) boundLogs(row store.VM) {
+// boundLogs keeps what a VMM that runs writes from filling the host, and ends one
+// whose guest has halted.
+func (v *VMs) boundLogs(row store.VM, r *run) {
 	dir := v.Dirs.VM(row.ID)
-	if err := errors.Join(v.logs.bound(dir.Console()), v.logs.bound(dir.VMMLog(row.Driver))); err != nil {
+	written := func() {
+		if hasHalted(dir.Console()) && r.halting.CompareAndSwap(false, true) {
+			v.task(r.endHalted)
+		}
+	}
+	if err := errors.Join(v.logs.bound(dir.Console(), written), v.logs.bound(dir.VMMLog(row.Driver), nil)); err != nil {
 		v.Log.Warn("bound the logs", "vm", row.Name, "id", row.ID, "err", err)
 	}
 }

@@ -13,6 +13,7 @@ const (
 	DiesBooting  Fault = "dies-booting"   // the VMM gives up when it is first spoken to
 	PanicsAtStop Fault = "panics-at-stop" // ends without a bye when asked to stop
 	IgnoresStop  Fault = "ignores-stop"   // says yes to stop and goes on
+	IgnoresPing  Fault = "ignores-ping"   // as a guest that has halted
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
 	RefusesGrow  Fault = "refuses-grow"   // the guest does not grow its file systems
 )

@@ -114,6 +114,9 @@ func (g *Guest) control(stream net.Conn) {
 
 func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 	reply := &wire.Reply{ID: request.ID}
+	if request.Method == wire.MethodPing && g.Faults.has(IgnoresPing) {
+		return
+	}
 	switch request.Method {
 	case wire.MethodPing, wire.MethodSync, wire.MethodClock:
 	case wire.MethodGrow:

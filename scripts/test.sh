@@ -11,7 +11,7 @@ trap 'rm -f "$log" "$status"' EXIT
 
 {
 	"$@" -v 2>&1 && echo 0 >"$status" || echo 1 >"$status"
-} | tee "$log" | grep --line-buffered -E "^(ok|FAIL|panic:|#)|^ *--- (FAIL|SKIP)${VERBOSE:+|^ *(=== RUN|--- PASS|[a-z_]+_test.go)}" || true
+} | tee "$log" | grep --line-buffered -E "^(ok|FAIL|panic:|#)|^ *--- (FAIL|SKIP)${VERBOSE:+|^ *(=== (RUN|CONT|NAME)|--- PASS|[a-z_]+_test.go)}" || true
 
 count() { grep -cE "^ *--- $1: Test|^--- $1: Fuzz" "$log" || true; }
 if [ "$(cat "$status")" != 0 ]; then
@@ -20,7 +20,8 @@ if [ "$(cat "$status")" != 0 ]; then
 fi
 if grep -qE '^ *--- SKIP' "$log"; then
 	echo "skipped:"
-	awk '/_test.go:[0-9]+:/ { said = $0; sub(/^ */, "", said) } /^ *--- SKIP/ { print "  " $3 ": " said }' "$log"
+	awk '/^=== (RUN|CONT|NAME) / { name = $3 } /_test.go:[0-9]+:/ { sub(/^ */, ""); said[name] = $0 }
+		/^ *--- SKIP/ { print "  " $3 ": " said[$3] }' "$log"
 fi
 echo "$name: $(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
 exit "$(cat "$status")"

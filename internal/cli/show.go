@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -159,12 +157,11 @@ func age(t time.Time) string {
 }
 
 func table(out io.Writer, rows [][]string) error {
-	buffered := bufio.NewWriter(out) // tabwriter writes every cell by itself
-	w := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	return errors.Join(w.Flush(), buffered.Flush())
+	return w.Flush()
 }
 
 // some makes an empty list print as [].

@@ -20,7 +20,8 @@ import (
 
 // TestDaemonDies: VMs do not notice, whenever it happens.
 func TestDaemonDies(t *testing.T) {
-	h := shared
+	t.Parallel()
+	h := own(t)
 	vm := h.create(t, "--name", "survivor")
 	boot, pid := h.bootID(t, vm.Name), h.show(t, vm.Name).PID
 
@@ -68,7 +69,7 @@ func TestDaemonDies(t *testing.T) {
 		until(t, time.Minute, "the stop's begin", func() bool { return h.show(t, vm.Name).State == banger.Stopping })
 		h.killDaemon(t)
 		asked.Wait()
-		until(t, 3*time.Minute, "the end", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+		until(t, bootTime, "the end", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
 		if now := h.show(t, vm.Name); now.Ending != banger.EndedPoweroff {
 			t.Errorf("the last end is %s %s, want poweroff", now.Ending, now.EndingBy)
 		}
@@ -81,10 +82,10 @@ func TestDaemonDies(t *testing.T) {
 		h.booted(t, vm.Name)
 		h.sh(t, vm.Name, "systemd-run --on-active=3 --timer-property=AccuracySec=100ms systemctl reboot")
 		h.killDaemon(t)
-		if err := gone(pid, 3*time.Minute); err != nil {
+		if err := gone(pid, bootTime); err != nil {
 			t.Fatal(err)
 		}
-		until(t, 3*time.Minute, "the way back", func() bool {
+		until(t, bootTime, "the way back", func() bool {
 			now := h.show(t, vm.Name)
 			return now.State == banger.Running && now.BootID != "" && now.BootID != boot
 		})
@@ -107,8 +108,9 @@ func TestDaemonDies(t *testing.T) {
 // TestDisksOpenOnce: whatever is started twice or dies in between, never do two
 // VMMs have a VM's disks open.
 func TestDisksOpenOnce(t *testing.T) {
-	h := shared
-	vm := h.create(t, "--name", "once", "--no-start")
+	t.Parallel()
+	h := own(t)
+	vm := h.create(t, "--name", "once", "--image", h.tiny(t), "--no-start")
 	dir := config.VMDir(vm.Dir)
 
 	t.Run("two starts at once", func(t *testing.T) {
@@ -184,6 +186,7 @@ func onlyOpener(t *testing.T, dir config.VMDir, pid int) {
 
 // TestCheckoutVanishes: a VM needs nothing of the tree it was made from.
 func TestCheckoutVanishes(t *testing.T) {
+	t.Parallel()
 	tree := t.TempDir()
 	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
 		copyFile(t, filepath.Join(shared.bin, name), filepath.Join(tree, name))
@@ -193,11 +196,7 @@ func TestCheckoutVanishes(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	h := newHome(t.TempDir(), tree)
-	t.Cleanup(func() { // after that of the VM
-		if err := h.tearDown(); err != nil {
-			t.Error("left behind:", err)
-		}
-	})
+	h.tearDownAfter(t)
 	vm := h.create(t, "--name", "keeper")
 	boot := h.bootID(t, vm.Name)
 	h.sh(t, vm.Name, "echo kept >/root/proof; sync")

@@ -10,14 +10,14 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"banger"
 )
 
 // TestDaily is the rest of a day's commands.
 func TestDaily(t *testing.T) {
-	h := shared
+	t.Parallel()
+	h := own(t)
 	ctx := t.Context()
 
 	t.Run("run and throw away", func(t *testing.T) {
@@ -42,7 +42,7 @@ func TestDaily(t *testing.T) {
 		}
 	})
 	t.Run("logs that follow", func(t *testing.T) {
-		following, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		following, cancel := context.WithTimeout(ctx, bootTime)
 		defer cancel()
 		cmd := h.command(following, "vm", "logs", "-f", vm.Name)
 		out, err := cmd.StdoutPipe()
@@ -111,14 +111,15 @@ func TestDaily(t *testing.T) {
 
 // TestChange changes a VM's settings: disks while it runs, the rest with a restart.
 func TestChange(t *testing.T) {
+	t.Parallel()
 	h := shared
-	vm := h.create(t, "--name", "changing", "--disk-size", "1G", "--overlay-size", "1G")
+	vm := h.create(t, "--name", "changing", "--image", h.tiny(t), "--disk-size", "1G", "--overlay-size", "1G")
 	boot := h.bootID(t, vm.Name)
 	h.banger(t, "vm", "set", "--disk-size", "3G", "--overlay-size", "2G", vm.Name)
 	total := func(path string) int64 {
 		t.Helper()
 		var size int64
-		if _, err := fmt.Sscan(h.sh(t, vm.Name, "df --output=size -B1 "+path+" | tail -1"), &size); err != nil {
+		if _, err := fmt.Sscan(h.sh(t, vm.Name, "df -kP "+path+" | awk 'END { print $2 * 1024 }'"), &size); err != nil {
 			t.Fatal(err)
 		}
 		return size

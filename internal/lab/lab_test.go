@@ -22,7 +22,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// shared is the home that most tests use: the bundle is taken over once.
+// shared is the home of the tests that leave the daemon and each other's VMs
+// alone: the bundle is taken over once. The others have a home of their own.
 var shared *home
 
 func TestMain(m *testing.M) {
@@ -43,7 +44,6 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "left behind:", err)
 			code = 1
 		}
-		measured.print(os.Stdout)
 		return code
 	}())
 }
@@ -96,6 +96,36 @@ func newHome(dir, bin string) *home {
 	os.Mkdir(dir+"/run", 0o700)
 	h.dirs, _ = config.DirsFrom(func(key string) string { return vars[key] })
 	return h
+}
+
+// own is a home for a test that does to its daemon or its files what no other
+// test could bear.
+func own(t *testing.T) *home {
+	t.Helper()
+	h := newHome(t.TempDir(), shared.bin)
+	h.tearDownAfter(t)
+	return h
+}
+
+// tearDownAfter looks after a home when the VMs' own cleanups are done.
+func (h *home) tearDownAfter(t *testing.T) {
+	t.Cleanup(func() {
+		if t.Failed() {
+			logTail(t, h.dirs.Log())
+		}
+		if err := h.tearDown(); err != nil {
+			t.Error("left behind:", err)
+		}
+	})
+}
+
+// logTail shows the end of a file of a test that has failed.
+func logTail(t *testing.T, path string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	t.Logf("%s:\n%s", path, text[max(0, len(text)-4000):])
 }
 
 // tearDown deletes every VM, stops the daemon and looks for what is left.
@@ -178,8 +208,9 @@ func (h *home) create(t *testing.T, args ...string) banger.VM {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			tail, _ := os.ReadFile(vm.Console)
-			t.Logf("console of %s:\n%s", vm.Name, tail[max(0, len(tail)-4000):])
+			for _, path := range []string{config.VMDir(vm.Dir).OldConsole(), vm.Console, vm.VMMLog} {
+				logTail(t, path)
+			}
 		}
 		h.run(context.Background(), nil, "vm", "delete", "--yes", "--force", string(vm.ID))
 		if _, err := os.Stat(vm.Dir); err == nil {
@@ -189,7 +220,7 @@ func (h *home) create(t *testing.T, args ...string) banger.VM {
 	return vm
 }
 
-func (h *home) show(t testing.TB, name string) banger.VM {
+func (h *home) show(t *testing.T, name string) banger.VM {
 	t.Helper()
 	r := h.run(context.Background(), nil, "vm", "show", "--json", name)
 	var vm banger.VM
@@ -276,12 +307,47 @@ func patience(t *testing.T) time.Duration {
 	return time.Duration(n)
 }
 
-// booted waits until the VM's init has started everything.
+// bootTime is how long an init may take to start or to stop everything. It is
+// long for a machine that does much else.
+const bootTime = 10 * time.Minute
+
+// booted waits until the VM's init has started everything, and looks whether
+// it could.
 func (h *home) booted(t *testing.T, name string) {
 	t.Helper()
-	until(t, 3*time.Minute, "multi-user.target", func() bool {
-		return h.run(t.Context(), nil, "vm", "exec", name, "--", "systemctl", "is-active", "-q", "multi-user.target").code == 0
-	})
+	h.banger(t, "vm", "wait", "--for", "boot", "--timeout", bootTime.String(), name)
+	if failed := h.sh(t, name, "systemctl --failed --no-legend --plain"); failed != "" {
+		t.Errorf("failed units: %s", failed)
+	}
+}
+
+// inGuest waits in the guest until a shell's condition is true there.
+func (h *home) inGuest(t *testing.T, name, condition string) {
+	t.Helper()
+	h.banger(t, "vm", "exec", name, "--", "timeout", "600", "sh", "-c", "until "+condition+"; do sleep 0.2; done")
+}
+
+// ended waits for an end that is the guest's own.
+func (h *home) ended(t *testing.T, name string) banger.VM {
+	t.Helper()
+	h.banger(t, "vm", "wait", "--for", "stopped", "--timeout", bootTime.String(), name)
+	return h.show(t, name)
+}
+
+// stopped stops a VM that has to do so by itself, and looks at its disks.
+func (h *home) stopped(t *testing.T, vm banger.VM) {
+	t.Helper()
+	h.banger(t, "vm", "stop", "--grace", bootTime.String(), vm.Name)
+	ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "")
+	cleanVM(t, vm)
+}
+
+// ended checks how a VM has ended.
+func ended(t *testing.T, vm banger.VM, want banger.Ending, detail string) {
+	t.Helper()
+	if vm.State != banger.Stopped || vm.Ending != want || !strings.Contains(vm.EndingBy, detail) || detail == "" && vm.EndingBy != "" {
+		t.Errorf("it is %s, ended %s (%s), want %s (%s)", vm.State, vm.Ending, vm.EndingBy, want, detail)
+	}
 }
 
 func (h *home) bootID(t *testing.T, name string) string {

@@ -15,6 +15,7 @@ func TestNoSpace(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount a small file system: run the suite as root")
 	}
+	t.Parallel()
 	for _, c := range []struct{ size, want string }{
 		{"64m", "no space left on device"},     // too small for the image
 		{"1000m", "free, a new VM needs 272M"}, // too small for a VM beside it

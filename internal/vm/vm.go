@@ -99,7 +99,6 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 		v.Close()
 		return nil, err
 	}
-	v.task(v.watchClock)
 	return v, nil
 }
 

@@ -1,0 +1,182 @@
+//go:build vm
+
+package lab
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/config"
+)
+
+// rounds is how often TestAgainAndAgain goes around: BANGER_TEST_ROUNDS, or 1.
+func rounds(t *testing.T) int {
+	text := os.Getenv("BANGER_TEST_ROUNDS")
+	if text == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestAgainAndAgain is the riskiest thing there is: the hand-over to systemd and
+// the way back, again and again.
+func TestAgainAndAgain(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "again")
+	for range rounds(t) {
+		boot := h.bootID(t, vm.Name)
+		h.booted(t, vm.Name)
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "reboot")
+		h.comesBack(t, vm.Name, boot)
+		if now := h.show(t, vm.Name); now.Ending != banger.EndedReboot {
+			t.Errorf("the last end is %s (%s), want reboot", now.Ending, now.EndingBy)
+		}
+		h.stopped(t, vm) // long before its init is up
+		if strings.Contains(console(t, vm)+oldConsole(t, vm), "recovery complete") {
+			t.Error("a journal was replayed")
+		}
+		h.banger(t, "vm", "start", vm.Name)
+	}
+}
+
+// comesBack waits until a VM runs that has rebooted by itself.
+func (h *home) comesBack(t *testing.T, name, boot string) {
+	t.Helper()
+	until(t, bootTime, "the reboot", func() bool {
+		now := h.show(t, name)
+		return now.State == banger.Running && now.BootID != "" && now.BootID != boot
+	})
+}
+
+func console(t *testing.T, vm banger.VM) string    { return read(t, config.VMDir(vm.Dir).Console()) }
+func oldConsole(t *testing.T, vm banger.VM) string { return read(t, config.VMDir(vm.Dir).OldConsole()) }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestStopWhileBooting asks for a stop as soon as the agent answers, long before
+// the init listens to signals.
+func TestStopWhileBooting(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "hasty")
+	h.stopped(t, vm)
+	for range 2 {
+		h.banger(t, "vm", "start", vm.Name)
+		h.stopped(t, vm)
+	}
+}
+
+// TestGuestEnds is about ends that are the guest's own, each told apart.
+func TestGuestEnds(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "ends")
+	act := func(t *testing.T, script string) {
+		t.Helper()
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
+	}
+	t.Run("poweroff", func(t *testing.T) {
+		h.booted(t, vm.Name)
+		act(t, "poweroff")
+		ended(t, h.ended(t, vm.Name), banger.EndedPoweroff, "")
+		cleanVM(t, vm)
+	})
+	t.Run("halt", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		act(t, "until halt; do sleep 0.2; done")
+		ended(t, h.ended(t, vm.Name), banger.EndedHalt, "")
+		cleanVM(t, vm)
+	})
+	for _, c := range []struct {
+		script string
+		want   banger.Ending
+		detail string
+	}{
+		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
+		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
+		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
+	} {
+		t.Run(c.script, func(t *testing.T) {
+			h.banger(t, "vm", "start", vm.Name)
+			act(t, c.script)
+			ended(t, h.ended(t, vm.Name), c.want, c.detail)
+		})
+	}
+	t.Run("halt without an end", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		act(t, "sync; (sleep 1; halt -f) >/dev/null 2>&1 &")
+		until(t, time.Minute, "the halt", func() bool { return strings.Contains(console(t, vm), "reboot: System halted") })
+		h.banger(t, "vm", "stop", vm.Name)
+		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
+	})
+	t.Run("an init that has crashed", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
+		act(t, "kill -SEGV 1")
+		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
+		if now := h.show(t, vm.Name); now.State != banger.Running {
+			t.Errorf("it is %s", now.State)
+		}
+		h.banger(t, "vm", "stop", vm.Name)
+		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
+		cleanVM(t, vm)
+	})
+}
+
+// TestEndsWithoutInit is the same where the agent is the init.
+func TestEndsWithoutInit(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "bare", "--image", h.tiny(t))
+	act := func(t *testing.T, script string) {
+		t.Helper()
+		h.banger(t, "vm", "start", vm.Name)
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
+	}
+	for _, c := range []struct {
+		script string
+		want   banger.Ending
+		detail string
+	}{
+		{"poweroff", banger.EndedPoweroff, ""},
+		{"halt", banger.EndedHalt, ""},
+		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
+		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
+		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
+	} {
+		t.Run(c.script, func(t *testing.T) {
+			act(t, c.script)
+			now := h.ended(t, vm.Name)
+			ended(t, now, c.want, c.detail)
+			if now.Ending.Clean() {
+				cleanVM(t, vm)
+			}
+		})
+	}
+	t.Run("reboot", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		boot := h.bootID(t, vm.Name)
+		act(t, "reboot")
+		h.comesBack(t, vm.Name, boot)
+	})
+	t.Run("a stubborn program", func(t *testing.T) {
+		act(t, `(trap "" TERM HUP INT; while :; do sleep 1000; done) >/dev/null 2>&1 </dev/null &`)
+		h.stopped(t, vm)
+	})
+}

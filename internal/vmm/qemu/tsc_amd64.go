@@ -1,4 +1,0 @@
-package qemu
-
-// rdtsc reads the CPU's time stamp counter.
-func rdtsc() uint64

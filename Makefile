@@ -52,8 +52,8 @@ vmtest: build runtime ## the tests that boot real VMs
 	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestBuildFromDebian' ./internal/vmm/qemu ./internal/kernel
 	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 30m -parallel 2 -tags vm ./internal/lab
 
-bench: build runtime ## time from create to the first program run, against plain QEMU
-	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab/...
+bench: build runtime ## what create, exec, list, stop, memory and disks cost: docs/benchmarks.md
+	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab
 
 lab: lab-program runtime-bundle ## the tests that boot VMs, on real Firecracker in an emulated host (docs/lab.md)
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test

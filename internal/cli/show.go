@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -157,11 +159,12 @@ func age(t time.Time) string {
 }
 
 func table(out io.Writer, rows [][]string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	buffered := bufio.NewWriter(out) // tabwriter writes every cell by itself
+	w := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
-	return w.Flush()
+	return errors.Join(w.Flush(), buffered.Flush())
 }
 
 // some makes an empty list print as [].

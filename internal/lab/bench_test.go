@@ -10,8 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,99 +34,79 @@ const pairs = 5
 // disks, and `true` through the same agent protocol. What banger adds is the
 // ratio; the steps of its log tell where.
 func BenchmarkCreateExec(b *testing.B) {
+	once(b)
 	h := shared
-	if b.N > 1 {
-		b.Skip("use -benchtime 1x: one run is five pairs")
-	}
+	h.must(b, "vm", "list") // the daemon is up
 	bareDir := filepath.Join(h.dir, "bare")
-	steps := map[string][]time.Duration{}
-	var ours, bares, ratios []float64
 	for i := range pairs {
 		name := fmt.Sprintf("bench-%d", i)
-		created, total := h.createExec(b, name)
-		for step, took := range h.steps(b, name) {
-			steps[step] = append(steps[step], took)
-		}
-		steps["(whole `vm create`)"] = append(steps["(whole `vm create`)"], created)
-		steps["(whole `vm exec true`)"] = append(steps["(whole `vm exec true`)"], total-created)
+		create := h.must(b, "vm", "create", "--name", name)
+		exec := h.must(b, "vm", "exec", name, "--", "true")
+		h.must(b, "vm", "exec", name, "--", "sync")
+		size := ownBlocks(b, h.show(b, name).Dir)
 		// Neither runs while the other is measured.
-		if r := h.run(context.Background(), nil, "vm", "stop", "--force", name); r.code != 0 {
-			b.Fatal(r.stderr)
-		}
+		h.must(b, "vm", "stop", "--force", name)
 		bare := h.bare(b, bareDir, name)
-		ours, bares = append(ours, total.Seconds()), append(bares, bare.Seconds())
-		ratios = append(ratios, total.Seconds()/bare.Seconds())
-		b.Logf("pair %d: banger %.2f s, bare QEMU %.2f s, ratio %.2f", i+1, total.Seconds(), bare.Seconds(), ratios[i])
-		if r := h.run(context.Background(), nil, "vm", "delete", "--yes", "--force", name); r.code != 0 {
-			b.Fatal(r.stderr)
-		}
-	}
-	b.ReportMetric(median(ours), "banger-s")
-	b.ReportMetric(median(bares), "bare-s")
-	b.ReportMetric(median(ratios), "ratio")
-	b.ReportMetric(0, "ns/op")
-	for _, step := range slices.Sorted(mapKeys(steps)) {
-		b.Logf("%-28s %7.1f ms", step, median(millis(steps[step])))
-	}
-}
+		h.must(b, "vm", "delete", "--yes", "--force", name)
 
-func mapKeys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for key := range m {
-			if !yield(key) {
-				return
+		measured.add("create to the end of the first exec, banger", "s", "", (create + exec).Seconds())
+		measured.add("the same, bare QEMU", "s", "", bare.Seconds())
+		measured.add("their ratio", "", "1.15", (create+exec).Seconds()/bare.Seconds())
+		for _, step := range h.steps(b, name, "create") {
+			if step.Msg == "step" {
+				measured.millis("  create: "+step.Step, "", step.Took)
 			}
 		}
+		measured.millis("  create, whole process", "", create)
+		measured.millis("  first exec, whole process", "", exec)
+		measured.add("state of a VM after its first exec", "MiB", "10", float64(size)/float64(banger.MiB))
+		b.Logf("pair %d: banger %.2f s, bare QEMU %.2f s", i+1, (create + exec).Seconds(), bare.Seconds())
 	}
+	b.ReportMetric(0, "ns/op")
 }
 
-func millis(all []time.Duration) []float64 {
-	out := make([]float64, len(all))
-	for i, d := range all {
-		out[i] = float64(d.Microseconds()) / 1000
-	}
-	return out
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
-}
-
-func (h *home) createExec(b *testing.B, name string) (created, total time.Duration) {
+// ownBlocks is what a VM's directory takes on the host, without the image and
+// the kernel, which it shares.
+func ownBlocks(b *testing.B, dir string) banger.Size {
 	b.Helper()
-	if r := h.run(context.Background(), nil, "vm", "list"); r.code != 0 { // the daemon is up
-		b.Fatal(r.stderr)
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		b.Fatal(err)
 	}
-	begun := time.Now()
-	for _, args := range [][]string{{"vm", "create", "--name", name}, {"vm", "exec", name, "--", "true"}} {
-		if r := h.run(context.Background(), nil, args...); r.code != 0 {
-			b.Fatal(r.stderr)
+	var sum banger.Size
+	for _, file := range files {
+		var stat syscall.Stat_t
+		if err := syscall.Lstat(filepath.Join(dir, file.Name()), &stat); err != nil {
+			b.Fatal(err)
 		}
-		if created == 0 {
-			created = time.Since(begun)
+		if stat.Nlink == 1 {
+			sum += banger.Size(stat.Blocks) * 512
 		}
 	}
-	return created, time.Since(begun)
+	return sum
 }
 
-// steps reads the daemon's log for how long each step of a VM's create took.
-func (h *home) steps(b *testing.B, name string) map[string]time.Duration {
+// logged is a line of the daemon's log about a step of an operation.
+type logged struct {
+	Msg, Verb, VM, Step string
+	Time                time.Time
+	Took                time.Duration
+}
+
+// steps reads from the daemon's log how long each step of a VM's operation took.
+func (h *home) steps(b *testing.B, name, verb string) []logged {
 	b.Helper()
 	file, err := os.Open(h.dirs.Log())
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer file.Close()
-	steps := map[string]time.Duration{}
+	var steps []logged
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
-		var line struct {
-			Msg, Verb, VM, Step string
-			Took                time.Duration
-		}
-		if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "step" && line.VM == name && line.Verb == "create" {
-			steps[line.Step] = line.Took
+		var s logged
+		if json.Unmarshal(lines.Bytes(), &s) == nil && s.VM == name && (s.Msg == "step" && s.Verb == verb || s.Msg == "VM ended") {
+			steps = append(steps, s)
 		}
 	}
 	return steps
@@ -139,10 +119,7 @@ func (h *home) bare(b *testing.B, path, name string) time.Duration {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	var vm banger.VM
-	if err := json.Unmarshal([]byte(h.run(ctx, nil, "vm", "show", "--json", name).stdout), &vm); err != nil {
-		b.Fatal(err)
-	}
+	vm := h.show(b, name)
 	spec, identity := h.bareSpec(b, ctx, path, vm)
 	defer os.RemoveAll(path)
 	driver := qemu.New(hostcmd.Host{})

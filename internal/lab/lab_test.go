@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "left behind:", err)
 			code = 1
 		}
+		measured.print(os.Stdout)
 		return code
 	}())
 }
@@ -220,7 +221,7 @@ func (h *home) create(t *testing.T, args ...string) banger.VM {
 	return vm
 }
 
-func (h *home) show(t *testing.T, name string) banger.VM {
+func (h *home) show(t testing.TB, name string) banger.VM {
 	t.Helper()
 	r := h.run(context.Background(), nil, "vm", "show", "--json", name)
 	var vm banger.VM

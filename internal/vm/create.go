@@ -252,16 +252,27 @@ func (c *creating) makeDir(ctx context.Context) error {
 	if err := durable.WriteFile(dir.HostKey(), private, 0o600); err != nil {
 		return err
 	}
-	if err := disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay); err != nil {
-		return fmt.Errorf("overlay: %w", err)
-	}
-	if err := disk.Create(ctx, c.v.Run, dir.Work(), c.row.Disk, wire.LabelWork); err != nil {
-		return fmt.Errorf("work disk: %w", err)
+	if err := c.makeDisks(ctx, dir); err != nil {
+		return err
 	}
 	if err := c.v.linkShared(dir, c.row); err != nil {
 		return err
 	}
 	return c.v.knowHost(c.row.ID, c.row.Name, public)
+}
+
+// makeDisks makes both disks at once: each waits for the host's disk at its end.
+func (c *creating) makeDisks(ctx context.Context, dir config.VMDir) error {
+	overlay := make(chan error, 1)
+	go func() { overlay <- disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay) }()
+	work := disk.Create(ctx, c.v.Run, dir.Work(), c.row.Disk, wire.LabelWork)
+	if err := <-overlay; err != nil {
+		return fmt.Errorf("overlay: %w", err)
+	}
+	if work != nil {
+		return fmt.Errorf("work disk: %w", work)
+	}
+	return nil
 }
 
 // linkShared gives a VM's directory names for the files that it shares with

@@ -32,6 +32,8 @@ type run struct {
 	tended  chan struct{} // closed when nothing more will be heard from the guest
 	over    chan struct{} // closed when the end is on record
 
+	timeAsked chan struct{} // holds a token when the guest is to be told the time
+
 	mu      sync.Mutex
 	control *guest.Control
 	hello   wire.Hello
@@ -44,7 +46,7 @@ type run struct {
 
 func newRun(machine vmm.Machine, b boot) *run {
 	return &run{machine: machine, boot: b, ready: make(chan struct{}), failed: make(chan error, 1),
-		tended: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{})}
+		tended: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}), timeAsked: make(chan struct{}, 1)}
 }
 
 // tend keeps a control connection to the guest until the VMM ends or ctx does.
@@ -59,6 +61,7 @@ func (r *run) tend(ctx context.Context, program string) {
 		case <-ctx.Done():
 		}
 	}()
+	go r.keepTime(ctx)
 	for failures := 0; ; {
 		control, err := r.connect(ctx, program)
 		if err == nil {
@@ -110,6 +113,7 @@ func (r *run) connect(ctx context.Context, program string) (*guest.Control, erro
 	}
 	r.setControl(control)
 	close(opened)
+	r.askTime() // nobody may have watched the clock
 	return control, nil
 }
 

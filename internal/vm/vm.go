@@ -99,6 +99,7 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 		v.Close()
 		return nil, err
 	}
+	v.task(v.watchClock)
 	return v, nil
 }
 

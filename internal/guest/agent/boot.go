@@ -166,6 +166,18 @@ func setClock(nano int64) error {
 	return nil
 }
 
+// clockOff is how far the clock may be from what the host tells, which is some
+// moments old when it arrives.
+const clockOff = time.Second
+
+// followClock sets the clock when it is wrong.
+func followClock(nano int64) error {
+	if time.Since(time.Unix(0, nano)).Abs() < clockOff {
+		return nil
+	}
+	return setClock(nano)
+}
+
 // failedTime bounds how long a failed boot waits for the host to hear of it.
 const failedTime = 20 * time.Second
 

@@ -151,7 +151,7 @@ func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, setClock(p.UnixNano)
+		return nil, followClock(p.UnixNano)
 	case wire.MethodInfo:
 		return s.info()
 	case wire.MethodStats:

@@ -124,7 +124,7 @@ const (
 	MethodPing  = "ping"  // -> nothing
 	MethodSync  = "sync"  // sync(2) has ended; -> nothing
 	MethodStop  = "stop"  // StopParams -> nothing, at once; events tell the rest
-	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock
+	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock when it is wrong
 	MethodInfo  = "info"  // -> Info
 	MethodStats = "stats" // -> Stats
 	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk

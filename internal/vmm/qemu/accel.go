@@ -2,7 +2,6 @@ package qemu
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 
 	"banger"
@@ -23,22 +22,6 @@ func acceleratorOf(h vmm.Host) accelerator {
 		return accelerator{note: fmt.Sprintf("%s: %v", emulated, err), fix: banger.FixOf(err)}
 	}
 	return accelerator{kvm: true}
-}
-
-// defaultKHz serves where the host does not say its own: any sane value does.
-const defaultKHz = 2_000_000
-
-// khz is the host's clock rate.
-func khz(h vmm.Host) int {
-	cpu, err := h.CPU()
-	if err != nil {
-		return defaultKHz
-	}
-	mhz, err := strconv.ParseFloat(cpu["cpu MHz"], 64)
-	if err != nil || mhz < 100 || mhz > 20_000 {
-		return defaultKHz
-	}
-	return int(mhz * 1000)
 }
 
 // Two emulated CPUs take turns in one thread, and the guest's own code patching

@@ -95,11 +95,3 @@ func TestAcceleratorWithoutPermission(t *testing.T) {
 		t.Errorf("got %+v", a)
 	}
 }
-
-func TestKHz(t *testing.T) {
-	for cpuinfo, want := range map[string]int{intel: 2_095_078, amd: defaultKHz, plain: defaultKHz, "": defaultKHz} {
-		if got := khz(testHost(t, cpuinfo)); got != want {
-			t.Errorf("%.40q: got %d, want %d", cpuinfo, got, want)
-		}
-	}
-}

@@ -69,7 +69,11 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 		return nil, 0, err
 	}
 	accel := acceleratorOf(d.host)
-	cmd := exec.Command(p.path, args(spec, accel, khz(d.host), p.sandbox)...)
+	khz := 0
+	if !accel.kvm {
+		khz = measureKHz()
+	}
+	cmd := exec.Command(p.path, args(spec, accel, khz, p.sandbox)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
 	cmd.ExtraFiles = append(append(cmd.ExtraFiles, inherited...), spec.Lock)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

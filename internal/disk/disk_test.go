@@ -1,0 +1,60 @@
+package disk
+
+import (
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"banger"
+	"banger/internal/hostcmd"
+)
+
+// TestNewDisks: a new disk takes next to nothing on the host, and its file
+// system is sound before and after it has grown a hundred times.
+func TestNewDisks(t *testing.T) {
+	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
+		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
+	}
+	for _, size := range []banger.Size{Smallest, banger.GiB, 16 * banger.GiB} {
+		t.Run(size.String(), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "disk.ext4")
+			if err := Create(t.Context(), hostcmd.Host{}, path, size, "banger-test"); err != nil {
+				t.Fatal(err)
+			}
+			var stat syscall.Stat_t
+			if err := syscall.Stat(path, &stat); err != nil {
+				t.Fatal(err)
+			}
+			if took := banger.Size(stat.Blocks * 512); took > 2*banger.MiB {
+				t.Errorf("it takes %v on the host", took)
+			}
+			tool(t, "e2fsck", "-fn", path)
+			if size > banger.GiB {
+				return // resize2fs writes for seconds
+			}
+			if err := Grow(path, size*growth); err != nil {
+				t.Fatal(err)
+			}
+			tool(t, "resize2fs", path)
+			tool(t, "e2fsck", "-fn", path)
+			if said := tool(t, "dumpe2fs", "-h", path); strings.Contains(said, "meta_bg") {
+				t.Errorf("its descriptors are spread:\n%s", said)
+			}
+		})
+	}
+}
+
+func tool(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	path, err := (hostcmd.Host{}).Look(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}

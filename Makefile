@@ -13,7 +13,7 @@ bundle = $(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz lab lab-short lab-host lab-shell install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz mutate lab lab-short lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -73,6 +73,9 @@ lab-program:
 
 fuzz: ## try every fuzz target for FUZZTIME (10s each)
 	@GO=$(GO) sh scripts/fuzz.sh $(FUZZTIME)
+
+mutate: ## break each guard once and name the test that notices; WORD= picks some
+	@GO=$(GO) sh scripts/mutate.sh $(WORD)
 
 install: build ## install into PREFIX (~/.local), the runtime with it
 	@test -f runtime/bundle.json || { echo "there is no ./runtime to install; fix: make runtime" >&2; exit 1; }

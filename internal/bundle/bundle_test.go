@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable"
 	"banger/internal/durable/durabletest"
 )
 
@@ -127,7 +128,7 @@ func TestOpenSaysWhatIsMissing(t *testing.T) {
 func TestInstall(t *testing.T) {
 	dir, dirs := testBundle(t)
 	b := open(t, dir)
-	disk := durabletest.New(t, filepath.Dir(dirs.State))
+	disk := durabletest.New(t, dirs.State)
 	var steps []string
 	done, err := Install(ctx, b, dirs, func(e banger.Event) { steps = append(steps, fmt.Sprint(e.Step, e.Done)) })
 	if err != nil {
@@ -156,6 +157,19 @@ func TestInstall(t *testing.T) {
 	if err != nil || again != done || len(steps) != 0 {
 		t.Errorf("again: %+v, %v, %v", again, steps, err)
 	}
+}
+
+func TestCopiesAreOnTheDisk(t *testing.T) {
+	root := t.TempDir()
+	disk := durabletest.New(t, root)
+	for name, mode := range map[string]os.FileMode{"linked": 0o444, "copied": 0o644} { // nobody links what can be written
+		from, to := filepath.Join(t.TempDir(), name), filepath.Join(root, name)
+		put(t, from, []byte("content"), mode)
+		if err := errors.Join(share(ctx, from, to), durable.Sync(root)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk.Check(root)
 }
 
 func TestManifestIsOnTheDisk(t *testing.T) {
@@ -225,6 +239,26 @@ func TestInstallsAtOnceAgree(t *testing.T) {
 		if errs[i] != nil || results[i] != results[0] {
 			t.Errorf("%d: %+v, %v", i, results[i], errs[i])
 		}
+	}
+}
+
+func TestInstallsQueue(t *testing.T) {
+	dirs := config.Dirs{State: t.TempDir()}
+	unlock, err := lock(dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.Open(dirs.Images())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("while one is at work: %v", err)
+	}
+	unlock()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

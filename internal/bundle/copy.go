@@ -33,10 +33,11 @@ func share(ctx context.Context, src, dst string) error {
 		return err
 	}
 	defer out.Close()
-	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
-		if ours(info) && replaceByLink(in, dst) == nil {
-			return nil
-		}
+	cloned := unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil
+	if !cloned && ours(info) && replaceByLink(in, dst) == nil {
+		return durable.Sync(dst)
+	}
+	if !cloned {
 		if err := copySparse(ctx, in, out); err != nil {
 			return fmt.Errorf("copy %s: %w", src, err)
 		}
@@ -44,7 +45,7 @@ func share(ctx context.Context, src, dst string) error {
 	if err := out.Chmod(info.Mode().Perm() &^ 0o222); err != nil {
 		return err
 	}
-	return durable.Sync(dst)
+	return durable.Sync(out.Name())
 }
 
 // ours says whether a file is safe to share as it is: nobody has it to write,
@@ -65,7 +66,7 @@ func replaceByLink(in *os.File, dst string) error {
 		os.Remove(linked)
 		return err
 	}
-	return durable.Sync(dst)
+	return nil
 }
 
 func copySparse(ctx context.Context, in, out *os.File) error {

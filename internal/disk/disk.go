@@ -74,10 +74,7 @@ func Grow(path string, size banger.Size) error {
 	if err == nil && banger.Size(info.Size()) < size {
 		err = file.Truncate(int64(size))
 	}
-	if err := errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return durable.Sync(path)
+	return errors.Join(err, file.Close(), durable.Sync(path))
 }
 
 // Free is the room on the file system that holds dir for this user.

@@ -21,6 +21,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/durable/durabletest"
 	"banger/internal/store"
 )
 
@@ -67,6 +68,7 @@ func small(t *testing.T) []byte { return tree(t, map[string]string{"etc/issue": 
 
 func TestImport(t *testing.T) {
 	i := newImages(t)
+	disk := durabletest.New(t, i.Dirs.State)
 	plain := small(t)
 	var steps []string
 	first, err := i.Import(t.Context(), banger.ImportImage{Name: "plain", File: archive(t, plain)}, func(e banger.Event) {
@@ -80,6 +82,7 @@ func TestImport(t *testing.T) {
 	if want := []string{"check the name", "look at the archive", "write the file system", "record"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q", steps)
 	}
+	disk.Check(string(i.Dirs.Image(first.ID)))
 	if info, err := os.Stat(i.Dirs.Image(first.ID).Rootfs()); err != nil || info.Mode().Perm() != 0o444 || banger.Size(info.Size()) != first.Size {
 		t.Errorf("%v, %v", info, err)
 	}

@@ -116,6 +116,9 @@ func TestInsertRefusesTakenNames(t *testing.T) {
 		if banger.KindOf(err) != banger.Conflict || banger.FixOf(err) != fix {
 			t.Errorf("%s: got %v, fix %q", phase, err, banger.FixOf(err))
 		}
+		if open := s.writer.Stats().InUse; open != 0 {
+			t.Fatalf("%d transactions are left open", open)
+		}
 	}
 	if err := s.InsertVM(ctx, sample("0123456789ab", "mole")); banger.KindOf(err) != banger.Conflict {
 		t.Errorf("taken ID: got %v", err)

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"context"
 	"os"
 	"strings"
 	"testing"
@@ -90,4 +91,21 @@ func TestRename(t *testing.T) {
 		t.Errorf("the guest's name:\n%s", console)
 	}
 	w.create("otter") // the name is free
+}
+
+func TestRenameCancelledAtItsEnd(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := w.RenameVM(ctx, "otter", banger.RenameVM{Name: "badger"}, func(e banger.Event) {
+		if e.Step == "know the host" && e.Done {
+			cancel()
+		}
+	})
+	if banger.KindOf(err) != banger.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if after := w.String(); strings.Contains(after, "badger") || !strings.Contains(after, ",otter.vm ") {
+		t.Errorf("after it:\n%s", after)
+	}
 }

@@ -18,6 +18,12 @@ type hasty struct {
 	boot boot
 }
 
+func (m hasty) Ended() <-chan struct{} {
+	ended := make(chan struct{})
+	close(ended)
+	return ended
+}
+
 func (m hasty) Dial(context.Context, int) (net.Conn, error) {
 	host, agent := net.Pipe()
 	go func() {
@@ -42,5 +48,18 @@ func TestEventsAreNewerThanTheHello(t *testing.T) {
 		if r.hello.Init != wire.InitUp {
 			t.Fatalf("the init is %s after it was told to be up", r.hello.Init)
 		}
+	}
+}
+
+func TestByeNeedsTheNonce(t *testing.T) {
+	b := newBoot()
+	r := newRun(hasty{boot: b}, b)
+	for _, nonce := range []string{"", newBoot().Nonce} {
+		if r.heard(wire.Event{Kind: wire.EventBye, Verb: wire.Reboot, Nonce: nonce}); r.bye != "" {
+			t.Errorf("with nonce %q: %s", nonce, r.bye)
+		}
+	}
+	if r.heard(wire.Event{Kind: wire.EventBye, Verb: wire.Reboot, Nonce: b.Nonce}); r.bye != wire.Reboot {
+		t.Errorf("with the boot's: %q", r.bye)
 	}
 }

@@ -2,9 +2,11 @@ package vmm
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"syscall"
 	"testing"
 	"time"
@@ -150,14 +152,28 @@ func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const held = 50 * time.Millisecond
-	time.AfterFunc(held, func() { lock.Close() })
-	began := time.Now()
-	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
-		t.Errorf("got %v", err)
+	info, err := lock.Stat()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if took := time.Since(began); took < held {
-		t.Errorf("it was told gone after %v", took)
+	waits := regexp.MustCompile(fmt.Sprintf(`-> FLOCK .*:%d `, info.Sys().(*syscall.Stat_t).Ino))
+	told := make(chan error, 1)
+	go func() { _, err := OpenHolder(path); told <- err }()
+	for waiting := false; !waiting; time.Sleep(time.Millisecond) {
+		select {
+		case err := <-told:
+			t.Fatalf("while the lock is held: %v", err)
+		default:
+		}
+		locks, err := os.ReadFile("/proc/locks")
+		if err != nil {
+			t.Fatal(err)
+		}
+		waiting = waits.Match(locks)
+	}
+	lock.Close()
+	if err := <-told; !errors.Is(err, ErrGone) {
+		t.Errorf("got %v", err)
 	}
 	again, err := Lock(path)
 	if err != nil {

@@ -149,6 +149,12 @@ func assertLeft(t *testing.T, spec vmm.Spec) {
 			t.Errorf("%s is left: %v", name, err)
 		}
 	}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if open, err := os.Readlink(fd); err == nil && strings.HasPrefix(open, spec.Dir) {
+			t.Errorf("%s is still open", open)
+		}
+	}
 	for _, name := range []string{spec.Log, spec.Console} {
 		if info, err := os.Stat(filepath.Join(spec.Dir, name)); err != nil || info.Mode() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)

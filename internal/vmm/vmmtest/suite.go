@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -257,6 +258,12 @@ func assertNothing(t *testing.T, spec vmm.Spec) {
 	for _, entry := range entries {
 		if entry.Type()&os.ModeSocket != 0 {
 			t.Errorf("socket %s was left", entry.Name())
+		}
+	}
+	fds, _ := filepath.Glob("/proc/self/fd/*")
+	for _, fd := range fds {
+		if open, err := os.Readlink(fd); err == nil && strings.HasPrefix(open, spec.Dir) {
+			t.Errorf("%s was left open", open)
 		}
 	}
 }

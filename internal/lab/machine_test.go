@@ -276,7 +276,7 @@ func TestBadStarts(t *testing.T) {
 	})
 	t.Run("a kernel that is none", func(t *testing.T) {
 		swap(t, dir.Kernel(), []byte("not a kernel"))
-		fails(t, 5, "launch QEMU", "vm", "start", vm.Name)
+		fails(t, 5, "launch ", "vm", "start", vm.Name)
 	})
 	h.banger(t, "vm", "start", vm.Name)
 	h.banger(t, "vm", "stop", "--force", vm.Name)

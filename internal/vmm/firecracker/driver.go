@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -45,6 +46,10 @@ func (d *Driver) Name() string { return Name }
 // maxVCPUs is Firecracker's own bound.
 const maxVCPUs = 32
 
+// bootTime is for hosts that are VMs themselves: there a boot takes many times as
+// long as on hardware. A guest that cannot come up is mostly found out before.
+const bootTime = 3 * time.Minute
+
 // Probe implements vmm.Driver. What is quickest to tell comes first.
 func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err := d.host.CheckKVM(); err != nil {
@@ -57,8 +62,8 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs, DefaultVCPUs: 2,
-		GrowOnline: true, BootTimeout: 60 * time.Second}, nil
+	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs,
+		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, BootTimeout: bootTime}, nil
 }
 
 // attachTime bounds how long a VMM that was found may take to answer.

@@ -27,7 +27,7 @@ const (
 // keep modules out. There is no secret in it, for every process of the guest can
 // read it.
 const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
-	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on systemd.ssh_auto=no"
+	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off systemd.ssh_auto=no"
 
 // openFiles is what the VMM may have open: each stream is a file, and it spins
 // when it may not open one.

@@ -59,13 +59,16 @@ func (g *sshGuest) dial(banger.VM) (net.Conn, error) {
 		return nil, err
 	}
 	defer listener.Close()
-	go func() {
-		conn, err := listener.Accept()
-		if err == nil {
-			g.serve(conn)
-		}
-	}()
-	return net.Dial("tcp", listener.Addr().String())
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	guest, err := listener.Accept() // a listener that is closed before resets the connection
+	if err != nil {
+		return nil, err
+	}
+	go g.serve(guest)
+	return conn, nil
 }
 
 func (g *sshGuest) serve(conn net.Conn) {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 )
 
@@ -58,8 +60,10 @@ func numbers(t *testing.T, log io.Reader, last int) []int {
 
 // TestAFloodedConsoleStaysBounded: whatever a guest writes, its console is
 // bounded and has the end; who follows it gets every line that was not cut
-// before it was read, once and in order; and the last words are heard.
+// before it was read, once and in order; and the last words are heard. Where
+// the file system can cut a front by itself, nothing is lost by that.
 func TestAFloodedConsoleStaysBounded(t *testing.T) {
+	t.Setenv("TMPDIR", onDisk) // tmpfs cannot
 	w := newWorld(t)
 	vm := w.create("otter")
 	follower, err := w.VMLogs(t.Context(), "otter", banger.VMLogs{Follow: true})
@@ -87,12 +91,30 @@ func TestAFloodedConsoleStaysBounded(t *testing.T) {
 		info, err := os.Stat(vm.Console)
 		return err == nil && banger.Size(info.Size()) <= mostLog
 	})
-	w.gapless(vm, lines)
+	if collapses(t) {
+		w.gapless(vm, lines)
+	} else {
+		t.Logf("%s cannot cut the front of a file: gaps are not looked for", t.TempDir())
+	}
 	w.act("otter", "poweroff")
 	w.until("it has ended", func() bool { return w.show1("otter").State == banger.Stopped })
 	if ending := w.show1("otter").Ending; ending != banger.EndedPoweroff {
 		t.Errorf("ended %q", ending)
 	}
+}
+
+// collapses says whether the file system of temporary files can cut the front of one.
+func collapses(t *testing.T) bool {
+	t.Helper()
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Truncate(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	return unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_COLLAPSE_RANGE, 0, 512<<10) == nil
 }
 
 // gapless: what is left of a cut log is its end, without a gap.
@@ -104,8 +126,8 @@ func (w *world) gapless(vm banger.VM, lines int) {
 	}
 	defer log.Close()
 	all := numbers(w.t, log, lines-1)
-	if len(all) == 0 || all[0] != lines-len(all) || len(all) < int(keptLog/1015)-1 {
-		w.t.Errorf("%d lines from %d are left of %d", len(all), all[0], lines)
+	if len(all) < int(keptLog/1015)-1 || all[0] != lines-len(all) {
+		w.t.Errorf("%d lines are left of %d, the first are %v", len(all), lines, all[:min(3, len(all))])
 	}
 }
 

@@ -26,6 +26,9 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
+// onDisk is where temporary files are otherwise.
+var onDisk = os.TempDir()
+
 func TestMain(m *testing.M) {
 	vmmtest.RunVMM()
 	liveShort()

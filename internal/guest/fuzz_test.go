@@ -21,10 +21,11 @@ func FuzzReadMessage(f *testing.F) {
 	f.Add([]byte("\xff\xfe\x00\n"))
 	f.Add([]byte(strings.Repeat("[", 20000) + "\n"))
 	f.Add(append(bytes.Repeat([]byte(" "), wire.MaxLine), '\n'))
+	f.Add(append(bytes.Repeat([]byte(" "), wire.MaxLine-len(goodHello)-1), goodHello+"\n"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// In whatever pieces it comes, it is read alike and line by line.
+		// In whatever pieces it comes, into whatever buffer, it is read alike and line by line.
 		whole := bufio.NewReaderSize(bytes.NewReader(b), wire.MaxLine)
-		pieces := bufio.NewReaderSize(iotest.HalfReader(bytes.NewReader(b)), wire.MaxLine)
+		pieces := bufio.NewReaderSize(iotest.HalfReader(bytes.NewReader(b)), 16)
 		for line := range bytes.Lines(b) {
 			first, err1 := wire.ReadMessage(whole)
 			second, err2 := wire.ReadMessage(pieces)

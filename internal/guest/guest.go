@@ -57,7 +57,7 @@ func OpenControl(ctx context.Context, conn net.Conn, want Identity, program stri
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	conn.SetDeadline(time.Now().Add(helloTimeout))
-	in := bufio.NewReaderSize(conn, wire.MaxLine)
+	in := bufio.NewReader(conn)
 	hello, err := exchangeHellos(conn, in, want, program)
 	if err != nil {
 		conn.Close()

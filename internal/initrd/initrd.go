@@ -24,7 +24,7 @@ const (
 // the agent as /init, what a first process needs before it has mounted anything,
 // and bootModules, which is an archive already.
 func WriteBase(w io.Writer, agent, bootModules string) error {
-	buffered := bufio.NewWriterSize(w, 1<<20)
+	buffered := bufio.NewWriterSize(w, 64<<10)
 	if err := writeAgent(buffered, agent); err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func (c *control) bye(e wire.Event, within time.Duration) {
 func (c *control) read(k *controlConn, greeted func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	in := bufio.NewReaderSize(k.conn, wire.MaxLine)
+	in := bufio.NewReader(k.conn)
 	free := make(chan struct{}, maxRequests)
 	for first := true; ; first = false {
 		message, err := wire.ReadMessage(in)

@@ -88,9 +88,7 @@ type scanner struct {
 	last int // bytes of the token handed out, dropped at the next read
 }
 
-func newScanner(r io.Reader) *scanner {
-	return &scanner{r: bufio.NewReaderSize(r, 2*(headerLen+maxPayload))}
-}
+func newScanner(r io.Reader) *scanner { return &scanner{r: bufio.NewReader(r)} }
 
 // next returns the next token. Noise comes in runs of any length.
 func (s *scanner) next() (token, error) {
@@ -151,6 +149,10 @@ func (s *scanner) frame() (token, error) {
 		return s.skip()
 	}
 	b, err := s.r.Peek(headerLen + size)
+	if err == bufio.ErrBufferFull { // bulk: a port that carries none gets by with less
+		s.r = bufio.NewReaderSize(s.r, 2*(headerLen+maxPayload))
+		b, err = s.r.Peek(headerLen + size)
+	}
 	if err != nil {
 		return token{}, err
 	}

@@ -8,12 +8,19 @@ import (
 	"fmt"
 )
 
-// ReadMessage reads one line of at most MaxLine bytes: in's buffer has to be
-// that long, and neither end trusts the other with more.
+// ReadMessage reads one line of at most MaxLine bytes: neither end trusts the
+// other with more. in's buffer may be smaller: few messages are long, and who
+// waits for one need not hold room for it.
 func ReadMessage(in *bufio.Reader) (Message, error) {
 	var message Message
+	var begun []byte
 	line, err := in.ReadSlice('\n')
-	if errors.Is(err, bufio.ErrBufferFull) {
+	for errors.Is(err, bufio.ErrBufferFull) && len(begun)+len(line) < MaxLine {
+		begun = append(begun, line...)
+		line, err = in.ReadSlice('\n')
+	}
+	line = append(begun, line...)
+	if len(line) > MaxLine || errors.Is(err, bufio.ErrBufferFull) {
 		return message, fmt.Errorf("a message is longer than %d bytes", MaxLine)
 	}
 	if err != nil {

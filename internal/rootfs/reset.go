@@ -18,7 +18,7 @@ var (
 		"var/lib/systemd/random-seed",
 	}
 	resetBlank = []string{"etc/machine-id"} // present and empty: systemd then takes the id it is given
-	resetEmpty = []string{"dev", "proc", "run", "sys", "tmp", "var/lib/containerd", "var/lib/docker", "var/tmp"}
+	resetEmpty = []string{"dev", "proc", "run", "sys", "tmp", "var/tmp"}
 
 	// Here directories stay, for their owners and access lists.
 	resetFiles = []string{"var/cache/apt", "var/lib/apt/lists", "var/log"}

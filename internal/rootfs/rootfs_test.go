@@ -360,14 +360,14 @@ func TestReset(t *testing.T) {
 		reg("tmp/a/b", "x"), dir("run/lock"), tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Devmajor: 1, Devminor: 3},
 		reg("var/log/journal/0123/system.journal", "x"), reg("var/log/dpkg.log", "x"), sym("var/log/README", "x"),
 		reg("var/lib/apt/lists/deb_Packages", "x"), dir("var/lib/apt/lists/partial"), reg("var/cache/apt/pkgcache.bin", "x"),
-		reg("var/lib/docker/image", "x"), reg("root/.bashrc", "keep"),
+		reg("var/lib/docker/image", "keep"), reg("root/.bashrc", "keep"),
 	))
 	compare(t, flat(tree), map[string]string{
 		"etc": "/", "etc/hosts": "keep", "etc/machine-id": "", "etc/ssh": "/", "etc/ssh/sshd_config": "keep",
 		"var": "/", "var/lib": "/", "var/lib/dbus": "/", "var/lib/systemd": "/", "tmp": "/", "run": "/", "dev": "/",
 		"var/log": "/", "var/log/journal": "/", "var/log/journal/0123": "/", "var/log/README": "-> x",
 		"var/lib/apt": "/", "var/lib/apt/lists": "/", "var/lib/apt/lists/partial": "/", "var/cache": "/", "var/cache/apt": "/",
-		"var/lib/docker": "/", "root": "/", "root/.bashrc": "keep",
+		"var/lib/docker": "/", "var/lib/docker/image": "keep", "root": "/", "root/.bashrc": "keep",
 	})
 }
 

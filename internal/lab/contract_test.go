@@ -125,7 +125,7 @@ func TestImages(t *testing.T) {
 		h.importTar(t, "foreign", r.bytes())
 		// It knows nothing of the disks below the root, and so leaves them mounted.
 		vm := contract(t, h, "foreign", "img-foreign", guestEnd{"", banger.EndedUnclean})
-		if got := h.sh(t, vm.Name, "cut -c 1-4 /proc/1/cmdline; ls /run/init-was-here /root/init-ended"); got != "init\n/root/init-ended\n/run/init-was-here" {
+		if got := h.sh(t, vm.Name, "tr -d '\\000' </proc/1/cmdline | cut -c 1-4; ls /run/init-was-here /root/init-ended"); got != "init\n/root/init-ended\n/run/init-was-here" {
 			t.Errorf("init: %q", got)
 		}
 		autoloads(t, h, vm.Name)

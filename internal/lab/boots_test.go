@@ -27,7 +27,7 @@ func rounds(t *testing.T) int {
 }
 
 // TestAgainAndAgain is the riskiest thing there is: the hand-over to systemd and
-// the way back, again and again.
+// the way back, again and again, and a start of systemd anew in between.
 func TestAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -46,6 +46,8 @@ func TestAgainAndAgain(t *testing.T) {
 		}
 		h.banger(t, "vm", "start", vm.Name)
 	}
+	softReboot(t, h, vm)
+	stubborn(t, h, vm)
 }
 
 // comesBack waits until a VM runs that has rebooted by itself.
@@ -55,6 +57,55 @@ func (h *home) comesBack(t *testing.T, name, boot string) {
 		now := h.show(t, name)
 		return now.State == banger.Running && now.BootID != "" && now.BootID != boot
 	})
+}
+
+// softReboot starts systemd anew without the machine: what the agent mounted
+// is there still, and is the disks, not the overlay.
+func softReboot(t *testing.T, h *home, vm banger.VM) {
+	h.booted(t, vm.Name)
+	boot := h.bootID(t, vm.Name)
+	const mounts = "awk '$2 == \"/root\" || $2 ~ /^.var.lib.(docker|containerd|containers)$/ { print $1, $2, $3 }' /proc/mounts | sort -k 2"
+	before := h.sh(t, vm.Name, "echo mine >/root/proof; echo mine >/var/lib/docker/proof; "+mounts)
+	if strings.Count(before, " ext4") != 4 {
+		t.Fatalf("these are mounted: %s", before)
+	}
+	h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "soft-reboot")
+	until(t, bootTime, "the soft reboot", func() bool { // it ends every session
+		return h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", "test $(systemctl show -P SoftRebootsCount) = 1").code == 0
+	})
+	h.booted(t, vm.Name)
+	if after := h.sh(t, vm.Name, mounts); after != before {
+		t.Errorf("mounted before:\n%s\nafter:\n%s", before, after)
+	}
+	if got := h.sh(t, vm.Name, "cat /root/proof /var/lib/docker/proof"); got != "mine\nmine" {
+		t.Errorf("after the soft reboot: %q", got)
+	}
+	if r := h.run(t.Context(), nil, "vm", "ssh", vm.Name, "--", "id -un"); r.stdout != "root\n" {
+		t.Errorf("ssh: exit %d, %q %s", r.code, r.stdout, r.stderr)
+	}
+	if now := h.show(t, vm.Name); h.bootID(t, vm.Name) != boot || now.State != banger.Running || now.BootID != boot {
+		t.Errorf("the boot id was %s: %+v", boot, now)
+	}
+}
+
+// stubborn leaves programs behind that ignore every polite signal, in a
+// session of banger's and in one of the image's own sshd, and stops the VM.
+// systemd would wait for them for an hour here: a stop that does runs out of its
+// grace time, and then it was not the init that ended the machine.
+func stubborn(t *testing.T, h *home, vm banger.VM) {
+	h.sh(t, vm.Name, `mkdir -p /run/systemd/system.conf.d && printf '[Manager]\nDefaultTimeoutStopSec=1h\n' >/run/systemd/system.conf.d/slow.conf &&
+systemctl daemon-reload && test "$(systemctl show -P DefaultTimeoutStopUSec)" = 1h`)
+	const deaf = `trap "" TERM HUP INT; while :; do sleep 1000 & wait; done`
+	h.sh(t, vm.Name, "setsid sh -c '"+deaf+"' >/dev/null 2>&1 </dev/null &")
+	h.sh(t, vm.Name, `mkdir -p -m 700 /root/.ssh; ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id; cat /root/.ssh/id.pub >>/root/.ssh/authorized_keys
+ssh -i /root/.ssh/id -o StrictHostKeyChecking=accept-new localhost "setsid sh -c '`+strings.ReplaceAll(deaf, `"`, `\"`)+`' >/dev/null 2>&1 </dev/null & cat /proc/self/cgroup" >/tmp/group`)
+	if group := h.sh(t, vm.Name, "cat /tmp/group"); !strings.Contains(group, "/session-") {
+		t.Fatalf("sshd's session is in %q", group)
+	}
+	if n := h.sh(t, vm.Name, "pgrep -fc '^sh -c trap'"); n != "2" {
+		t.Fatalf("%s programs run", n)
+	}
+	h.stopped(t, vm)
 }
 
 func console(t *testing.T, vm banger.VM) string    { return read(t, config.VMDir(vm.Dir).Console()) }
@@ -69,16 +120,39 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// TestStopWhileBooting asks for a stop as soon as the agent answers, long before
-// the init listens to signals.
+// TestStopWhileBooting asks for a stop at moments from before the agent answers
+// until the init is up: it is never lost, and always the init that ends.
 func TestStopWhileBooting(t *testing.T) {
 	t.Parallel()
 	h := shared
 	vm := h.create(t, "--name", "hasty")
 	h.stopped(t, vm)
-	for range 2 {
-		h.banger(t, "vm", "start", vm.Name)
+	t.Run("asked by another client while it starts", func(t *testing.T) {
+		start := h.command(t.Context(), "vm", "start", vm.Name)
+		if err := start.Start(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, time.Minute, "the start's begin", func() bool { return h.show(t, vm.Name).State != banger.Stopped })
 		h.stopped(t, vm)
+		if err := start.Wait(); err != nil {
+			t.Errorf("the start: %v", err)
+		}
+	})
+	for _, moment := range []string{
+		"true",
+		"grep -q hears /run/banger/init",
+		"pidof systemd-journald",
+		"pidof systemd-udevd",
+		"test -S /run/dbus/system_bus_socket",
+		"pidof dbus-daemon",
+		"pidof sshd",
+		"grep -q up /run/banger/init",
+	} {
+		t.Run(moment, func(t *testing.T) {
+			h.banger(t, "vm", "start", vm.Name)
+			h.inGuest(t, vm.Name, moment)
+			h.stopped(t, vm)
+		})
 	}
 }
 

@@ -1,0 +1,436 @@
+//go:build vm
+
+package lab
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/creack/pty"
+
+	"banger"
+)
+
+// client is the user's own ssh and its kin, by the entry that banger prints, in
+// surroundings that have nothing else of this home.
+type client struct {
+	h    *home
+	name string
+	file string // configuration of ssh
+	dir  string // for files of the test
+}
+
+// newClient has banger printed from a path that is none for the faint-hearted.
+func newClient(t *testing.T, h *home, vm banger.VM) *client {
+	t.Helper()
+	c := &client{h: h, name: vm.Name, dir: t.TempDir()}
+	odd := filepath.Join(c.dir, "a b 100% 'c'")
+	if err := os.Mkdir(odd, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
+		copyFile(t, filepath.Join(h.bin, name), filepath.Join(odd, name))
+	}
+	there := *h
+	there.bin = odd
+	entry := there.banger(t, "vm", "ssh-config", vm.Name)
+	c.file = filepath.Join(c.dir, "ssh_config")
+	if err := os.WriteFile(c.file, []byte(entry), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (c *client) command(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = []string{"HOME=" + c.h.dir, "PATH=" + os.Getenv("PATH")}
+	cmd.Dir = c.dir
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// run runs a program that must succeed and returns its stdout.
+func (c *client) run(t *testing.T, stdin, program string, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath(program); err != nil {
+		t.Skipf("%s is missing: apt-get install openssh-client rsync", program)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+	defer cancel()
+	cmd := c.command(ctx, program, args...)
+	var out, said bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &said
+	begun := time.Now()
+	err := cmd.Run()
+	t.Logf("%5.1fs %s %s", time.Since(begun).Seconds(), program, strings.Join(args, " "))
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s%s", program, args, err, out.String(), said.String())
+	}
+	return out.String()
+}
+
+func (c *client) ssh(t *testing.T, stdin string, args ...string) string {
+	t.Helper()
+	return c.run(t, stdin, "ssh", append([]string{"-F", c.file}, args...)...)
+}
+
+// hold runs ssh until the test's end, without a program in the guest.
+func (c *client) hold(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := c.command(t.Context(), "ssh", append([]string{"-F", c.file, "-o", "ExitOnForwardFailure=yes"}, args...)...)
+	out, err := cmd.StdoutPipe()
+	in, err2 := cmd.StdinPipe()
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
+		t.Fatalf("ssh %q: %v", args, err)
+	}
+}
+
+// untilEOF is a program for hold: it says that it is there, and ends with its stdin.
+const untilEOF = "echo up; cat >/dev/null"
+
+// noise makes a file that nothing can compress, and returns its digest.
+func noise(t *testing.T, path string, size int) string {
+	t.Helper()
+	data := make([]byte, size)
+	rand.NewChaCha8([32]byte{byte(size)}).Read(data)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return digest(t, path)
+}
+
+func rate(size int, took time.Duration) string {
+	return fmt.Sprintf("%.1f MB/s", float64(size)/1e6/took.Seconds())
+}
+
+// freePort is a port of this host's loopback that nobody listens on.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// greeter listens on this host's loopback and answers every connection with a word.
+func greeter(t *testing.T, word string) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(conn, word)
+			conn.Close()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// guestServer is a program in the guest that answers on a port of its loopback
+// with what it is sent, in capitals.
+func (c *client) guestServer(t *testing.T, port int) {
+	c.h.sh(t, c.name, fmt.Sprintf(`cat >/tmp/server.py <<'E'
+import socket
+s = socket.create_server(("127.0.0.1", %d))
+while True:
+    k, _ = s.accept()
+    k.sendall(k.recv(100).upper())
+    k.close()
+E
+setsid python3 /tmp/server.py >/dev/null 2>&1 </dev/null & 
+for i in $(seq 100); do python3 -c 'import socket; socket.create_connection(("127.0.0.1", %d))' 2>/dev/null && exit 0; sleep 0.1; done; exit 1`, port, port))
+}
+
+func ask(t *testing.T, conn net.Conn, word string) string {
+	t.Helper()
+	defer conn.Close() // ssh does not end before what it forwards
+	conn.SetDeadline(time.Now().Add(bootTime))
+	if _, err := io.WriteString(conn, word); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(answer)
+}
+
+// TestDefaultImage is about what needs more programs in the guest than there
+// are in the tiny image. Its parts share a VM.
+func TestDefaultImage(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "clients", "--memory", "512")
+	t.Run("what is put on top of ssh", func(t *testing.T) {
+		c := newClient(t, h, vm)
+		t.Run("files", c.files)
+		t.Run("ports", c.ports)
+		t.Run("sessions", c.sessions)
+	})
+	t.Run("modules by modprobe", func(t *testing.T) { modules(t, h, vm.Name) })
+	t.Run("the agent's server is killed", func(t *testing.T) { killAgent(t, h, vm.Name, 1) })
+}
+
+// files are copied in each way there is.
+func (c *client) files(t *testing.T) {
+	const size = 20 << 20
+	sum := noise(t, filepath.Join(c.dir, "big"), size)
+	less := noise(t, filepath.Join(c.dir, "less"), size/8)
+	inGuest := func(t *testing.T, path string) string {
+		t.Helper()
+		return strings.Fields(c.h.sh(t, c.name, "sha256sum "+path))[0]
+	}
+	same := func(t *testing.T, what, got, want string) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s has %s, want %s", what, got, want)
+		}
+	}
+	t.Run("sftp", func(t *testing.T) {
+		begun := time.Now()
+		c.run(t, "put big sftp-up\n", "sftp", "-F", c.file, "-b", "-", c.name)
+		t.Logf("up: %s", rate(size, time.Since(begun)))
+		same(t, "the guest", inGuest(t, "sftp-up"), sum)
+		begun = time.Now()
+		c.run(t, "get sftp-up sftp-down\n", "sftp", "-F", c.file, "-b", "-", c.name)
+		t.Logf("down: %s", rate(size, time.Since(begun)))
+		same(t, "the host", digest(t, filepath.Join(c.dir, "sftp-down")), sum)
+		c.run(t, "mkdir dir\ncd dir\nput ssh_config one\nrename one two\nchmod 600 two\nln -s two three\nls -l\nget two back\nrm two\n", "sftp", "-F", c.file, "-b", "-", c.name)
+		if digest(t, filepath.Join(c.dir, "back")) != digest(t, c.file) {
+			t.Error("a small file came back changed")
+		}
+		if got := c.h.sh(t, c.name, "ls dir"); got != "three" {
+			t.Errorf("the directory has %q", got)
+		}
+	})
+	t.Run("scp", func(t *testing.T) {
+		c.run(t, "", "scp", "-F", c.file, "less", c.name+":scp-up")
+		same(t, "the guest", inGuest(t, "scp-up"), less)
+		c.run(t, "", "scp", "-O", "-F", c.file, c.name+":scp-up", "scp-down") // the protocol of old
+		same(t, "the host", digest(t, filepath.Join(c.dir, "scp-down")), less)
+	})
+	t.Run("rsync", func(t *testing.T) {
+		ssh := "ssh -F " + c.file
+		c.run(t, "", "rsync", "-a", "-e", ssh, "less", c.name+":rsync-up")
+		same(t, "the guest", inGuest(t, "rsync-up"), less)
+		c.run(t, "", "rsync", "-a", "-e", ssh, c.name+":rsync-up", "rsync-down")
+		same(t, "the host", digest(t, filepath.Join(c.dir, "rsync-down")), less)
+	})
+}
+
+// ports are forwarded, and an editor works through them.
+func (c *client) ports(t *testing.T) {
+	t.Run("forwards", func(t *testing.T) {
+		const port, back = 7001, 7002
+		c.guestServer(t, port)
+		local, socks := freePort(t), freePort(t)
+		c.hold(t, "-L", fmt.Sprintf("%d:127.0.0.1:%d", local, port), "-R", fmt.Sprintf("%d:127.0.0.1:%d", back, greeter(t, "from the host")),
+			"-D", fmt.Sprint(socks), c.name, untilEOF)
+		conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", local))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ask(t, conn, "hello"); got != "HELLO" {
+			t.Errorf("-L: %q", got)
+		}
+		if got := c.h.sh(t, c.name, fmt.Sprintf(`python3 -c 'import socket; k = socket.create_connection(("127.0.0.1", %d)); print(k.recv(100).decode())'`, back)); got != "from the host" {
+			t.Errorf("-R: %q", got)
+		}
+		if got := ask(t, socksDial(t, socks, port), "by socks"); got != "BY SOCKS" {
+			t.Errorf("-D: %q", got)
+		}
+	})
+	t.Run("an editor's way", func(t *testing.T) {
+		const port = 7003
+		c.guestServer(t, port)
+		socks := freePort(t)
+		ctx, cancel := context.WithTimeout(t.Context(), bootTime)
+		defer cancel()
+		cmd := c.command(ctx, "ssh", "-F", c.file, "-T", "-D", fmt.Sprint(socks), c.name, "bash")
+		in, err := cmd.StdinPipe()
+		out, err2 := cmd.StdoutPipe()
+		if err != nil || err2 != nil {
+			t.Fatal(err, err2)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer cmd.Wait()
+		defer in.Close()
+		fmt.Fprintln(in, "mkdir -p ~/.editor && echo $$ >~/.editor/pid && uname -s && echo ready")
+		want := "Linux\nready\n"
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(out, got); err != nil || string(got) != want {
+			t.Fatalf("%q, %v", got, err)
+		}
+		for i := range 3 {
+			if got := ask(t, socksDial(t, socks, port), fmt.Sprintf("request %d", i)); got != fmt.Sprintf("REQUEST %d", i) {
+				t.Errorf("got %q", got)
+			}
+		}
+	})
+}
+
+// sessions of every kind are had.
+func (c *client) sessions(t *testing.T) {
+	t.Run("ssh", func(t *testing.T) {
+		for _, name := range []string{c.name, c.name + ".vm"} {
+			if got := c.ssh(t, "in", name, "cat; hostname; exit 0"); got != "in"+c.name+"\n" {
+				t.Errorf("%s: %q", name, got)
+			}
+		}
+	})
+	t.Run("one connection for many sessions", func(t *testing.T) {
+		control := []string{"-o", "ControlMaster=auto", "-o", "ControlPath=control", "-o", "ControlPersist=yes"}
+		args := func(more ...string) []string { return append(slices.Clone(control), more...) }
+		end := c.command(context.Background(), "ssh", append([]string{"-F", c.file}, args("-O", "exit", c.name)...)...)
+		t.Cleanup(func() { // after that of hold
+			if out, err := end.CombinedOutput(); err != nil {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
+		c.hold(t, args(c.name, untilEOF)...)
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				cmd := c.command(t.Context(), "ssh", append([]string{"-F", c.file}, args(c.name, "cat; echo "+fmt.Sprint(i))...)...)
+				cmd.Stdin = strings.NewReader("in ")
+				if out, err := cmd.CombinedOutput(); err != nil || string(out) != fmt.Sprintf("in %d\n", i) {
+					t.Errorf("session %d: %q, %v", i, out, err)
+				}
+			})
+		}
+		all.Wait()
+	})
+	t.Run("the agent of keys", func(t *testing.T) {
+		key := filepath.Join(c.dir, "key")
+		c.run(t, "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "a key that stays here", "-f", key)
+		agent := c.command(t.Context(), "ssh-agent", "-D", "-a", "agent")
+		if err := agent.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer agent.Wait()
+		defer agent.Process.Kill()
+		until(t, time.Minute, "ssh-agent's socket", func() bool {
+			_, err := os.Stat(filepath.Join(c.dir, "agent"))
+			return err == nil
+		})
+		with := func(program string, args ...string) string {
+			cmd := c.command(t.Context(), program, args...)
+			cmd.Env = append(cmd.Env, "SSH_AUTH_SOCK=agent")
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%s: %v: %s", program, err, out)
+			}
+			return string(out)
+		}
+		with("ssh-add", "-q", key)
+		if out := with("ssh", "-F", c.file, "-A", c.name, "ssh-add -l"); !strings.Contains(out, "a key that stays here") {
+			t.Errorf("got %q", out)
+		}
+	})
+	t.Run("a terminal of exec", func(t *testing.T) {
+		resized(t, c.h.command(t.Context(), "vm", "exec", "-t", c.name, "--", "bash", "-c", sizes))
+	})
+	t.Run("a terminal of ssh", func(t *testing.T) {
+		resized(t, c.command(t.Context(), "ssh", "-F", c.file, "-t", c.name, sizes))
+	})
+}
+
+// sizes tells its terminal's size at its begin and at each change.
+const sizes = `trap 'stty size' WINCH; stty size; while :; do read -r -t 1 line; [ "$line" = end ] && exit 7; done`
+
+func resized(t *testing.T, cmd *exec.Cmd) {
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 101, Rows: 33})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	defer time.AfterFunc(bootTime, func() { cmd.Process.Kill() }).Stop()
+	var seen strings.Builder
+	expect := func(want string) {
+		t.Helper()
+		buf := make([]byte, 4096)
+		for !strings.Contains(seen.String(), want) {
+			n, err := terminal.Read(buf)
+			if err != nil {
+				t.Fatalf("%v after %q, before %q", err, seen.String(), want)
+			}
+			seen.Write(buf[:n])
+		}
+	}
+	expect("33 101")
+	for _, size := range []pty.Winsize{{Cols: 77, Rows: 22}, {Cols: 300, Rows: 90}} {
+		if err := pty.Setsize(terminal, &size); err != nil {
+			t.Fatal(err)
+		}
+		expect(fmt.Sprintf("%d %d", size.Rows, size.Cols))
+	}
+	io.WriteString(terminal, "end\n")
+	io.Copy(io.Discard, terminal)
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 7 {
+		t.Errorf("exit %d", code)
+	}
+}
+
+// socksDial connects to a port of the guest's loopback through a SOCKS5 server here.
+func socksDial(t *testing.T, proxy, port int) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", proxy))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(bootTime))
+	conn.Write([]byte{5, 1, 0})
+	conn.Write([]byte{5, 1, 0, 1, 127, 0, 0, 1, byte(port >> 8), byte(port)})
+	answer := make([]byte, 2+10)
+	if _, err := io.ReadFull(conn, answer); err != nil || answer[0] != 5 || answer[3] != 0 {
+		t.Fatalf("SOCKS: %v, %v", answer, err)
+	}
+	return conn
+}
+
+// modules of many kinds are there to be loaded.
+func modules(t *testing.T, h *home, name string) {
+	out := h.sh(t, name, `for m in btrfs xfs nfs dummy wireguard tun nbd zram sctp vxlan macvlan ip_vs nft_ct dm_crypt raid456 snd_dummy; do
+if modprobe $m 2>/tmp/why; then grep -q "^$m " /proc/modules && echo "$m loaded" || echo "$m vanished"; else echo "$m: $(cat /tmp/why)"; fi; done`)
+	loaded := strings.Count(out, " loaded")
+	t.Logf("%s", out)
+	if loaded < 10 || strings.Contains(out, "vanished") {
+		t.Errorf("only %d modules could be loaded", loaded)
+	}
+}

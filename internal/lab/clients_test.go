@@ -360,15 +360,24 @@ func (c *client) sessions(t *testing.T) {
 		}
 	})
 	t.Run("a terminal of exec", func(t *testing.T) {
-		resized(t, c.h.command(t.Context(), "vm", "exec", "-t", c.name, "--", "bash", "-c", sizes))
+		resized(t, c.h.command(t.Context(), "vm", "exec", "-t", c.name, "--", "python3", "-c", sizes))
 	})
 	t.Run("a terminal of ssh", func(t *testing.T) {
-		resized(t, c.command(t.Context(), "ssh", "-F", c.file, "-t", c.name, sizes))
+		resized(t, c.command(t.Context(), "ssh", "-F", c.file, "-t", c.name, "python3 -c '"+sizes+"'"))
 	})
 }
 
-// sizes tells its terminal's size at its begin and at each change.
-const sizes = `trap 'stty size' WINCH; stty size; while :; do read -r -t 1 line; [ "$line" = end ] && exit 7; done`
+// sizes tells its terminal's size at its begin and at each change, and ends at
+// the last one. It waits for the signal blocked: a shell's trap loses one that
+// comes while the trap runs.
+const sizes = `import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
+while True:
+    size = os.get_terminal_size(0)
+    print(size.lines, size.columns, flush=True)
+    if size.lines == 90: sys.exit(7)
+    signal.sigwait({signal.SIGWINCH})
+`
 
 func resized(t *testing.T, cmd *exec.Cmd) {
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 101, Rows: 33})
@@ -396,7 +405,6 @@ func resized(t *testing.T, cmd *exec.Cmd) {
 		}
 		expect(fmt.Sprintf("%d %d", size.Rows, size.Cols))
 	}
-	io.WriteString(terminal, "end\n")
 	io.Copy(io.Discard, terminal)
 	cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 7 {

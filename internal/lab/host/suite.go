@@ -78,7 +78,7 @@ func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Write
 		fmt.Fprintf(out, "not here: %s: %s\n", excluded.Test, excluded.Why)
 		without = append(without, excluded.Test)
 	}
-	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.timeout=3h -test.run=%s",
+	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.parallel=1 -test.timeout=3h -test.run=%s",
 		Root, suite.Package, Root, Root, surroundings, quote(tests))
 	if len(without) > 0 {
 		line += " -test.skip=" + quote("^("+strings.Join(without, "|")+")$")

@@ -9,9 +9,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"os/user"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pkg/sftp"
@@ -281,6 +283,10 @@ func TestSSHWindowChange(t *testing.T) {
 }
 
 func TestSSHHangsUp(t *testing.T) {
+	// Tests run by nohup ignore the signal, and a shell that began so cannot trap it.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	defer signal.Stop(heard)
 	for _, terminal := range []bool{false, true} {
 		t.Run(fmt.Sprintf("terminal=%v", terminal), func(t *testing.T) {
 			g := newSSHGuest(t)

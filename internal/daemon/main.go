@@ -50,7 +50,8 @@ func Main(ctx context.Context, env Env, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE)
+	// Caught, not ignored: what is ignored would be so in every program we start.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
 
 	d := &daemon{env: env, stop: make(chan struct{}, 1)}
 	if *ready > 2 {

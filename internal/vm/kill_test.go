@@ -3,13 +3,19 @@ package vm
 import (
 	"context"
 	"os"
+	ossignal "os/signal"
 	"strings"
+	"syscall"
 	"testing"
 
 	"banger"
 )
 
 func TestKill(t *testing.T) {
+	// Where tests ignore the signal, as those run by nohup do, so would their VMMs.
+	heard := make(chan os.Signal, 1)
+	ossignal.Notify(heard, syscall.SIGHUP)
+	defer ossignal.Stop(heard)
 	for given, want := range map[string]string{"": "SIGTERM", "kill": "SIGKILL", "SIGINT": "SIGINT", "1": "SIGHUP"} {
 		t.Run(want, func(t *testing.T) {
 			w := newWorld(t)

@@ -95,17 +95,26 @@ func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err 
 	}()
 	select {
 	case ok := <-watch.seen:
-		if !ok {
-			return done, fmt.Errorf("boot the lab host: its set-up failed, see %s", l.Console())
-		}
-		return done, nil
+		return done, l.setUp(ok)
 	case err := <-done:
 		done <- nil // for whoever waits for the end
+		select {
+		case ok := <-watch.seen: // just before the end
+			return done, l.setUp(ok)
+		default:
+		}
 		if ctx.Err() != nil {
 			return done, ctx.Err()
 		}
 		return done, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready, see %s", l.Console()), err)
 	}
+}
+
+func (l *Lab) setUp(ok bool) error {
+	if !ok {
+		return fmt.Errorf("boot the lab host: its set-up failed, see %s", l.Console())
+	}
+	return nil
 }
 
 // watcher passes on what the host says, and tells when it has said a word.

@@ -1,3 +1,5 @@
+//go:build vm
+
 package firecracker
 
 import (
@@ -23,7 +25,7 @@ func real(t *testing.T) *Driver {
 	t.Helper()
 	path := os.Getenv(realFirecracker)
 	if path == "" {
-		t.Skipf("no Firecracker to try; fix: %s=/path/of/firecracker go test ./internal/vmm/firecracker", realFirecracker)
+		t.Skipf("no Firecracker to try; fix: %s=/path/of/firecracker go test -tags vm ./internal/vmm/firecracker", realFirecracker)
 	}
 	return &Driver{run: hostcmd.Host{}, places: Places{Configured: path}, host: goodHost(t)}
 }

@@ -112,13 +112,16 @@ func grows(t *testing.T, h *home, name string) {
 // TestImages: what an image lacks, or has in strange places, takes nothing from
 // its VMs.
 func TestImages(t *testing.T) {
+	t.Parallel()
 	h := shared
 	byInit := guestEnd{"poweroff", banger.EndedPoweroff}
 	t.Run("no init, no kmod, no SSH server", func(t *testing.T) {
+		t.Parallel()
 		vm := contract(t, h, h.tiny(t), "img-tiny", byInit)
 		autoloads(t, h, vm.Name)
 	})
 	t.Run("an init of another kind", func(t *testing.T) {
+		t.Parallel()
 		r := newTinyTar(t)
 		r.link("bin/init", "busybox")
 		r.file("etc/inittab", "::sysinit:/bin/touch /run/init-was-here\n::shutdown:/bin/touch /root/init-ended\n")
@@ -137,6 +140,7 @@ func TestImages(t *testing.T) {
 		}
 	})
 	t.Run("content where a VM has disks of its own, and links for resolv.conf", func(t *testing.T) {
+		t.Parallel()
 		h.importTar(t, "seeded", seeded(t))
 		seeds(t, h, contract(t, h, "seeded", "img-seeded", guestEnd{"", banger.EndedPoweroff}))
 	})
@@ -192,6 +196,7 @@ func seeds(t *testing.T, h *home, vm banger.VM) {
 
 // TestManyFiles is an image with 100,000 files.
 func TestManyFiles(t *testing.T) {
+	t.Parallel()
 	h := shared
 	const count = 100_000
 	r := newTinyTar(t)

@@ -325,7 +325,7 @@ func (h *home) booted(t *testing.T, name string) {
 // inGuest waits in the guest until a shell's condition is true there.
 func (h *home) inGuest(t *testing.T, name, condition string) {
 	t.Helper()
-	h.banger(t, "vm", "exec", name, "--", "timeout", "600", "sh", "-c", "until "+condition+"; do sleep 0.2; done")
+	h.banger(t, "vm", "exec", name, "--", "timeout", "600", "sh", "-c", "until "+condition+"; do sleep 1; done")
 }
 
 // ended waits for an end that is the guest's own.

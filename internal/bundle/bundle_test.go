@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -129,16 +128,21 @@ func TestInstall(t *testing.T) {
 	dir, dirs := testBundle(t)
 	b := open(t, dir)
 	disk := durabletest.New(t, dirs.State)
-	var steps []string
-	done, err := Install(ctx, b, dirs, func(e banger.Event) { steps = append(steps, fmt.Sprint(e.Step, e.Done)) })
+	done, err := Install(ctx, b, dirs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(steps); got != "[install kernelfalse install kerneltrue install imagefalse install imagetrue]" {
-		t.Errorf("steps %v", got)
-	}
 	if done.Image.Name != "docker" || done.Image.ID != b.Image.Digest || done.Image.Size != 8<<20 || done.Kernel.Name != "6.1.0" || done.Kernel.ID != b.Kernel.Digest {
 		t.Errorf("installed %+v", done)
+	}
+	for _, path := range []string{string(dirs.Image(done.Image.ID)), string(dirs.Kernel(done.Kernel.ID))} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s came before anybody asked: %v", path, err)
+		}
+	}
+	bring := func() error { return errors.Join(b.InstallKernel(ctx, dirs), b.InstallImage(ctx, dirs)) }
+	if err := bring(); err != nil {
+		t.Fatal(err)
 	}
 	for path, mode := range map[string]os.FileMode{
 		dirs.Image(done.Image.ID).Rootfs(): 0o444, dirs.Kernel(done.Kernel.ID).Vmlinux(): 0o444,
@@ -149,13 +153,11 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	disk.Check(dirs.State)
-	if err := os.RemoveAll(string(dir.Kernel())); err != nil { // what is installed needs it no more
+	if err := errors.Join(os.RemoveAll(string(dir.Kernel())), os.Remove(b.Rootfs())); err != nil { // what is installed needs them no more
 		t.Fatal(err)
 	}
-	steps = nil
-	again, err := Install(ctx, b, dirs, func(e banger.Event) { steps = append(steps, e.Step) })
-	if err != nil || again != done || len(steps) != 0 {
-		t.Errorf("again: %+v, %v, %v", again, steps, err)
+	if again, err := Install(ctx, b, dirs); again != done || errors.Join(err, bring()) != nil {
+		t.Errorf("again: %+v, %v, %v", again, err, bring())
 	}
 }
 
@@ -185,11 +187,11 @@ func TestInstallRemovesWhatAKilledOneLeft(t *testing.T) {
 	dir, dirs := testBundle(t)
 	put(t, filepath.Join(dirs.Images(), begun+"x", "rootfs.ext4"), []byte("half"), 0o444)
 	put(t, filepath.Join(dirs.Agents(), begun+"agent"), []byte("half"), 0o444)
-	if _, err := Install(ctx, open(t, dir), dirs, nil); err != nil {
+	if _, err := Install(ctx, open(t, dir), dirs); err != nil {
 		t.Fatal(err)
 	}
-	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents()} {
-		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+	for dir, want := range map[string]int{dirs.Images(): 0, dirs.Kernels(): 0, dirs.Agents(): 1} {
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != want {
 			t.Errorf("%s has %v, %v", dir, entries, err)
 		}
 	}
@@ -213,52 +215,19 @@ func TestInstallRefusesOtherContent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := Install(ctx, b, dirs, nil)
+	if _, err := Install(ctx, b, dirs); err != nil {
+		t.Fatal(err)
+	}
+	err = b.InstallImage(ctx, dirs)
 	if banger.KindOf(err) != banger.Unready || banger.FixOf(err) != "make runtime" ||
 		!strings.Contains(err.Error(), string(is)) || !strings.Contains(err.Error(), string(b.Image.Digest)) {
 		t.Errorf("got %v", err)
 	}
-	if done.Image.ID != "" || done.Kernel.ID == "" || done.Agent == "" {
-		t.Errorf("installed %+v", done)
-	}
 	if entries, err := os.ReadDir(dirs.Images()); err != nil || len(entries) != 0 {
 		t.Errorf("left %v, %v", entries, err)
 	}
-}
-
-func TestInstallsAtOnceAgree(t *testing.T) {
-	dir, dirs := testBundle(t)
-	b := open(t, dir)
-	var all sync.WaitGroup
-	results, errs := make([]Installed, 8), make([]error, 8)
-	for i := range results {
-		all.Go(func() { results[i], errs[i] = Install(ctx, b, dirs, nil) })
-	}
-	all.Wait()
-	for i := range results {
-		if errs[i] != nil || results[i] != results[0] {
-			t.Errorf("%d: %+v, %v", i, results[i], errs[i])
-		}
-	}
-}
-
-func TestInstallsQueue(t *testing.T) {
-	dirs := config.Dirs{State: t.TempDir()}
-	unlock, err := lock(dirs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := os.Open(dirs.Images())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-		t.Errorf("while one is at work: %v", err)
-	}
-	unlock()
-	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		t.Errorf("afterwards: %v", err)
+	if err := b.InstallKernel(ctx, dirs); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -267,7 +236,7 @@ func TestInstallWithoutAgentSaysHowToGetOne(t *testing.T) {
 	if err := os.Remove(dir.Agent()); err != nil {
 		t.Fatal(err)
 	}
-	done, err := Install(ctx, open(t, dir), dirs, nil)
+	done, err := Install(ctx, open(t, dir), dirs)
 	if banger.FixOf(err) != "make build" || done.Image.ID == "" {
 		t.Errorf("got %+v, %v", done, err)
 	}
@@ -276,12 +245,12 @@ func TestInstallWithoutAgentSaysHowToGetOne(t *testing.T) {
 func TestFirecrackerIsOptional(t *testing.T) {
 	dir, dirs := testBundle(t)
 	b := open(t, dir)
-	if done, err := Install(ctx, b, dirs, nil); err != nil || done.Firecracker != "" {
+	if done, err := Install(ctx, b, dirs); err != nil || done.Firecracker != "" {
 		t.Fatalf("without: %+v, %v", done, err)
 	}
 	put(t, dir.Firecracker(), []byte("vmm"), 0o755)
 	b.Firecracker = Firecracker{Version: "1.17.0", Digest: banger.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256([]byte("vmm"))))}
-	done, err := Install(ctx, b, dirs, nil)
+	done, err := Install(ctx, b, dirs)
 	if err != nil || done.Firecracker != b.Firecracker.Digest {
 		t.Fatalf("with: %+v, %v", done, err)
 	}
@@ -292,7 +261,7 @@ func TestFirecrackerIsOptional(t *testing.T) {
 		t.Error(err)
 	}
 	put(t, dir.Firecracker(), []byte("other"), 0o755)
-	if done, err := Install(ctx, b, dirs, nil); err != nil || done.Firecracker == "" { // it needs the bundle no more
+	if done, err := Install(ctx, b, dirs); err != nil || done.Firecracker == "" { // it needs the bundle no more
 		t.Errorf("again: %+v, %v", done, err)
 	}
 	if err := b.Verify(ctx); banger.FixOf(err) != "make runtime-bundle" {
@@ -301,7 +270,7 @@ func TestFirecrackerIsOptional(t *testing.T) {
 	if err := os.RemoveAll(dirs.VMMs()); err != nil {
 		t.Fatal(err)
 	}
-	done, err = Install(ctx, b, dirs, nil)
+	done, err = Install(ctx, b, dirs)
 	if banger.KindOf(err) != banger.Unready || banger.FixOf(err) != "make runtime-bundle" || done.Firecracker != "" || done.Image.ID == "" {
 		t.Errorf("other content: %+v, %v", done, err)
 	}

@@ -9,9 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/internal/config"
@@ -30,27 +27,27 @@ type Installed struct {
 // begun marks what an install has not finished.
 const begun = ".new-"
 
-// Install brings the parts of a bundle into the state directory, each under its
-// digest, and checks the content of what it brings. What is there already stays
-// as it is, so calling it at every start costs nothing. Installs into the same
-// state directory wait for each other.
+// Install brings the bundle's small parts into the state directory: the agent and
+// Firecracker. The kernel set and the image are those of the manifest: they come in
+// by InstallKernel and InstallImage, when somebody needs them. What is there already
+// stays as it is, so calling it at every start costs nothing. It also removes what a
+// killed install left, so none may be at work.
 //
 // The agent is the bundle's, else the one beside the running program. A part
 // that fails does not keep the others out: the result has those.
-func Install(ctx context.Context, b *Bundle, dirs config.Dirs, progress banger.Progress) (Installed, error) {
+func Install(ctx context.Context, b *Bundle, dirs config.Dirs) (Installed, error) {
 	var done Installed
-	unlock, err := lock(dirs)
-	if err != nil {
+	if k := b.Kernel; k.Digest != "" {
+		done.Kernel = banger.Kernel{Name: k.Release, ID: k.Digest, Size: k.Size, Origin: k.Origin, CreatedAt: b.CreatedAt}
+	}
+	if i := b.Image; i.Digest != "" {
+		done.Image = banger.Image{Name: i.Name, ID: i.Digest, Size: i.Size, Origin: i.Origin, CreatedAt: b.CreatedAt}
+	}
+	if err := prepare(dirs); err != nil {
 		return done, fmt.Errorf("install the runtime bundle: %w", err)
 	}
-	defer unlock()
 	var failed []error
-	if err := b.installKernel(ctx, dirs, progress, &done); err != nil {
-		failed = append(failed, fmt.Errorf("install kernel set: %w", err))
-	}
-	if err := b.installImage(ctx, dirs, progress, &done); err != nil {
-		failed = append(failed, fmt.Errorf("install image: %w", err))
-	}
+	var err error
 	if done.Agent, err = b.installAgent(ctx, dirs); err != nil {
 		failed = append(failed, fmt.Errorf("install agent: %w", err))
 	}
@@ -60,84 +57,56 @@ func Install(ctx context.Context, b *Bundle, dirs config.Dirs, progress banger.P
 	return done, errors.Join(failed...)
 }
 
-// lock keeps other installs out and removes what a killed one left.
-func lock(dirs config.Dirs) (unlock func(), err error) {
-	places := []string{dirs.Images(), dirs.Kernels(), dirs.Agents(), dirs.VMMs()}
-	for _, dir := range places {
+// prepare makes the places of what is installed, and removes what a killed
+// install left there.
+func prepare(dirs config.Dirs) error {
+	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents(), dirs.VMMs()} {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
+			return err
 		}
-	}
-	held, err := os.Open(dirs.Images())
-	if err != nil {
-		return nil, err
-	}
-	for {
-		if err = unix.Flock(int(held.Fd()), unix.LOCK_EX); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	for _, dir := range places {
 		left, _ := filepath.Glob(filepath.Join(dir, begun+"*")) // the pattern is right
 		for _, path := range left {
-			err = errors.Join(err, os.RemoveAll(path))
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
 		}
 	}
-	if err != nil {
-		held.Close()
-		return nil, err
-	}
-	return func() { held.Close() }, nil
+	return nil
 }
 
-func (b *Bundle) installKernel(ctx context.Context, dirs config.Dirs, progress banger.Progress, done *Installed) error {
-	k := b.Kernel
-	if k.Digest == "" {
-		return nil
-	}
-	from, to := b.Dir.Kernel(), dirs.Kernel(k.Digest)
-	err := step(progress, "install kernel", string(to), func(stage string) error {
+// InstallKernel brings the bundle's kernel set into the state directory and checks
+// what it brings. One that is there already stays as it is.
+func (b *Bundle) InstallKernel(ctx context.Context, dirs config.Dirs) error {
+	from, to := b.Dir.Kernel(), dirs.Kernel(b.Kernel.Digest)
+	return place(string(to), func(stage string) error {
 		for _, path := range append(kernelFiles(from), from.Info()) {
 			if err := share(ctx, path, filepath.Join(stage, filepath.Base(path))); err != nil {
 				return err
 			}
 		}
 		got, _, err := KernelDigest(ctx, config.KernelDir(stage))
-		return compare(string(from), got, k.Digest, err, rebuild)
+		return compare(string(from), got, b.Kernel.Digest, err, rebuild)
 	})
-	if err == nil {
-		done.Kernel = banger.Kernel{Name: k.Release, ID: k.Digest, Size: k.Size, Origin: k.Origin, CreatedAt: b.CreatedAt}
-	}
-	return err
 }
 
-func (b *Bundle) installImage(ctx context.Context, dirs config.Dirs, progress banger.Progress, done *Installed) error {
-	i := b.Image
-	if i.Digest == "" {
-		return nil
-	}
-	to := dirs.Image(i.Digest)
-	err := step(progress, "install image", string(to), func(stage string) error {
+// InstallImage does for the bundle's image what InstallKernel does.
+func (b *Bundle) InstallImage(ctx context.Context, dirs config.Dirs) error {
+	to := dirs.Image(b.Image.Digest)
+	return place(string(to), func(stage string) error {
 		copied := filepath.Join(stage, filepath.Base(to.Rootfs()))
 		if err := share(ctx, b.Rootfs(), copied); err != nil {
 			return err
 		}
 		got, _, err := FileDigest(ctx, copied)
-		return compare(b.Rootfs(), got, i.Digest, err, rebuild)
+		return compare(b.Rootfs(), got, b.Image.Digest, err, rebuild)
 	})
-	if err == nil {
-		done.Image = banger.Image{Name: i.Name, ID: i.Digest, Size: i.Size, Origin: i.Origin, CreatedAt: b.CreatedAt}
-	}
-	return err
 }
 
-// step fills a directory and gives it its name, unless one has it already.
-func step(progress banger.Progress, name, dir string, fill func(stage string) error) error {
+// place fills a directory and gives it its name, unless one has it already.
+func place(dir string, fill func(stage string) error) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	progress.Send(banger.Event{Step: name})
-	begin := time.Now()
 	stage := filepath.Join(filepath.Dir(dir), begun+filepath.Base(dir))
 	if err := os.Mkdir(stage, 0o700); err != nil {
 		return err
@@ -152,7 +121,6 @@ func step(progress banger.Progress, name, dir string, fill func(stage string) er
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(stage))
 	}
-	progress.Send(banger.Event{Step: name, Done: true, Took: time.Since(begin)})
 	return nil
 }
 

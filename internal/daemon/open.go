@@ -61,7 +61,7 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	installed, missing, err := install(ctx, o, s)
+	b, installed, missing, err := install(ctx, o, s)
 	if err != nil {
 		return Parts{}, err
 	}
@@ -75,7 +75,7 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	}
 	all := o.Drivers(o.Config, bundled)
 	vms, err := vm.Open(ctx, vm.Host{
-		Dirs: o.Dirs, Config: o.Config, Store: s, Drivers: all, Installed: installed, Missing: missing,
+		Dirs: o.Dirs, Config: o.Config, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing,
 		Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
@@ -97,27 +97,23 @@ func nameOf(ctx context.Context, all vmm.Drivers, wanted string) string {
 	return driver.Name()
 }
 
-// install brings what the bundle has into the state directory and the database.
-// A bundle that is missing or broken is logged and no more: VMs that exist do
-// not need it, and `vm create` says what it misses, and why.
-func install(ctx context.Context, o Opening, s *store.Store) (_ bundle.Installed, missing, err error) {
+// install opens the bundle and puts on record what it has. A bundle that is
+// missing or broken is logged and no more: VMs that exist do not need it, and
+// `vm create` says what it misses, and why.
+func install(ctx context.Context, o Opening, s *store.Store) (_ *bundle.Bundle, _ bundle.Installed, missing, err error) {
 	b, missing := bundle.Open(o.Config.Bundle())
 	if missing != nil {
 		o.Log.Warn("no runtime bundle", "err", missing, "fix", banger.FixOf(missing))
-		return bundle.Installed{}, missing, nil
+		return nil, bundle.Installed{}, missing, nil
 	}
-	installed, missing := bundle.Install(ctx, b, o.Dirs, func(e banger.Event) {
-		if e.Done {
-			o.Log.Info("installed", "step", e.Step, "took", e.Took.String())
-		}
-	})
+	installed, missing := bundle.Install(ctx, b, o.Dirs)
 	if ctx.Err() != nil {
-		return installed, missing, ctx.Err()
+		return b, installed, missing, ctx.Err()
 	}
 	if missing != nil {
 		o.Log.Error("install the runtime bundle", "err", missing, "fix", banger.FixOf(missing))
 	}
-	return installed, missing, register(ctx, s, installed, o.Log)
+	return b, installed, missing, register(ctx, s, installed, o.Log)
 }
 
 func register(ctx context.Context, s *store.Store, installed bundle.Installed, log *slog.Logger) error {

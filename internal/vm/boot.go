@@ -73,20 +73,22 @@ type lastWords struct {
 // The kernel's own last words.
 const (
 	kernelHalted = "System halted"
+	kernelOff    = "Power off not available: System halted instead" // where a VM cannot switch itself off
 	kernelReset  = "Restarting system"
 )
 
-// kernelWord is the kernel's last word, if a line is that. A machine that cannot
-// switch itself off says that it halts instead.
+// kernelWord is the kernel's last word, if a line is that.
 func kernelWord(line string) string {
 	switch _, rest, _ := strings.Cut(line, "] reboot: "); rest {
-	case kernelHalted, "Power off not available: " + kernelHalted + " instead":
-		return kernelHalted
-	case kernelReset:
-		return kernelReset
+	case kernelHalted, kernelOff, kernelReset:
+		return rest
 	}
 	return ""
 }
+
+// halts says whether a guest does nothing more after such a word, and its VMM
+// runs on.
+func halts(word string) bool { return word == kernelHalted || word == kernelOff }
 
 // haltTail is how much of a console's end is searched for the kernel's last word.
 const haltTail = 4 << 10
@@ -103,7 +105,7 @@ func hasHalted(console string) bool {
 			word = said
 		}
 	}
-	return word == kernelHalted
+	return halts(word)
 }
 
 // listen reads the end of a console log. The guest can write what it likes

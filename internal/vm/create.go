@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
 	"time"
 
 	"banger"
@@ -47,14 +46,8 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 	defer e.release()
 	c.note("create disks", v.doubtful(row.Overlay, row.Disk, 0))
 	defer c.undo.OnError(ctx, &err)
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"reserve the name", c.reserve},
-		{"create disks", c.makeDir},
-		{"record", c.place},
-	} {
+	steps := append([]step{{"reserve the name", c.reserve}}, c.installs()...)
+	for _, step := range append(steps, step{"create disks", c.makeDir}, step{"record", c.place}) {
 		if err := c.step(ctx, step.name, step.do); err != nil {
 			return banger.VM{}, err
 		}
@@ -168,23 +161,6 @@ func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, er
 		return "", "", v.missing(fmt.Sprintf("the default image %q is not there", name))
 	}
 	return image.Name, image.ID, err
-}
-
-// missing is the error for a part that the runtime bundle should have brought.
-// The next daemon tries again.
-func (v *VMs) missing(what string) error {
-	why, fix := errors.New(what), "make runtime"
-	if v.Missing != nil {
-		why = fmt.Errorf("%s: %w", what, v.Missing)
-		switch known := banger.FixOf(v.Missing); {
-		case errors.Is(v.Missing, syscall.ENOSPC):
-			fix = "free space on " + disk.MountPoint(v.Dirs.State)
-		case known != "":
-			fix = known
-		}
-	}
-	// The innermost fix is the one shown, and here there is more to do than it says.
-	return &banger.Error{Kind: banger.Unready, Why: errors.New(why.Error()), Fix: fix + ", then: banger daemon stop"}
 }
 
 func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {

@@ -45,7 +45,7 @@ func TestEndingsToldApart(t *testing.T) {
 		"poweroff -f":          {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
 		"reboot -f":            {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
 		"halt -f, then a stop": {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, banger.EndedUnclean, "the guest halted without unmounting its disks"},
-		"poweroff -f where a VM cannot be switched off": {"[ 9.1] reboot: Power off not available: System halted instead\r\n", vmm.ReasonKilled, false, banger.EndedUnclean, "the guest halted without unmounting its disks"},
+		"poweroff -f where a VM cannot be switched off": {"[ 9.1] reboot: Power off not available: System halted instead\r\n", vmm.ReasonKilled, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
 		"panic":                 {"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\n", vmm.ReasonReset, false, banger.EndedCrashed, "kernel panic: sysrq triggered crash"},
 		"killed by banger":      {"", vmm.ReasonKilled, true, banger.EndedKilled, "the VMM was ended by banger"},
 		"reset without a word":  {"", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},

@@ -223,6 +223,8 @@ func (r *run) endHalted(ctx context.Context) {
 	}
 }
 
+const switchedOff = "the guest switched itself off without unmounting its disks"
+
 // ending tells how a run ended from everything that was seen: the guest's own
 // words first, then what the VMM saw, then the console.
 func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
@@ -243,6 +245,8 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedPoweroff, why
 	case words.Kernel == kernelHalted:
 		return banger.EndedUnclean, "the guest halted without unmounting its disks"
+	case words.Kernel == kernelOff:
+		return banger.EndedUnclean, switchedOff
 	case sent != 0 && (exit.Reason == vmm.ReasonSignal || exit.Reason == vmm.ReasonKilled || exit.Reason == vmm.ReasonUnknown):
 		return banger.EndedKilled, "the VMM ended after it was sent " + signalName(sent)
 	case killed || exit.Reason == vmm.ReasonKilled:
@@ -256,7 +260,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	}
 	switch exit.Reason {
 	case vmm.ReasonPoweroff:
-		return banger.EndedUnclean, "the guest switched itself off without unmounting its disks"
+		return banger.EndedUnclean, switchedOff
 	case vmm.ReasonReset:
 		return banger.EndedCrashed, "the guest was reset without a word"
 	case vmm.ReasonSignal, vmm.ReasonFailed:

@@ -79,7 +79,7 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	e.setState(banger.Stopping)
 	var err error
 	switch {
-	case listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel == kernelHalted: // there is nobody to ask
+	case halts(listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel): // there is nobody to ask
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
 	case opts.Force:
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })

@@ -28,6 +28,7 @@ type Host struct {
 	Config    config.Config
 	Store     *store.Store
 	Drivers   vmm.Drivers
+	Bundle    *bundle.Bundle   // what brings the parts that are not there yet; may be nil
 	Installed bundle.Installed // what a new VM gets; parts of it may be missing
 	Missing   error            // why they are, if that is known
 	Run       hostcmd.Runner
@@ -53,6 +54,8 @@ type VMs struct {
 	logs  *vmmLogs
 	boots chan struct{} // holds a token for each VM that boots
 
+	installing chan struct{} // holds a token while the bundle brings a part
+
 	mu      sync.Mutex
 	entries map[banger.VMID]*entry
 	closed  bool
@@ -77,7 +80,7 @@ type entry struct {
 // adopts what runs, and reports what it did to the log.
 func Open(ctx context.Context, host Host) (*VMs, error) {
 	v := &VMs{Host: host, entries: map[banger.VMID]*entry{}, knownHosts: host.Dirs.KnownHosts(), sshKey: host.Dirs.SSHKey(),
-		boots: make(chan struct{}, max(2, runtime.NumCPU()))}
+		boots: make(chan struct{}, max(2, runtime.NumCPU())), installing: make(chan struct{}, 1)}
 	if host.Config.SSHKeyPath != "" {
 		v.sshKey = host.Config.SSHKeyPath
 	}

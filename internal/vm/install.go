@@ -1,0 +1,87 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/disk"
+)
+
+// step is a part of an operation, as progress, log and errors name it.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// installs are the steps that take over from the runtime bundle what the VM is
+// the first to need. They come after its row: what a row needs is not deleted.
+func (c *creating) installs() []step {
+	v, row := c.v, c.row
+	var steps []step
+	for _, part := range []struct {
+		name, file, what string
+		bundled          bool
+		bring            func(context.Context, config.Dirs) error
+	}{
+		{"install kernel", v.Dirs.Kernel(row.KernelID).Vmlinux(), fmt.Sprintf("the kernel %q", row.Kernel), v.Installed.Kernel.ID == row.KernelID, v.Bundle.InstallKernel},
+		{"install image", v.Dirs.Image(row.ImageID).Rootfs(), fmt.Sprintf("the image %q", row.Image), v.Installed.Image.ID == row.ImageID, v.Bundle.InstallImage},
+	} {
+		if _, err := os.Stat(part.file); !errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		steps = append(steps, step{part.name, func(ctx context.Context) error {
+			if !part.bundled {
+				return v.missing(part.what + " was never taken over from a runtime bundle")
+			}
+			return v.install(ctx, part.bring)
+		}})
+	}
+	return steps
+}
+
+// install brings a part, one at a time: whoever waits finds it there.
+func (v *VMs) install(ctx context.Context, bring func(context.Context, config.Dirs) error) error {
+	select {
+	case v.installing <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-v.installing }()
+	err := bring(ctx, v.Dirs)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return err
+	case errors.Is(err, syscall.ENOSPC):
+		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
+	}
+	return v.unready(err)
+}
+
+// missing is the error for a part that the runtime bundle should have.
+func (v *VMs) missing(what string) error {
+	if v.Missing == nil {
+		return v.unready(errors.New(what))
+	}
+	return v.unready(fmt.Errorf("%s: %w", what, v.Missing))
+}
+
+// unready is the error for a bundle that has to be mended. The next daemon looks
+// at it again.
+func (v *VMs) unready(why error) error {
+	fix := "make runtime"
+	switch known := banger.FixOf(why); {
+	case errors.Is(why, syscall.ENOSPC):
+		fix = v.freeSpace()
+	case known != "":
+		fix = known
+	}
+	// The innermost fix is the one shown, and here there is more to do than it says.
+	return &banger.Error{Kind: banger.Unready, Why: errors.New(why.Error()), Fix: fix + ", then: banger daemon stop"}
+}
+
+func (v *VMs) freeSpace() string { return "free space on " + disk.MountPoint(v.Dirs.State) }

@@ -94,10 +94,8 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) 
 	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {
 		return row, err
 	}
-	if row.Kernel, row.KernelID, err = v.kernel(ctx); err != nil {
-		return row, err
-	}
-	return row, disk.CheckRoom(v.Dirs.VMs(), 2)
+	row.Kernel, row.KernelID, err = v.kernel(ctx)
+	return row, err
 }
 
 func first[T comparable](values ...T) T {
@@ -217,6 +215,9 @@ func (c *creating) discard(ctx context.Context) error {
 // makeDir puts the VM's directory together under a name that says it is not
 // finished yet.
 func (c *creating) makeDir(ctx context.Context) error {
+	if err := disk.CheckRoom(c.v.Dirs.VMs(), 2); err != nil { // beside what the bundle has brought
+		return err
+	}
 	dir := c.v.Dirs.NewVM(c.row.ID)
 	if err := os.Mkdir(string(dir), 0o700); err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 	"banger/internal/config"
 )
 
-// rounds is how often TestAgainAndAgain goes around: BANGER_TEST_ROUNDS, or 1.
+// rounds is how often a test goes around that is worth it: BANGER_TEST_ROUNDS, or 1.
 func rounds(t *testing.T) int {
 	text := os.Getenv("BANGER_TEST_ROUNDS")
 	if text == "" {
@@ -26,26 +26,31 @@ func rounds(t *testing.T) int {
 	return n
 }
 
-// TestAgainAndAgain is the riskiest thing there is: the hand-over to systemd and
-// the way back, again and again, and a start of systemd anew in between.
-func TestAgainAndAgain(t *testing.T) {
+// TestSystemd is the long life of one VM of the default image. Its Docker is
+// started by its first use, and a container is back after a reboot that the guest
+// asks for; the hand-over to systemd and the way back are the riskiest thing there
+// is. Then systemd is started anew without the machine, and has to end programs
+// that do not want to.
+func TestSystemd(t *testing.T) {
 	t.Parallel()
 	h := shared
-	vm := h.create(t, "--name", "again")
+	vm := h.create(t, "--name", "systemd", "--memory", "1G")
+	h.booted(t, vm.Name)
+	docker(t, h, vm)
 	for range rounds(t) {
 		boot := h.bootID(t, vm.Name)
-		h.booted(t, vm.Name)
 		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "reboot")
 		h.comesBack(t, vm.Name, boot)
 		if now := h.show(t, vm.Name); now.Ending != banger.EndedReboot {
 			t.Errorf("the last end is %s (%s), want reboot", now.Ending, now.EndingBy)
 		}
-		h.stopped(t, vm) // long before its init is up
 		if strings.Contains(console(t, vm)+oldConsole(t, vm), "recovery complete") {
 			t.Error("a journal was replayed")
 		}
-		h.banger(t, "vm", "start", vm.Name)
+		h.booted(t, vm.Name)
+		containerIsBack(t, h, vm)
 	}
+	h.sh(t, vm.Name, "docker rm -f keeps")
 	softReboot(t, h, vm)
 	stubborn(t, h, vm)
 }
@@ -62,7 +67,6 @@ func (h *home) comesBack(t *testing.T, name, boot string) {
 // softReboot starts systemd anew without the machine: what the agent mounted
 // is there still, and is the disks, not the overlay.
 func softReboot(t *testing.T, h *home, vm banger.VM) {
-	h.booted(t, vm.Name)
 	boot := h.bootID(t, vm.Name)
 	const mounts = "awk '$2 == \"/root\" || $2 ~ /^.var.lib.(docker|containerd|containers)$/ { print $1, $2, $3 }' /proc/mounts | sort -k 2"
 	before := h.sh(t, vm.Name, "echo mine >/root/proof; echo mine >/var/lib/docker/proof; "+mounts)
@@ -124,25 +128,18 @@ func read(t *testing.T, path string) string {
 // until the init is up: it is never lost, and always the init that ends.
 func TestStopWhileBooting(t *testing.T) {
 	t.Parallel()
-	for name, moments := range map[string][]string{
-		"hasty": {"grep -q hears /run/banger/init", "pidof systemd-journald", "pidof systemd-udevd", "pidof sshd"},
-		"hurry": {"true", "test -S /run/dbus/system_bus_socket", "grep -q up /run/banger/init"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			vm := shared.create(t, "--name", name)
-			shared.stopped(t, vm)
-			if name == "hurry" {
-				t.Run("asked by another client while it starts", func(t *testing.T) { stopsAStart(t, vm) })
-			}
-			for _, moment := range moments {
-				t.Run(moment, func(t *testing.T) {
-					shared.banger(t, "vm", "start", name)
-					shared.inGuest(t, name, moment)
-					shared.stopped(t, vm)
-				})
-			}
-		})
+	h := shared
+	vm := h.create(t, "--name", "hasty")
+	h.stopped(t, vm) // as soon as the agent answers
+	t.Run("asked by another client while it starts", func(t *testing.T) { stopsAStart(t, vm) })
+	for range rounds(t) {
+		for _, moment := range []string{"grep -q hears /run/banger/init", "pidof systemd-udevd", "test -S /run/dbus/system_bus_socket"} {
+			t.Run(moment, func(t *testing.T) {
+				h.banger(t, "vm", "start", vm.Name)
+				h.inGuest(t, vm.Name, moment)
+				h.stopped(t, vm)
+			})
+		}
 	}
 }
 
@@ -159,7 +156,8 @@ func stopsAStart(t *testing.T, vm banger.VM) {
 	}
 }
 
-// TestGuestEnds is about ends that are the guest's own, each told apart.
+// TestGuestEnds is about ends that are the guest's own, each told apart: those
+// that are systemd's. The others are TestEndsWithoutInit's.
 func TestGuestEnds(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -168,39 +166,18 @@ func TestGuestEnds(t *testing.T) {
 		t.Helper()
 		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
 	}
-	t.Run("poweroff", func(t *testing.T) {
-		h.booted(t, vm.Name)
-		act(t, "poweroff")
-		ended(t, h.ended(t, vm.Name), banger.EndedPoweroff, "")
-		cleanVM(t, vm)
-	})
-	t.Run("halt", func(t *testing.T) {
-		h.banger(t, "vm", "start", vm.Name)
-		act(t, "until halt; do sleep 0.2; done")
-		ended(t, h.ended(t, vm.Name), banger.EndedHalt, "")
-		cleanVM(t, vm)
-	})
-	for _, c := range []struct {
-		script string
-		want   banger.Ending
-		detail string
-	}{
-		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
-		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
-		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
-	} {
-		t.Run(c.script, func(t *testing.T) {
+	for script, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt} {
+		t.Run(script, func(t *testing.T) {
 			h.banger(t, "vm", "start", vm.Name)
-			act(t, c.script)
-			ended(t, h.ended(t, vm.Name), c.want, c.detail)
+			act(t, "until "+script+"; do sleep 1; done")
+			ended(t, h.ended(t, vm.Name), want, "")
+			cleanVM(t, vm)
 		})
 	}
-	t.Run("halt without an end", func(t *testing.T) {
+	t.Run("poweroff -f", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
-		act(t, "sync; (sleep 1; halt -f) >/dev/null 2>&1 &")
-		until(t, time.Minute, "the halt", func() bool { return strings.Contains(console(t, vm), "reboot: System halted") })
-		h.banger(t, "vm", "stop", vm.Name)
-		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
+		act(t, "sync; poweroff -f")
+		ended(t, h.ended(t, vm.Name), banger.EndedUnclean, "switched itself off without unmounting")
 	})
 	t.Run("an init that has crashed", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
@@ -236,6 +213,7 @@ func TestEndsWithoutInit(t *testing.T) {
 		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
 		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
 		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
+		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
 	} {
 		t.Run(c.script, func(t *testing.T) {
 			act(t, c.script)
@@ -246,6 +224,12 @@ func TestEndsWithoutInit(t *testing.T) {
 			}
 		})
 	}
+	t.Run("halt without an end", func(t *testing.T) {
+		act(t, "sync; (sleep 1; halt -f) >/dev/null 2>&1 &")
+		until(t, time.Minute, "the halt", func() bool { return strings.Contains(console(t, vm), "reboot: System halted") })
+		h.banger(t, "vm", "stop", vm.Name)
+		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
+	})
 	t.Run("reboot", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		boot := h.bootID(t, vm.Name)

@@ -38,25 +38,40 @@ func waitForDisks(need []string, within time.Duration) (map[string]string, error
 	defer unix.Close(events)
 	end := time.Now().Add(within)
 	for {
-		found, seen := scanDisks()
+		found, seen, read := scanDisks()
 		missing := slices.DeleteFunc(slices.Clone(need), func(label string) bool { return found[label] != "" })
 		if len(missing) == 0 {
 			return found, nil
 		}
-		if err := waitForBlock(events, end); err != nil {
+		// No more will come when there are the four that every VM has.
+		if read == vmDisks {
+			err = errOtherDisks
+		} else {
+			err = waitForBlock(events, end)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("no disk labelled %s among %s: %w", strings.Join(missing, ", "), seen, err)
 		}
 	}
 }
 
-// scanDisks reads the labels of all virtio disks, and describes what it saw.
-func scanDisks() (byLabel map[string]string, seen string) {
+// vmDisks is how many disks a VM has: base, modules, overlay, work.
+const vmDisks = 4
+
+var errOtherDisks = errors.New("no other disk will come")
+
+// scanDisks reads the labels of all virtio disks, describes what it saw, and
+// counts those that could be read.
+func scanDisks() (byLabel map[string]string, seen string, read int) {
 	byLabel = map[string]string{}
 	var list []string
 	names, _ := filepath.Glob("/sys/class/block/vd*")
 	for _, name := range names {
 		device := "/dev/" + filepath.Base(name)
 		s, err := superblockOf(device)
+		if err == nil || errors.Is(err, errNotExt4) {
+			read++
+		}
 		if err != nil {
 			list = append(list, fmt.Sprintf("%s (%v)", device, err))
 			continue
@@ -67,9 +82,9 @@ func scanDisks() (byLabel map[string]string, seen string) {
 		}
 	}
 	if len(list) == 0 {
-		return byLabel, "no disks at all"
+		return byLabel, "no disks at all", 0
 	}
-	return byLabel, strings.Join(list, " ")
+	return byLabel, strings.Join(list, " "), read
 }
 
 func openUevents() (int, error) {
@@ -111,7 +126,7 @@ const resizeTime = 20 * time.Second
 // growAll grows each file system of the VM's own that is smaller than its disk,
 // once the disks have the sizes that are expected of them.
 func growAll(sizes map[string]int64, within time.Duration) error {
-	found, _ := scanDisks()
+	found, _, _ := scanDisks()
 	if err := awaitSizes(found, sizes, within); err != nil {
 		return err
 	}

@@ -296,7 +296,7 @@ func enterRoot(dir string) error {
 // remountAfterSoftReboot brings back what systemd unmounted when it started
 // anew without the machine.
 func remountAfterSoftReboot(c wire.Config) error {
-	found, _ := scanDisks()
+	found, _, _ := scanDisks()
 	var errs []error
 	for _, path := range c.Direct {
 		if !isMountPoint(path) {

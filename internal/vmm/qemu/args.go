@@ -44,7 +44,9 @@ func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
 	if accel.kvm {
 		a = append(a, "-accel", "kvm", "-cpu", "host")
 	} else {
-		a = append(a, "-accel", emulation(spec.VCPUs), "-cpu", "max")
+		// Without svm no guest's udev loads kvm, which takes it seconds here and
+		// is good for nothing.
+		a = append(a, "-accel", emulation(spec.VCPUs), "-cpu", "max,svm=off")
 	}
 	a = append(a, "-kernel", escape(spec.Kernel), "-initrd", escape(spec.Initrd), "-append", cmdline(accel, khz))
 	for _, disk := range spec.Disks {

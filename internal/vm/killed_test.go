@@ -164,6 +164,7 @@ func (l shortLife) live(ctx context.Context) error {
 func TestKilledAtEveryStep(t *testing.T) {
 	for verb, v := range dieIn {
 		t.Run(verb, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			t.Cleanup(w.endVMMs)
 			looks := map[banger.State]string{}

@@ -30,7 +30,7 @@ var floors = [][]string{
 // only lists imports that few packages may have, so that the reason for each
 // stays in one place.
 var only = map[string][]string{
-	"os/exec": {"internal/hostcmd", "internal/cli", "internal/api", "internal/guest/agent", "internal/vmm/qemu", "internal/vmm/firecracker"},
+	"os/exec": {"internal/hostcmd", "internal/cli", "internal/api", "internal/guest/agent"},
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4": {"internal/rootfs"},
 	"modernc.org/sqlite":                         {"internal/store"},
 	"github.com/spf13/cobra":                     {"internal/cli"},

@@ -146,7 +146,7 @@ func TestInstall(t *testing.T) {
 	}
 	for path, mode := range map[string]os.FileMode{
 		dirs.Image(done.Image.ID).Rootfs(): 0o444, dirs.Kernel(done.Kernel.ID).Vmlinux(): 0o444,
-		dirs.Kernel(done.Kernel.ID).Info(): 0o444, dirs.Agent(done.Agent): 0o500,
+		dirs.Kernel(done.Kernel.ID).Info(): 0o444, dirs.Agent(done.Agent): 0o555,
 	} {
 		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
 			t.Errorf("%s: %v, %v", path, info, err)
@@ -254,7 +254,7 @@ func TestFirecrackerIsOptional(t *testing.T) {
 	if err != nil || done.Firecracker != b.Firecracker.Digest {
 		t.Fatalf("with: %+v, %v", done, err)
 	}
-	if info, err := os.Stat(dirs.Firecracker(done.Firecracker)); err != nil || info.Mode() != 0o500 {
+	if info, err := os.Stat(dirs.Firecracker(done.Firecracker)); err != nil || info.Mode() != 0o555 {
 		t.Errorf("installed %v, %v", info, err)
 	}
 	if err := b.Verify(ctx); err != nil {

@@ -186,6 +186,9 @@ func copyProgram(ctx context.Context, from, to string) error {
 	if err := copySparse(ctx, in, out); err != nil {
 		return fmt.Errorf("copy %s: %w", from, err)
 	}
+	if err := out.Chmod(0o555); err != nil { // root's VMMs are run by others
+		return err
+	}
 	return durable.Sync(to)
 }
 

@@ -78,7 +78,7 @@ func TestDaily(t *testing.T) {
 			}
 		}
 		for _, path := range []string{vm.Dir, h.dirs.State, h.dirs.Socket(), h.dirs.DB(), h.dirs.Log(), vm.SSHKey, vm.Dir + "/overlay.ext4", vm.Console} {
-			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o077 != 0 {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm()&0o007 != 0 {
 				t.Errorf("%s is open to others: %v %v", path, info.Mode(), err)
 			}
 		}

@@ -77,6 +77,11 @@ func (d *Dir) Listen(name string) (*os.File, error) {
 	return file, nil
 }
 
+// Create opens a file for writing that is its owner's alone where it is new.
+func (d *Dir) Create(name string, flags int) (*os.File, error) {
+	return os.OpenFile(d.Path(name), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|flags, 0o600)
+}
+
 // Remove removes files that may be missing.
 func (d *Dir) Remove(names ...string) error {
 	var errs []error

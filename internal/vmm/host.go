@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"banger"
 )
@@ -17,10 +18,14 @@ import (
 type Host struct {
 	CPUInfo string // the kernel's file about the CPUs
 	KVM     string // KVM's device
+	Self    string // the kernel's directory about this process
+	Root    bool   // we are root, which no VMM is to be
 }
 
 // ThisHost is the host we are on.
-func ThisHost() Host { return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm"} }
+func ThisHost() Host {
+	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Self: "/proc/self", Root: os.Geteuid() == 0}
+}
 
 // CheckKVM returns an Unready error with a fix where KVM cannot run VMs. It looks
 // at the CPU first: a device without its flags opens, and then runs nothing.
@@ -37,7 +42,8 @@ func (h Host) CheckKVM() error {
 	}
 	file, err := os.OpenFile(h.KVM, os.O_RDWR, 0)
 	if err == nil {
-		return file.Close()
+		defer file.Close()
+		return h.checkGroup(file)
 	}
 	fix := "banger doctor"
 	switch {
@@ -49,6 +55,20 @@ func (h Host) CheckKVM() error {
 		fix = "sudo modprobe kvm_amd"
 	}
 	return &banger.Error{Kind: banger.Unready, Why: err, Fix: fix}
+}
+
+// checkGroup says whether the device opens for an account: root can open anything.
+func (h Host) checkGroup(device *os.File) error {
+	info, err := device.Stat()
+	if err != nil || !h.Root {
+		return err
+	}
+	mode, group := info.Mode().Perm(), info.Sys().(*syscall.Stat_t).Gid
+	if mode&0o006 == 0o006 || mode&0o060 == 0o060 && group != 0 {
+		return nil
+	}
+	return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s opens for root only, which runs no VMs itself", h.KVM),
+		Fix: "groupadd --force --system kvm && chgrp kvm " + h.KVM + " && chmod 660 " + h.KVM}
 }
 
 // JoinKVM is the fix where KVM's device does not open for the user.

@@ -1,6 +1,7 @@
 package firecracker
 
 import (
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -13,6 +14,10 @@ import (
 // The facts about Firecracker's API are in testdata/api.json, taken from the
 // description in its repository: of the oldest release that is supported and of
 // the newest one that was looked at.
+//
+//go:embed testdata/api.json
+var apiJSON []byte
+
 type apiFacts struct {
 	Releases []releaseFacts
 }
@@ -33,12 +38,8 @@ type fieldFacts struct {
 
 func readFacts(t testing.TB) apiFacts {
 	t.Helper()
-	data, err := os.ReadFile("testdata/api.json")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var facts apiFacts
-	if err := json.Unmarshal(data, &facts); err != nil {
+	if err := json.Unmarshal(apiJSON, &facts); err != nil {
 		t.Fatal(err)
 	}
 	return facts

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"runtime"
 	"sync"
 	"time"
@@ -29,7 +28,6 @@ type Driver struct {
 	run    hostcmd.Runner
 	places Places
 	host   vmm.Host
-	root   bool
 
 	mu   sync.Mutex
 	last program // what the Firecracker that is installed said of itself
@@ -37,7 +35,7 @@ type Driver struct {
 
 // New returns the driver, which asks Firecracker about itself through run.
 func New(run hostcmd.Runner, places Places) *Driver {
-	return &Driver{run: run, places: places, host: vmm.ThisHost(), root: os.Geteuid() == 0}
+	return &Driver{run: run, places: places, host: vmm.ThisHost()}
 }
 
 // Name implements vmm.Driver.
@@ -55,8 +53,8 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err := d.host.CheckKVM(); err != nil {
 		return vmm.Capabilities{}, err
 	}
-	if d.root {
-		return vmm.Capabilities{}, unready(errors.New("Firecracker is not run as root"), "run banger as a plain user of the group kvm")
+	if _, err := d.host.Account(""); err != nil {
+		return vmm.Capabilities{}, err
 	}
 	program, err := d.inspect(ctx)
 	if err != nil {
@@ -104,13 +102,13 @@ func (d *Driver) adopt(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) (*m
 	}
 	if err == nil && found.State == stateNotStarted {
 		api.close()
-		return nil, errors.Join(errors.New("its VM was never started"), end(proc))
+		return nil, errors.Join(errors.New("its VM was never started"), proc.End())
 	}
 	if err != nil {
 		api.close()
 		return nil, err
 	}
-	knocks, err := listenForKnocks(dir)
+	knocks, err := listenAgain(dir)
 	if err != nil {
 		api.close()
 		return nil, err
@@ -142,12 +140,4 @@ func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
 	}
 	defer conn.Close()
 	return checkPeer(conn, apiSocket, proc)
-}
-
-func end(proc *vmm.Process) error {
-	if err := proc.Kill(); err != nil {
-		return err
-	}
-	<-proc.Done()
-	return nil
 }

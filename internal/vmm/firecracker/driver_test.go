@@ -27,7 +27,7 @@ import (
 func goodHost(t *testing.T) vmm.Host {
 	t.Helper()
 	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm")}
-	if err := errors.Join(os.WriteFile(h.CPUInfo, []byte("flags\t: fpu vmx\n"), 0o600), os.WriteFile(h.KVM, nil, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(h.CPUInfo, []byte("flags\t: fpu vmx\n"), 0o600), os.WriteFile(h.KVM, nil, 0o600), os.Chmod(h.KVM, 0o666)); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -68,7 +68,13 @@ func TestProbe(t *testing.T) {
 	}
 	old := scripted(t, "echo Firecracker v1.11.9")
 	noKVM, root := scripted(t, "echo Firecracker v1.12.1"), scripted(t, "echo Firecracker v1.12.1")
-	noKVM.host, root.root = bad, true
+	noKVM.host, root.host.Root = bad, true
+	root.host.Self = t.TempDir()
+	for name, text := range map[string]string{"uid_map": "0 1000 1\n1 100000 65536\n", "status": "Name:\tbangerd\nCapEff:\t000001ffffffffff\n"} {
+		if err := os.WriteFile(filepath.Join(root.host.Self, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for name, test := range map[string]struct {
 		driver   *Driver
 		why, fix string
@@ -80,7 +86,7 @@ func TestProbe(t *testing.T) {
 		"something else": {scripted(t, "echo bash 5"), "does not say that it is Firecracker", "firecracker_bin"},
 		"broken":         {scripted(t, "echo no >&2; exit 3"), "ask Firecracker for its version", "firecracker_bin"},
 		"no KVM":         {noKVM, "no virtualisation", "firmware"},
-		"root":           {root, "not run as root", "plain user"},
+		"root":           {root, "root cannot run VMs as somebody else", "plain user"},
 	} {
 		_, err := test.driver.Probe(t.Context())
 		if banger.KindOf(err) != banger.Unready || !strings.Contains(err.Error(), test.why) || !strings.Contains(banger.FixOf(err), test.fix) {
@@ -182,8 +188,12 @@ func assertLeft(t *testing.T, spec vmm.Spec) {
 		t.Fatal(err)
 	}
 	for _, entry := range entries {
+		want := os.FileMode(0o600)
+		if entry.Name() == spec.Kernel || entry.Name() == spec.Disks[0].File {
+			want = 0o644
+		}
 		info, err := entry.Info()
-		if err != nil || entry.Type()&os.ModeSocket != 0 || info.Mode().Perm() != 0o600 {
+		if err != nil || entry.Type()&os.ModeSocket != 0 || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", entry.Name(), info.Mode(), err)
 		}
 	}
@@ -284,7 +294,7 @@ env; ulimit -n; echo "session $(cut -d' ' -f6 /proc/$$/stat) $$"; exec ls -l /pr
 	if fields := strings.Fields(rest); len(fields) < 2 || fields[0] != fields[1] {
 		t.Error(said)
 	}
-	if before.Max >= openFiles && !strings.Contains(said, fmt.Sprintf("\n%d\n", openFiles)) {
+	if before.Max >= vmm.OpenFiles && !strings.Contains(said, fmt.Sprintf("\n%d\n", vmm.OpenFiles)) {
 		t.Error(said)
 	}
 }
@@ -349,7 +359,7 @@ func TestAdoptUnconfigured(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	proc, err := fork(dir, program, spec)
+	proc, err := fork(dir, program, spec, vmm.Account{})
 	spec.Lock.Close()
 	if err != nil {
 		t.Fatal(err)

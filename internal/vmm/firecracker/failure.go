@@ -56,7 +56,7 @@ func fixOfFile(err error, path string) string {
 func explainFork(err error, p program) error {
 	fix := installFix
 	if errors.Is(err, fs.ErrPermission) {
-		fix = "chmod +x " + p.path
+		fix = "chmod a+x " + p.path
 	}
 	return &banger.Error{Kind: banger.Unready, What: "launch Firecracker", Why: err, Fix: fix}
 }

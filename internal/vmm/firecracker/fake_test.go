@@ -30,7 +30,6 @@ const ordersEnv = "BANGER_TEST_FIRECRACKER_ORDERS"
 // orders are what a fake Firecracker is to do wrong.
 type orders struct {
 	Version  string
-	Facts    string // testdata/api.json, from anywhere
 	Refuse   string // a call
 	Message  string // how it is refused
 	Ends     string // at once, with these words
@@ -40,10 +39,22 @@ type orders struct {
 	OddHands string // instead of OK
 }
 
+// ordersFile holds the orders in the VM's directory for a binary whose name makes
+// it a Firecracker.
+const ordersFile = "orders.json"
+
 func TestMain(m *testing.M) {
-	if text := os.Getenv(ordersEnv); text != "" {
+	text, named := []byte(os.Getenv(ordersEnv)), filepath.Base(os.Args[0]) == binary
+	if named && slices.Equal(os.Args[1:], []string{"--version"}) {
+		fmt.Println("Firecracker v1.12.1")
+		os.Exit(0)
+	}
+	if named {
+		text, _ = os.ReadFile(ordersFile)
+	}
+	if named || len(text) > 0 {
 		var f fake
-		err := json.Unmarshal([]byte(text), &f.orders)
+		err := json.Unmarshal(text, &f.orders)
 		if err == nil {
 			err = f.run(os.Args[1:])
 		}
@@ -93,12 +104,8 @@ func (f *fake) run(args []string) error {
 	if *level != "Info" || *module != "vmm" {
 		return errors.New("such a log does not tell of the end")
 	}
-	data, err := os.ReadFile(f.orders.Facts)
-	if err != nil {
-		return err
-	}
 	var facts apiFacts
-	if err := json.Unmarshal(data, &facts); err != nil {
+	if err := json.Unmarshal(apiJSON, &facts); err != nil {
 		return err
 	}
 	if _, f.release, err = parseVersion("Firecracker v" + f.orders.Version); err != nil {
@@ -330,10 +337,6 @@ func install(t *testing.T, o orders) *Driver {
 	if o.Version == "" {
 		o.Version = "1.12.1"
 	}
-	var err error
-	if o.Facts, err = filepath.Abs("testdata/api.json"); err != nil {
-		t.Fatal(err)
-	}
 	text, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
@@ -358,7 +361,11 @@ func newSpec(t *testing.T) vmm.Spec {
 		t.Fatal(err)
 	}
 	for path, content := range map[string]string{dir.Kernel(): "", dir.Base(): "", dir.Overlay(): "", dir.Initrd(): newc(wire.ConfigPath, string(data))} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		mode := os.FileMode(0o600)
+		if path == dir.Kernel() || path == dir.Base() {
+			mode = 0o644 // shared with other VMs
+		}
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -2,15 +2,9 @@ package firecracker
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"math"
 	"net"
 	"os"
-	"os/exec"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/internal/undo"
@@ -29,10 +23,6 @@ const (
 const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
 	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off systemd.ssh_auto=no"
 
-// openFiles is what the VMM may have open: each stream is a file, and it spins
-// when it may not open one.
-const openFiles = 4096
-
 // Launch implements vmm.Driver.
 func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
 	if _, err := d.Probe(ctx); err != nil {
@@ -43,6 +33,10 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		return nil, err
 	}
 	if err := check(spec); err != nil {
+		return nil, err
+	}
+	account, err := d.host.Account(spec.ID)
+	if err != nil {
 		return nil, err
 	}
 	var steps undo.Stack
@@ -62,11 +56,11 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		return nil, err
 	}
 	steps.Push("listen for the guest", func(context.Context) error { return knocks.close() })
-	proc, err := fork(dir, program, spec)
+	proc, err := fork(dir, program, spec, account)
 	if err != nil {
-		return nil, explainFork(err, program)
+		return nil, err
 	}
-	steps.Push("fork", func(context.Context) error { return errors.Join(end(proc), proc.Close()) })
+	steps.Push("fork", func(context.Context) error { return proc.End() })
 	api := newClient(func(ctx context.Context) (net.Conn, error) { return dialVMM(ctx, dir, apiSocket, proc) })
 	steps.Push("configure", func(context.Context) error { api.close(); return nil })
 	err = reach(ctx, proc, dir)
@@ -80,58 +74,34 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	return newMachine(proc, dir, api, knocks, spec.Log), nil
 }
 
-// fork starts Firecracker in a session of its own. It inherits the lock and
-// nothing else, its environment included.
-func fork(dir *vmm.Dir, p program, spec vmm.Spec) (*vmm.Process, error) {
+// fork starts Firecracker. It inherits the lock and nothing else, its environment
+// included.
+func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Process, error) {
 	// Never a pipe: each byte that finds no reader costs hundreds in the log.
-	console, err := os.OpenFile(dir.Path(spec.Console), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	console, err := dir.Create(spec.Console, os.O_APPEND)
 	if err != nil {
 		return nil, fmt.Errorf("open console log: %w", err)
 	}
 	defer console.Close()
 	// It has to be there, and is written from its beginning.
-	log, err := os.OpenFile(dir.Path(spec.Log), os.O_WRONLY|os.O_TRUNC|os.O_CREATE, 0o600)
+	log, err := dir.Create(spec.Log, os.O_TRUNC)
 	if err != nil {
 		return nil, fmt.Errorf("create Firecracker's log: %w", err)
 	}
 	log.Close()
-	// What we were given open by whoever started us stays with us.
-	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	cmd := exec.Command(p.path, "--api-sock", apiSocket, "--id", string(spec.ID),
-		"--log-path", spec.Log, "--level", "Info", "--module", "vmm")
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = spec.Dir, console, console, []string{}
-	cmd.ExtraFiles = []*os.File{spec.Lock}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := account.Admit(dir, spec, knockSocket); err != nil {
 		return nil, err
 	}
-	defer cmd.Process.Release() // the Process waits for it
-	proc, err := vmm.OpenProcess(cmd.Process.Pid)
-	if err == nil {
-		err = allowFiles(proc.PID())
-	}
+	proc, err := dir.Start(vmm.Command{
+		Program: p.path,
+		Args: []string{"--api-sock", apiSocket, "--id", string(spec.ID),
+			"--log-path", spec.Log, "--level", "Info", "--module", "vmm"},
+		Env: []string{}, Output: console, Inherit: []*os.File{spec.Lock}, Account: account,
+	})
 	if err != nil {
-		cmd.Process.Kill()
-		cmd.Process.Wait()
-		return nil, err
+		return nil, explainFork(err, p)
 	}
 	return proc, nil
-}
-
-// allowFiles raises the process's bound of open files, as far as it may be.
-func allowFiles(pid int) error {
-	var limit unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit); err != nil {
-		return fmt.Errorf("read the bound of open files: %w", err)
-	}
-	if limit.Cur >= openFiles {
-		return nil
-	}
-	limit.Cur = min(openFiles, limit.Max)
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
-		return fmt.Errorf("raise the bound of open files: %w", err)
-	}
-	return nil
 }
 
 // configure says what the VM is, and starts it.

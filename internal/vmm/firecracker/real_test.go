@@ -27,7 +27,9 @@ func real(t *testing.T) *Driver {
 	if path == "" {
 		t.Skipf("no Firecracker to try; fix: %s=/path/of/firecracker go test -tags vm ./internal/vmm/firecracker", realFirecracker)
 	}
-	return &Driver{run: hostcmd.Host{}, places: Places{Configured: path}, host: goodHost(t)}
+	host := goodHost(t)
+	host.Root, host.Self = vmm.ThisHost().Root, vmm.ThisHost().Self
+	return &Driver{run: hostcmd.Host{}, places: Places{Configured: path}, host: host}
 }
 
 // A real Firecracker takes every call up to the start of the VM, which fails for
@@ -47,7 +49,9 @@ func TestRealConfiguration(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	t.Logf("%v (fix: %s)", err, banger.FixOf(err))
-	assertLeft(t, spec)
+	if !driver.host.Root {
+		assertLeft(t, spec)
+	}
 }
 
 // forkReal starts a real Firecracker and leaves it unconfigured.
@@ -61,12 +65,16 @@ func forkReal(t *testing.T, driver *Driver, spec vmm.Spec) (*client, *vmm.Proces
 	if err != nil {
 		t.Fatal(err)
 	}
-	proc, err := fork(dir, program, spec)
+	account, err := driver.host.Account(spec.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc, err := fork(dir, program, spec, account)
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec.Lock.Close()
-	t.Cleanup(func() { end(proc); proc.Close(); dir.Close() })
+	t.Cleanup(func() { proc.End(); dir.Close() })
 	if err := reach(t.Context(), proc, dir); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +119,7 @@ func TestRealAnswers(t *testing.T) {
 	if err := api.do(t.Context(), describeConfig, nil, &c); err != nil || len(c.Drives) != 1 || c.Drives[0] != (driveUpdate{"work", spec.Disks[1].File}) {
 		t.Errorf("%+v, %v", c, err)
 	}
-	end(proc)
+	proc.End()
 }
 
 // A real one that was never configured is ended when it is adopted.

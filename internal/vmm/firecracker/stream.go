@@ -77,6 +77,22 @@ func listenForKnocks(dir *vmm.Dir) (*knocks, error) {
 	return k, nil
 }
 
+// listenAgain listens in place of a daemon that is gone.
+func listenAgain(dir *vmm.Dir) (*knocks, error) {
+	k, err := listenForKnocks(dir)
+	if err != nil {
+		return nil, err
+	}
+	account, err := dir.Account()
+	if err == nil {
+		err = account.AdmitTo(dir, knockSocket, 0o660)
+	}
+	if err != nil {
+		return nil, errors.Join(err, k.close())
+	}
+	return k, nil
+}
+
 func (k *knocks) serve() {
 	for {
 		conn, err := k.listener.Accept()

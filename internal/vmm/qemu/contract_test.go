@@ -78,7 +78,7 @@ func newSpec(t *testing.T, base string) vmm.Spec {
 		t.Fatal(err)
 	}
 	for _, disk := range []string{dir.Base(), dir.Overlay()} {
-		if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		if err := os.WriteFile(disk, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Truncate(disk, 64<<20); err != nil {

@@ -45,6 +45,13 @@ func machines(t *testing.T, help, body string) only {
 	return only{path: path}
 }
 
+// asPlainUser returns the driver of a daemon that is not root.
+func asPlainUser(run only) *Driver {
+	driver := New(run)
+	driver.host.Root = false
+	return driver
+}
+
 func TestProbe(t *testing.T) {
 	for name, run := range map[string]only{"missing": {}, "no microvm": machines(t, "echo 'pc  Standard PC'", ""), "broken": machines(t, "exit 1", "")} {
 		_, err := New(run).Probe(t.Context())
@@ -87,7 +94,7 @@ func TestLaunchFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := script(t, "echo '2026-11-24T11:00:00.123456Z qemu-system-x86_64: -m 1024M: no memory' >&2; exit 3")
-	_, err := New(run).Launch(t.Context(), spec)
+	_, err := asPlainUser(run).Launch(t.Context(), spec)
 	if got, want := errorText(err), "launch QEMU: it ended at once: exit status 3: -m 1024M: no memory"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -99,7 +106,7 @@ func TestLaunchFailure(t *testing.T) {
 
 func TestLaunchFailureWithoutWords(t *testing.T) {
 	spec := plainSpec(t)
-	_, err := New(script(t, "kill -9 $$")).Launch(t.Context(), spec)
+	_, err := asPlainUser(script(t, "kill -9 $$")).Launch(t.Context(), spec)
 	if got, want := errorText(err), "launch QEMU: it ended at once: SIGKILL"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -120,7 +127,7 @@ func TestLaunchCanceled(t *testing.T) {
 		pid <- strings.TrimSpace(string(said))
 		cancel()
 	}()
-	_, err := New(script(t, "echo $$ >pid; exec sleep 60")).Launch(ctx, spec)
+	_, err := asPlainUser(script(t, "echo $$ >pid; exec sleep 60")).Launch(ctx, spec)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}

@@ -2,11 +2,11 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
+	"slices"
 
 	"banger"
 	"banger/internal/undo"
@@ -31,7 +31,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	if err != nil {
 		return nil, &banger.Error{Kind: banger.Unready, What: "launch QEMU", Why: err}
 	}
-	steps.Push("fork", func(context.Context) error { return end(proc) })
+	steps.Push("fork", func(context.Context) error { return proc.End() })
 	m, err := attach(ctx, proc, dir, spec.Log)
 	if err != nil {
 		return nil, explain(ctx, err, proc, dir, spec, from)
@@ -40,9 +40,12 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	return m, nil
 }
 
-// fork starts QEMU in a session of its own. It returns the size of the log
-// before that.
+// fork starts QEMU. It returns the size of the log before that.
 func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, from int64, err error) {
+	account, err := d.host.Account(spec.ID)
+	if err != nil && !errors.Is(err, vmm.ErrNoAccounts) { // then root is hardly root
+		return nil, 0, err
+	}
 	var inherited []*os.File
 	defer func() {
 		for _, file := range inherited {
@@ -56,10 +59,12 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 		}
 		inherited = append(inherited, socket)
 	}
-	if err := create(dir.Path(spec.Console)); err != nil {
+	console, err := dir.Create(spec.Console, 0)
+	if err != nil {
 		return nil, 0, fmt.Errorf("create console log: %w", err)
 	}
-	log, err := os.OpenFile(dir.Path(spec.Log), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	console.Close()
+	log, err := dir.Create(spec.Log, os.O_APPEND)
 	if err != nil {
 		return nil, 0, fmt.Errorf("open QEMU's log: %w", err)
 	}
@@ -68,44 +73,17 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 	if err != nil {
 		return nil, 0, err
 	}
+	if err := account.Admit(dir, spec, spec.Console); err != nil {
+		return nil, 0, err
+	}
 	accel := acceleratorOf(d.host)
 	khz := 0
 	if !accel.kvm {
 		khz = measureKHz()
 	}
-	cmd := exec.Command(p.path, args(spec, accel, khz, p.sandbox)...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
-	cmd.ExtraFiles = append(append(cmd.ExtraFiles, inherited...), spec.Lock)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, 0, err
-	}
-	defer cmd.Process.Release() // the Process waits for it
-	proc, err := vmm.OpenProcess(cmd.Process.Pid)
-	if err != nil {
-		cmd.Process.Kill()
-		cmd.Process.Wait()
-		return nil, 0, err
-	}
-	return proc, info.Size(), nil
-}
-
-// create makes a file that is its owner's alone: QEMU would not.
-func create(path string) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	return file.Close()
-}
-
-func end(proc *vmm.Process) error {
-	defer proc.Close()
-	if err := proc.Kill(); err != nil {
-		return err
-	}
-	<-proc.Done()
-	return nil
+	proc, err := dir.Start(vmm.Command{Program: p.path, Args: args(spec, accel, khz, p.sandbox), Env: os.Environ(),
+		Output: log, Inherit: append(slices.Clone(inherited), spec.Lock), Account: account})
+	return proc, info.Size(), err
 }
 
 // explain says why QEMU did not come up.

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -79,7 +78,7 @@ func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	if err != nil {
 		return nil, err
 	}
-	steps.Push("fork", func(context.Context) error { return endFake(proc) })
+	steps.Push("fork", func(context.Context) error { return proc.End() })
 	m, err := attachFake(ctx, proc, dir, spec.Log)
 	if err != nil {
 		select { // a dial can miss the deadline a moment before ctx does
@@ -127,40 +126,20 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 		return nil, err
 	}
 	defer socket.Close()
-	log, err := os.OpenFile(dir.Path(spec.Log), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	log, err := dir.Create(spec.Log, os.O_APPEND)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		return nil, err
-	}
-	defer null.Close()
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	child, err := os.StartProcess(self, []string{self}, &os.ProcAttr{
-		Dir:   spec.Dir,
-		Env:   append(os.Environ(), ordersEnv+"="+string(env), "GORACE=atexit_sleep_ms=0"), // a VMM does not dawdle at its end
-		Files: []*os.File{null, log, log, socket, spec.Lock},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
+	return dir.Start(vmm.Command{
+		Program: self,
+		Env:     append(os.Environ(), ordersEnv+"="+string(env), "GORACE=atexit_sleep_ms=0"), // a VMM does not dawdle at its end
+		Output:  log, Inherit: []*os.File{socket, spec.Lock},
 	})
-	if err != nil {
-		return nil, err
-	}
-	defer child.Release()
-	return vmm.OpenProcess(child.Pid)
-}
-
-func endFake(proc *vmm.Process) error {
-	defer proc.Close()
-	if err := proc.Kill(); err != nil {
-		return err
-	}
-	<-proc.Done()
-	return nil
 }
 
 // Adopt implements vmm.Driver.

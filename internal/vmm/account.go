@@ -1,0 +1,194 @@
+package vmm
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"banger"
+)
+
+// Account is the user, and the group of the same number, that the VMM of one VM
+// runs as where the daemon is root. The zero Account is none: there a VMM runs
+// as the daemon does, which is a plain user.
+type Account struct {
+	id  uint32
+	kvm uint32 // the group that may open KVM's device; 0 where none is needed
+}
+
+// The numbers of accounts. No distribution gives any of them to a user, to a
+// service or to a container.
+const (
+	firstAccount = 0x7000_0000
+	accounts     = 0x0800_0000
+)
+
+// Account is whom the VMM of a VM is to run as here: always the same, and with
+// nothing that another VM's has.
+func (h Host) Account(id banger.VMID) (Account, error) {
+	if !h.Root {
+		return Account{}, nil
+	}
+	sum := fnv.New32a()
+	sum.Write([]byte(id))
+	a := Account{id: firstAccount + sum.Sum32()%accounts}
+	if err := h.hasAccount(a); err != nil {
+		return Account{}, err
+	}
+	info, err := os.Stat(h.KVM)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	if err != nil {
+		return Account{}, err
+	}
+	a.kvm = info.Sys().(*syscall.Stat_t).Gid
+	return a, nil
+}
+
+// ErrNoAccounts is for root of a container that is given few users, or may do
+// little with them.
+var ErrNoAccounts = errors.New("root cannot run VMs as somebody else here")
+
+// needed are the capabilities without which a VMM of another user cannot be
+// started, found again, or ended.
+const needed = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER | 1<<unix.CAP_KILL |
+	1<<unix.CAP_SETGID | 1<<unix.CAP_SETUID | 1<<unix.CAP_SYS_PTRACE
+
+func (h Host) hasAccount(a Account) error {
+	status, err := os.ReadFile(filepath.Join(h.Self, "status"))
+	if err != nil {
+		return fmt.Errorf("look at what root may do: %w", err)
+	}
+	mapped, err := os.ReadFile(filepath.Join(h.Self, "uid_map"))
+	if err != nil {
+		return fmt.Errorf("look at the users of this host: %w", err)
+	}
+	if capabilities(status)&needed == needed && maps(mapped, a.id) {
+		return nil
+	}
+	return &banger.Error{Kind: banger.Unready, Why: ErrNoAccounts, Fix: "run banger as a plain user of the group kvm"}
+}
+
+// capabilities are those in effect, as a process's status tells of them.
+func capabilities(status []byte) (set uint64) {
+	_, rest, _ := bytes.Cut(status, []byte("\nCapEff:"))
+	fmt.Sscanf(string(rest), "%x", &set)
+	return set
+}
+
+// maps says whether a user namespace, as its uid_map tells of it, has a user.
+func maps(uidMap []byte, id uint32) bool {
+	for lines := bufio.NewScanner(bytes.NewReader(uidMap)); lines.Scan(); {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(lines.Text(), &inside, &outside, &count); err == nil && uint64(id) >= inside && uint64(id)-inside < count {
+			return true
+		}
+	}
+	return false
+}
+
+// Is says whether there is an account.
+func (a Account) Is() bool { return a.id != 0 }
+
+func (a Account) credential() *syscall.Credential {
+	if !a.Is() {
+		return nil
+	}
+	c := &syscall.Credential{Uid: a.id, Gid: a.id}
+	if a.kvm != 0 { // never root's own group
+		c.Groups = []uint32{a.kvm}
+	}
+	return c
+}
+
+// Admit opens a VM's directory to its account: it may make its sockets there,
+// read what the VM is made of, and write to disks and logs. All of it stays
+// root's, and what is root's it can neither remove nor replace: it never decides
+// which file a name is that root opens.
+func (a Account) Admit(dir *Dir, spec Spec, more ...string) error {
+	if !a.Is() {
+		return nil
+	}
+	modes := map[string]os.FileMode{spec.Initrd: 0o640}
+	for _, name := range append(more, spec.Log) {
+		modes[name] = 0o660
+	}
+	shared := []string{spec.Kernel}
+	for _, disk := range spec.Disks {
+		if disk.ReadOnly {
+			shared = append(shared, disk.File)
+		} else {
+			modes[disk.File] = 0o660
+		}
+	}
+	for name, mode := range modes {
+		if err := a.AdmitTo(dir, name, mode); err != nil {
+			return err
+		}
+	}
+	for _, name := range shared { // other VMs have it too: it cannot have each one's group
+		info, err := os.Stat(dir.Path(name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // as below
+		}
+		if err != nil {
+			return err
+		}
+		if path := filepath.Join(spec.Dir, name); info.Mode().Perm()&0o004 == 0 {
+			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s can be read by root only, and the VMM is not root", path), Fix: "chmod o+r " + path}
+		}
+	}
+	if err := dir.file.Chown(-1, int(a.id)); err != nil {
+		return err
+	}
+	return dir.file.Chmod(0o770 | os.ModeSticky)
+}
+
+// AdmitTo gives the account's group a file of root's.
+func (a Account) AdmitTo(dir *Dir, name string, mode os.FileMode) error {
+	if !a.Is() {
+		return nil
+	}
+	// By descriptor, so that it is the very file that was looked at.
+	file, err := os.OpenFile(dir.Path(name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the VMM tells of it
+	}
+	if err != nil {
+		return fmt.Errorf("open %s to the VMM: %w", name, err)
+	}
+	defer file.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
+		return err
+	}
+	if int(stat.Uid) != os.Geteuid() || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
+		return fmt.Errorf("open %s to the VMM: it is not root's", name)
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+	if err := os.Chown(path, -1, int(a.id)); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
+}
+
+// Account is whom the directory was opened to.
+func (d *Dir) Account() (Account, error) {
+	info, err := d.file.Stat()
+	if err != nil {
+		return Account{}, err
+	}
+	if group := info.Sys().(*syscall.Stat_t).Gid; group >= firstAccount && group < firstAccount+accounts {
+		return Account{id: group}, nil
+	}
+	return Account{}, nil
+}

@@ -1,0 +1,103 @@
+package vmm
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Command is a VMM to start.
+type Command struct {
+	Program string // a path
+	Args    []string
+	Env     []string
+	Output  *os.File   // its standard output and errors
+	Inherit []*os.File // its descriptors from 3 on, and it gets no others
+	Account Account    // whom it runs as
+}
+
+// Start starts a VMM in the directory, in a session of its own. The process is
+// watched from the first moment; whoever starts it ends it.
+func (d *Dir) Start(c Command) (*Process, error) {
+	// What we were given open by whoever started us stays with us.
+	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if err := allowFiles(); err != nil {
+		return nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	defer null.Close()
+	attr := &os.ProcAttr{
+		// By descriptor: what leads to the directory need not be open to the account.
+		Dir: d.Path("."), Env: c.Env, Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.Account.credential()},
+	}
+	path := c.Program
+	if c.Account.Is() && !reachable(c.Program) { // a script could not be started like this
+		program, err := os.Open(c.Program)
+		if err != nil {
+			return nil, err
+		}
+		defer program.Close()
+		path = "/proc/self/fd/" + strconv.Itoa(int(program.Fd()))
+	}
+	child, err := os.StartProcess(path, append([]string{c.Program}, c.Args...), attr)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.Program, err)
+	}
+	defer child.Release() // the Process waits for it
+	proc, err := OpenProcess(child.Pid)
+	if err != nil {
+		child.Kill()
+		child.Wait()
+		return nil, err
+	}
+	return proc, nil
+}
+
+// reachable says whether anybody may go to where a program is.
+func reachable(path string) bool {
+	path, err := filepath.EvalSymlinks(path)
+	for err == nil && path != "/" {
+		var info os.FileInfo
+		path = filepath.Dir(path)
+		if info, err = os.Stat(path); err == nil && info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+	}
+	return err == nil
+}
+
+// OpenFiles is what a VMM may have open, where the host allows it: a stream is a
+// file, and Firecracker spins when it may not open one.
+const OpenFiles = 4096
+
+// allowFiles raises the bound of open files, ours and with it that of every
+// child: root need not be allowed to raise another user's. Go would give a child
+// the bound that we were started with, unless it has been set.
+func allowFiles() error {
+	var limit syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	if err == nil {
+		limit.Cur = max(limit.Cur, min(OpenFiles, limit.Max))
+		err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
+	return os.NewSyscallError("setrlimit", err)
+}
+
+// End ends a process, waits for it and lets go of it.
+func (p *Process) End() error {
+	defer p.Close()
+	if err := p.Kill(); err != nil {
+		return err
+	}
+	<-p.Done()
+	return nil
+}

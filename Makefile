@@ -17,7 +17,7 @@ race_quick = -gcflags=modernc.org/sqlite/lib=-d=checkptr=0
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz mutate lab lab-short lab-host lab-shell install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest bench fuzz mutate lab lab-short lab-bench lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -64,6 +64,9 @@ lab: lab-program runtime-bundle ## the tests that boot VMs, on real Firecracker 
 
 lab-short: lab-program runtime-bundle ## a part of make lab: the driver's contract, and a few machines
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test --short
+
+lab-bench: lab-program runtime-bundle ## what banger adds to Firecracker alone, in the emulated host
+	dist/banger-lab bench
 
 lab-host: lab-program runtime-bundle ## make what the emulated host runs from, and no more
 	dist/banger-lab build

@@ -23,6 +23,7 @@ import (
 
 const usage = `usage: banger-lab build
        banger-lab shell
+       banger-lab bench [--run REGEX]
        banger-lab test [--short] [--suite driver|machines] [--run REGEX]
 `
 
@@ -44,7 +45,7 @@ type choice struct {
 }
 
 func run(ctx context.Context, args []string) int {
-	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "test": runTest}
+	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "bench": runBench, "test": runTest}
 	if len(args) == 0 || commands[args[0]] == nil {
 		io.WriteString(os.Stderr, usage)
 		return exits[banger.Invalid]
@@ -55,7 +56,7 @@ func run(ctx context.Context, args []string) int {
 	flags.BoolVar(&c.short, "short", false, "the short part only")
 	flags.BoolVar(&c.verbose, "v", true, "as go test has it; always on")
 	flags.StringVar(&c.suite, "suite", "", "one suite only")
-	flags.StringVar(&c.tests, "run", "", "these tests only")
+	flags.StringVar(&c.tests, "run", "", "these tests or benchmarks only")
 	if err := flags.Parse(args[1:]); err != nil {
 		return exits[banger.Invalid]
 	}
@@ -115,6 +116,21 @@ func runShell(ctx context.Context, l *host.Lab, _ choice) error {
 	}
 	defer h.Close()
 	return h.Terminal(ctx, os.Stdin, os.Stdout)
+}
+
+// runBench runs what compares banger with Firecracker alone.
+func runBench(ctx context.Context, l *host.Lab, c choice) error {
+	machines := host.Suites[len(host.Suites)-1]
+	h, err := start(ctx, l, []host.Suite{machines})
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	passed, err := h.Bench(ctx, machines, cmp.Or(c.tests, "CreateExec$"), os.Stdout)
+	if err == nil && !passed {
+		err = errors.New("benchmarks failed")
+	}
+	return err
 }
 
 func runTest(ctx context.Context, l *host.Lab, c choice) error {

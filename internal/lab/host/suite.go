@@ -78,11 +78,21 @@ func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Write
 		fmt.Fprintf(out, "not here: %s: %s\n", excluded.Test, excluded.Why)
 		without = append(without, excluded.Test)
 	}
-	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.parallel=1 -test.timeout=3h -test.run=%s",
-		Root, suite.Package, Root, Root, surroundings, quote(tests))
+	flags := "-test.parallel=1 -test.run=" + quote(tests)
 	if len(without) > 0 {
-		line += " -test.skip=" + quote("^("+strings.Join(without, "|")+")$")
+		flags += " -test.skip=" + quote("^("+strings.Join(without, "|")+")$")
 	}
+	return h.run(ctx, suite, flags, out)
+}
+
+// Bench runs benchmarks of a suite in the host, each once.
+func (h *Host) Bench(ctx context.Context, suite Suite, benchmarks string, out io.Writer) (passed bool, err error) {
+	return h.run(ctx, suite, "-test.run='^$' -test.benchtime=1x -test.bench="+quote(benchmarks), out)
+}
+
+func (h *Host) run(ctx context.Context, suite Suite, flags string, out io.Writer) (passed bool, err error) {
+	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.timeout=3h %s",
+		Root, suite.Package, Root, Root, surroundings, flags)
 	status, err := h.Shell(ctx, line, out)
 	return status == 0, err
 }

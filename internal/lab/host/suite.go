@@ -26,7 +26,7 @@ type Exclusion struct{ Test, Why string }
 // Suites are all there are.
 var Suites = []Suite{
 	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^TestContract$", Short: "^TestContract$"},
-	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit|TestAgentKilled|TestFullDisk)$", Without: []Exclusion{
+	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$", Without: []Exclusion{
 		{"TestNoSpace", "it mounts a file system as root, and Firecracker is not run as root"},
 	}},
 }

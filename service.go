@@ -13,6 +13,7 @@ import (
 type VMService interface {
 	CreateVM(ctx context.Context, spec CreateVM, progress Progress) (VM, error)
 	ListVMs(ctx context.Context) ([]VM, error)
+	SummarizeVMs(ctx context.Context) ([]VMSummary, error)
 	ShowVM(ctx context.Context, ref string) (VM, error)
 	StartVM(ctx context.Context, ref string, opts StartVM, progress Progress) (VM, error)
 	StopVM(ctx context.Context, ref string, opts StopVM, progress Progress) (VM, error)

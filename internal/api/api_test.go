@@ -71,7 +71,8 @@ func (f *fake) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Prog
 	f.note("create", spec)
 	return f.operate(ctx, p)
 }
-func (f *fake) ListVMs(context.Context) ([]banger.VM, error) { return nil, f.err }
+func (f *fake) ListVMs(context.Context) ([]banger.VM, error)             { return nil, f.err }
+func (f *fake) SummarizeVMs(context.Context) ([]banger.VMSummary, error) { return nil, f.err }
 func (f *fake) ShowVM(_ context.Context, ref string) (banger.VM, error) {
 	f.note("show", ref)
 	return f.vm, f.err
@@ -320,6 +321,9 @@ func TestEveryCallArrives(t *testing.T) {
 		t.Errorf("got %+v, %v", stats, err)
 	}
 	if vms, err := c.ListVMs(ctx); err != nil || vms == nil {
+		t.Errorf("got %v, %v: want an empty list", vms, err)
+	}
+	if vms, err := c.SummarizeVMs(ctx); err != nil || vms == nil {
 		t.Errorf("got %v, %v: want an empty list", vms, err)
 	}
 	if kernels, err := c.ListKernels(ctx); err != nil || len(kernels) != 1 {

@@ -200,6 +200,13 @@ func (c *Client) ListVMs(ctx context.Context) ([]banger.VM, error) {
 	return all, err
 }
 
+// SummarizeVMs implements banger.VMService.
+func (c *Client) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, error) {
+	var all []banger.VMSummary
+	err := c.call(ctx, "/summaries", &all)
+	return all, err
+}
+
 // ShowVM implements banger.VMService.
 func (c *Client) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
 	var vm banger.VM

@@ -64,6 +64,7 @@ func (s *Server) routes() {
 	}))
 	s.mux.HandleFunc("GET /kernels", answer(func(r *http.Request) (any, error) { return some(s.host.ListKernels(r.Context())) }))
 	s.mux.HandleFunc("GET /vms", answer(func(r *http.Request) (any, error) { return some(s.vms.ListVMs(r.Context())) }))
+	s.mux.HandleFunc("GET /summaries", answer(func(r *http.Request) (any, error) { return some(s.vms.SummarizeVMs(r.Context())) }))
 	s.mux.HandleFunc("GET /vms/{ref}", answer(func(r *http.Request) (any, error) { return s.vms.ShowVM(r.Context(), r.PathValue("ref")) }))
 	s.mux.HandleFunc("GET /vms/{ref}/stats", answer(func(r *http.Request) (any, error) { return s.vms.VMStats(r.Context(), r.PathValue("ref")) }))
 	s.mux.HandleFunc("GET /vms/{ref}/logs", s.logs)

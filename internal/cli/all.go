@@ -13,12 +13,12 @@ import (
 // kindOfVMs is what --all stands for in a command.
 type kindOfVMs struct {
 	text, none string
-	has        func(banger.VM) bool
+	has        func(banger.VMSummary) bool
 }
 
 var (
-	everyVM    = kindOfVMs{"every VM", "there is no VM", func(banger.VM) bool { return true }}
-	runningVMs = kindOfVMs{"every VM that runs", "no VM runs", func(vm banger.VM) bool { return vm.State != banger.Stopped }}
+	everyVM    = kindOfVMs{"every VM", "there is no VM", func(banger.VMSummary) bool { return true }}
+	runningVMs = kindOfVMs{"every VM that runs", "no VM runs", func(vm banger.VMSummary) bool { return vm.State != banger.Stopped }}
 )
 
 // selection is which VMs a command is about: named ones, or all of a kind.
@@ -59,7 +59,7 @@ func (s *selection) names(ctx context.Context, a *app, svc service, names []stri
 	if !s.all {
 		return names, nil
 	}
-	vms, err := svc.ListVMs(ctx)
+	vms, err := svc.SummarizeVMs(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -127,6 +127,16 @@ func (f *fakeDaemon) ListVMs(context.Context) ([]banger.VM, error) {
 	return list, nil
 }
 
+func (f *fakeDaemon) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, error) {
+	vms, err := f.ListVMs(ctx)
+	var list []banger.VMSummary
+	for _, vm := range vms {
+		list = append(list, banger.VMSummary{Name: vm.Name, State: vm.State, Image: vm.Image, VCPUs: vm.VCPUs,
+			Memory: vm.Memory, Disk: vm.Disk, CreatedAt: vm.CreatedAt, Ending: vm.Ending})
+	}
+	return list, err
+}
+
 func (f *fakeDaemon) ShowVM(_ context.Context, ref string) (banger.VM, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

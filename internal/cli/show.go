@@ -37,12 +37,17 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 	if err != nil {
 		return err
 	}
-	vms, err := svc.ListVMs(ctx)
+	if a.json {
+		vms, err := svc.ListVMs(ctx)
+		if err != nil {
+			return err
+		}
+		return a.printJSON(some(vms))
+	}
+	vms, err := svc.SummarizeVMs(ctx)
 	switch {
 	case err != nil:
 		return err
-	case a.json:
-		return a.printJSON(some(vms))
 	case quiet:
 		for _, vm := range vms {
 			fmt.Fprintln(a.std.Out, vm.Name)
@@ -64,7 +69,7 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 }
 
 // stateText is a VM's state and, where it did not end well, how it ended.
-func stateText(vm banger.VM) string {
+func stateText(vm banger.VMSummary) string {
 	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
 		return fmt.Sprintf("%s (%s)", vm.State, vm.Ending)
 	}

@@ -29,7 +29,7 @@ func (a *app) vmNames(cmd *cobra.Command, args []string, _ string) ([]string, co
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	vms, err := svc.ListVMs(cmd.Context())
+	vms, err := svc.SummarizeVMs(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

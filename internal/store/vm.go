@@ -142,6 +142,31 @@ func (s *Store) VMs(ctx context.Context) ([]VM, error) {
 	return all, during(err, "list VMs")
 }
 
+// Summary is what a list tells of a VM.
+type Summary struct {
+	ID        banger.VMID
+	Name      string
+	Image     string
+	VCPUs     int
+	Memory    banger.Size
+	Disk      banger.Size
+	CreatedAt time.Time
+	Phase     Phase
+	Ending    banger.Ending
+}
+
+// Summaries returns those of all VMs by name, in whatever phase.
+func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
+	all, err := collect(ctx, s.readers, func(row scanner) (Summary, error) {
+		var v Summary
+		var created int64
+		err := row.Scan(&v.ID, &v.Name, &v.Image, &v.VCPUs, &v.Memory, &v.Disk, &created, &v.Phase, &v.Ending)
+		v.CreatedAt = instant(created)
+		return v, err
+	}, "SELECT id, name, image, vcpus, memory, disk, created_at, phase, ending FROM vms ORDER BY name")
+	return all, during(err, "list VMs")
+}
+
 // minPrefix is the shortest prefix of an ID that names a VM.
 const minPrefix = 3
 

@@ -24,6 +24,30 @@ func (v *VMs) ListVMs(ctx context.Context) ([]banger.VM, error) {
 	return list, nil
 }
 
+// SummarizeVMs implements banger.VMService, in the order of names.
+func (v *VMs) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, error) {
+	rows, err := v.Store.Summaries(ctx)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]banger.VMSummary, len(rows))
+	for i, row := range rows {
+		state, _ := v.state(row.ID, row.Phase)
+		list[i] = banger.VMSummary{Name: row.Name, State: state, Image: row.Image, VCPUs: row.VCPUs,
+			Memory: row.Memory, Disk: row.Disk, CreatedAt: row.CreatedAt, Ending: row.Ending}
+	}
+	return list, nil
+}
+
+// state is what a VM does now, and its run if it has one.
+func (v *VMs) state(id banger.VMID, phase store.Phase) (banger.State, *run) {
+	state, r := v.entry(id).now()
+	if phase == store.Deleting {
+		state = banger.Deleting
+	}
+	return state, r
+}
+
 // ShowVM implements banger.VMService.
 func (v *VMs) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
 	row, err := v.Store.FindVM(ctx, ref)
@@ -51,10 +75,7 @@ func (v *VMs) describe(row store.VM) banger.VM {
 		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: v.sshKey, KnownHosts: v.knownHosts,
 	}
 	var r *run
-	vm.State, r = v.entry(row.ID).now()
-	if row.Phase == store.Deleting {
-		vm.State = banger.Deleting
-	}
+	vm.State, r = v.state(row.ID, row.Phase)
 	if r != nil {
 		vm.PID, vm.StartedAt = r.machine.PID(), r.boot.StartedAt
 		r.mu.Lock()

@@ -29,6 +29,7 @@ type VM struct {
 	PID       int       `json:"pid,omitempty"`     // of the VMM
 	BootID    string    `json:"boot_id,omitempty"` // the guest kernel's
 	StartedAt time.Time `json:"started_at,omitzero"`
+	Launched  Size      `json:"launched_memory_bytes,omitempty"` // the most it can have while it runs
 
 	// Of the last run that ended.
 	Ending   Ending    `json:"ending,omitempty"`
@@ -67,6 +68,8 @@ type VMStats struct {
 	PID      int           `json:"pid,omitempty"`
 	CPUTime  time.Duration `json:"cpu_time_ns,omitempty"`
 	Resident Size          `json:"resident_bytes,omitempty"`
+	Launched Size          `json:"launched_memory_bytes,omitempty"`
+	Balloon  Size          `json:"balloon_bytes,omitempty"` // what the guest has given back
 
 	// What the sparse files of the disks take on the host.
 	OverlayOnHost Size `json:"overlay_on_host_bytes"`

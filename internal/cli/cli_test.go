@@ -204,6 +204,7 @@ func (f *fakeDaemon) VMStats(_ context.Context, ref string) (banger.VMStats, err
 	s := banger.VMStats{Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB}
 	if vm.State == banger.Running {
 		s.PID, s.CPUTime, s.Resident = 9, 3*time.Second, 600*banger.MiB
+		s.Launched, s.Balloon = banger.GiB, 256*banger.MiB
 		s.Guest = &banger.GuestStats{Uptime: time.Minute, Load: [3]float64{0.5, 1, 2}, MemoryTotal: banger.GiB, MemoryAvailable: banger.GiB / 4,
 			FileSystems: []banger.FileSystem{{Path: "/", Size: 8 * banger.GiB, Used: banger.GiB}, {Path: "/root", Size: 16 * banger.GiB, Used: 2 * banger.GiB}}}
 	}

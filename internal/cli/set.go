@@ -13,8 +13,8 @@ func newSet(a *app) *cobra.Command {
 	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes and driver of VMs", everyVM, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
 		return svc.SetVM(ctx, ref, opts, p)
 	})
-	cmd.Long = "Change the memory, vCPUs, disk sizes and driver of VMs.\nDisks only grow, also while a VM runs, and their file systems with them.\nA VM keeps its disks whatever runs it.\nMemory, vCPUs and driver of a running VM change by a restart, which --apply allows."
-	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply\n  banger vm set --all --disk-size 32G\n  banger vm set spare --driver qemu"
+	cmd.Long = "Change the memory, vCPUs, disk sizes and driver of VMs.\nDisks only grow, also while a VM runs, and their file systems with them.\nA VM keeps its disks whatever runs it.\nMemory can be lowered while a VM runs, and raised again to what it was started with: `banger vm\nstats` tells what its guest has given back. More memory, vCPUs and the driver of a running VM\nchange by a restart, which --apply allows."
+	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter --memory 512\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply\n  banger vm set --all --disk-size 32G\n  banger vm set spare --driver qemu"
 	flags := cmd.Flags()
 	flags.IntVar(&opts.VCPUs, "vcpu", 0, "number of virtual CPUs")
 	addSize(flags, &opts.Memory, "memory", banger.MiB, "memory; a bare number is MiB")

@@ -117,7 +117,7 @@ func details(vm banger.VM) [][]string {
 		{"image", vm.Image + "  " + short(vm.ImageID)},
 		{"kernel", vm.Kernel + "  " + short(vm.KernelID)},
 		{"vcpus", fmt.Sprint(vm.VCPUs)},
-		{"memory", vm.Memory.String()},
+		{"memory", memory(vm)},
 		{"work disk", vm.Disk.String() + " at /root"},
 		{"overlay", vm.Overlay.String() + " for changes to /"},
 		{"driver", vm.Driver},
@@ -135,6 +135,14 @@ func details(vm banger.VM) [][]string {
 		rows = append(rows, []string{"last end", ended}, []string{"ended", when(vm.EndedAt)})
 	}
 	return append(rows, []string{"directory", vm.Dir}, []string{"console", vm.Console}, []string{"vmm log", vm.VMMLog})
+}
+
+// memory tells also of what a VM that runs could have again.
+func memory(vm banger.VM) string {
+	if vm.Launched > vm.Memory {
+		return fmt.Sprintf("%v of the %v it was started with", vm.Memory, vm.Launched)
+	}
+	return vm.Memory.String()
 }
 
 func short(id banger.Digest) string {

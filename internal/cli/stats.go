@@ -22,7 +22,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use: time and memory of the processes that run them, what their disks take on the\nhost, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
+		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
@@ -76,7 +76,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 }
 
 func (a *app) showStats(out io.Writer, results []result[banger.VMStats]) error {
-	rows := [][]string{{"NAME", "STATE", "UPTIME", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "OVERLAY", "WORK DISK"}}
+	rows := [][]string{{"NAME", "STATE", "UPTIME", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
 	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
 		if a.json {
 			return a.printJSON(s)
@@ -94,9 +94,12 @@ func (a *app) showStats(out io.Writer, results []result[banger.VMStats]) error {
 
 // statsRow has a dash for whatever is not known.
 func statsRow(s banger.VMStats) []string {
-	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
+	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
 	if s.PID != 0 {
 		row[7], row[8] = s.CPUTime.Round(time.Second).String(), s.Resident.String()
+	}
+	if s.Launched != 0 {
+		row[9] = s.Balloon.String()
 	}
 	g := s.Guest
 	if g == nil {

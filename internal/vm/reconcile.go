@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"banger"
 	"banger/internal/config"
@@ -68,6 +69,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	}
 	log.Info("reconcile: adopted", "pid", machine.PID())
 	r := newRun(machine, b)
+	r.askLaunched(ctx)
 	e.set(banger.Running, r)
 	v.boundLogs(row, r)
 	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
@@ -84,6 +86,19 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 		})
 	}
 	return nil
+}
+
+// memoryTime bounds how long an adopted VMM may take to tell of its memory.
+const memoryTime = 5 * time.Second
+
+// askLaunched asks an adopted VMM what it was launched with. One without a
+// balloon, which an older banger launched, does not tell.
+func (r *run) askLaunched(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, memoryTime)
+	defer cancel()
+	if memory, err := r.machine.Memory(ctx); err == nil {
+		r.launched = memory.Launched
+	}
 }
 
 // dropInitrd removes the initrd of an adopted VM, which holds the boot's

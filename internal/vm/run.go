@@ -26,11 +26,13 @@ const afterBye = 20 * time.Second
 type run struct {
 	machine vmm.Machine
 	boot    boot
-	ready   chan struct{} // closed at the first hello
-	failed  chan error    // a boot step that failed, or a stranger: at most one
-	halting atomic.Bool   // the guest's kernel has said so, and its agent is asked
-	tended  chan struct{} // closed when nothing more will be heard from the guest
-	over    chan struct{} // closed when the end is on record
+	// launched is the most memory that it can have; 0 where that cannot change.
+	launched banger.Size
+	ready    chan struct{} // closed at the first hello
+	failed   chan error    // a boot step that failed, or a stranger: at most one
+	halting  atomic.Bool   // the guest's kernel has said so, and its agent is asked
+	tended   chan struct{} // closed when nothing more will be heard from the guest
+	over     chan struct{} // closed when the end is on record
 
 	timeAsked chan struct{} // holds a token when the guest is to be told the time
 

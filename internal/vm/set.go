@@ -95,13 +95,18 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 		return false, err
 	}
 	s.row.VCPUs, s.row.Memory = first(opts.VCPUs, s.was.VCPUs), first(opts.Memory, s.was.Memory)
-	if s.entry.current() == nil {
+	r := s.entry.current()
+	if r == nil {
 		return false, nil
 	}
 	var why string
 	switch {
-	case s.row.VCPUs != s.was.VCPUs || s.row.Memory != s.was.Memory:
-		why = "memory and vCPUs cannot change while it runs"
+	case s.row.VCPUs != s.was.VCPUs:
+		why = "vCPUs cannot change while it runs"
+	case s.row.Memory != s.was.Memory && (!caps.Balloon || r.launched == 0):
+		why = "memory cannot change while it runs"
+	case s.row.Memory > r.launched:
+		why = fmt.Sprintf("it was started with %v of memory, and can have no more while it runs", r.launched)
 	case s.row.Driver != s.was.Driver:
 		why = "the driver cannot change while it runs"
 	case len(s.disks) > 0 && !caps.GrowOnline:
@@ -188,21 +193,47 @@ func (s *setting) restarted(ctx context.Context) error {
 }
 
 func (s *setting) set(ctx context.Context) error {
-	steps := []struct {
+	type step struct {
 		name string
 		do   func(context.Context) error
-	}{{"grow disks", s.growFiles}, {"record", s.record}, {"grow file systems", s.growGuest}}
-	if len(s.disks) == 0 {
-		steps = steps[1:2]
-	} else if s.entry.current() == nil {
-		steps = steps[:2] // the guest does it when it boots
 	}
+	var steps []step
+	r := s.entry.current()
+	add := func(when bool, name string, do func(context.Context) error) {
+		if when {
+			steps = append(steps, step{name, do})
+		}
+	}
+	add(len(s.disks) > 0, "grow disks", s.growFiles)
+	add(r != nil && s.row.Memory != s.was.Memory, "set memory", s.setMemory)
+	add(true, "record", s.record)
+	add(len(s.disks) > 0 && r != nil, "grow file systems", s.growGuest) // else it does when it boots
 	for _, step := range steps {
 		if err := s.step(ctx, step.name, step.do); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// setMemory has the guest give memory back, or get some again. It is not waited
+// for: a guest gives what it can spare, and takes it again before it kills programs.
+func (s *setting) setMemory(ctx context.Context) error {
+	r := s.entry.current()
+	if r == nil {
+		return nil // it has just ended
+	}
+	s.undo.Push("set memory", func(ctx context.Context) error {
+		if !r.alive() {
+			return nil
+		}
+		return r.machine.SetMemory(ctx, s.was.Memory)
+	})
+	err := r.machine.SetMemory(ctx, s.row.Memory)
+	if err != nil && !r.alive() {
+		return nil
+	}
+	return err
 }
 
 func (s *setting) growFiles(ctx context.Context) error {

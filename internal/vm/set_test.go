@@ -201,3 +201,43 @@ func TestGuestThatDoesNotGrow(t *testing.T) {
 		t.Errorf("on record: %v", vm.Disk)
 	}
 }
+
+// TestSetMemoryOfARunningVM: less, and what it was started with again, as often
+// as one likes and by the hand of any daemon; no step that fails leaves it changed.
+func TestSetMemoryOfARunningVM(t *testing.T) {
+	w := newWorld(t)
+	before := w.create("otter")
+	full, less := before.Memory, before.Memory*3/4
+	if before.Launched != full {
+		t.Errorf("%+v", before)
+	}
+	assert := func(memory banger.Size) {
+		t.Helper()
+		vm := w.show1("otter")
+		stats, err := w.VMStats(t.Context(), "otter")
+		if err != nil || vm.Memory != memory || vm.Launched != full || vm.PID != before.PID || stats.Launched != full || stats.Balloon != full-memory {
+			t.Errorf("want %v: %+v, %+v, %v", memory, vm, stats, err)
+		}
+	}
+	w.set("otter", banger.SetVM{Memory: less})
+	assert(less)
+	w.again()
+	assert(less)
+	_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: full + banger.MiB}, nil)
+	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "started with") || !strings.Contains(banger.FixOf(err), "--apply") {
+		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
+	}
+	w.Before = func(step string) error {
+		if step == "record" {
+			return errors.New("injected")
+		}
+		return nil
+	}
+	if _, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: full}, nil); err == nil {
+		t.Error("the failure was lost")
+	}
+	w.Before = nil
+	assert(less)
+	w.set("otter", banger.SetVM{Memory: full, Apply: true})
+	assert(full)
+}

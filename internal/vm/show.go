@@ -77,7 +77,7 @@ func (v *VMs) describe(row store.VM) banger.VM {
 	var r *run
 	vm.State, r = v.state(row.ID, row.Phase)
 	if r != nil {
-		vm.PID, vm.StartedAt = r.machine.PID(), r.boot.StartedAt
+		vm.PID, vm.StartedAt, vm.Launched = r.machine.PID(), r.boot.StartedAt, r.launched
 		r.mu.Lock()
 		vm.BootID = r.hello.BootID
 		r.mu.Unlock()

@@ -287,6 +287,7 @@ func (s *starting) launch(ctx context.Context) error {
 		return err
 	}
 	s.run = newRun(machine, s.boot)
+	s.run.launched = s.row.Memory
 	s.undo.Push("launch", func(context.Context) error {
 		err := s.run.kill()
 		<-machine.Ended()

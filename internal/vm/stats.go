@@ -48,6 +48,11 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 	if err := r.cost(&s); err != nil {
 		return s, err
 	}
+	if memory, err := r.machine.Memory(ctx); err == nil {
+		s.Launched, s.Balloon = memory.Launched, memory.Balloon
+	} else if r.alive() && r.launched != 0 {
+		v.Log.Warn("ask the VMM for its memory", "vm", row.Name, "id", row.ID, "err", err)
+	}
 	if s.Guest, err = r.guestStats(ctx); err != nil {
 		v.Log.Warn("ask the guest for its stats", "vm", row.Name, "id", row.ID, "err", err)
 	}

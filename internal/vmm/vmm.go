@@ -5,6 +5,7 @@ package vmm
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"time"
@@ -44,6 +45,8 @@ type Capabilities struct {
 	MaxVCPUs     int
 	DefaultVCPUs int
 	GrowOnline   bool
+	Balloon      bool          // a running guest can be given less memory, and that back
+	TellsBalloon bool          // and how much it has given back
 	PowersOff    bool          // the guest's power-off ends the VMM; else only a reset does
 	BootTimeout  time.Duration // a sane bound for the wait for the agent
 }
@@ -94,6 +97,14 @@ type Machine interface {
 	// Grow tells the VMM that the file behind a disk has grown to size.
 	Grow(ctx context.Context, role Role, size banger.Size) error
 
+	// SetMemory has the guest make do with less memory than the VMM was launched
+	// with, or gives some back. It does not wait: a guest gives what it can spare.
+	SetMemory(ctx context.Context, size banger.Size) error
+
+	// Memory asks the VMM what the guest has. It fails for a VMM that was
+	// launched without a balloon.
+	Memory(ctx context.Context) (Memory, error)
+
 	// Kill ends the VMM at once (SIGKILL). Disks are left as they are. It may
 	// be called twice, and after the end.
 	Kill() error
@@ -110,6 +121,20 @@ type Machine interface {
 
 	// Close lets go of the VMM without ending it.
 	Close() error
+}
+
+// Memory is what a guest has of its host's memory.
+type Memory struct {
+	Launched banger.Size `json:"launched"` // what the VMM was launched with: the most there can be
+	Balloon  banger.Size `json:"balloon"`  // what the guest has given back; 0 where the VMM does not tell
+}
+
+// CheckMemory refuses more than the VMM was launched with.
+func (m Memory) CheckMemory(size banger.Size) error {
+	if size < 0 || size > m.Launched {
+		return fmt.Errorf("the VM was started with %v of memory, and cannot have %v", m.Launched, size)
+	}
+	return nil
 }
 
 // Reason is what the VMM saw as the cause of its own end.

@@ -31,6 +31,8 @@ var (
 	putVsock       = call{http.MethodPut, "/vsock"}
 	putEntropy     = call{http.MethodPut, "/entropy"}
 	putBalloon     = call{http.MethodPut, "/balloon"}
+	patchBalloon   = call{http.MethodPatch, "/balloon"}
+	getBalloon     = call{http.MethodGet, "/balloon/statistics"}
 	putSerial      = call{http.MethodPut, "/serial"} // since 1.14
 	putAction      = call{http.MethodPut, "/actions"}
 )

@@ -62,6 +62,8 @@ var used = []struct {
 	{call: putVsock, body: vsock{}},
 	{call: putEntropy, body: entropy{}},
 	{call: putBalloon, body: balloon{}},
+	{call: patchBalloon, body: balloonUpdate{}},
+	{call: getBalloon, answer: balloonStats{}},
 	{call: putSerial, body: serial{}, since: limitsSerial},
 	{call: putAction, body: action{}, values: map[string]string{"action_type": instanceStart}},
 }

@@ -61,7 +61,7 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 		return vmm.Capabilities{}, err
 	}
 	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs,
-		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, BootTimeout: bootTime}, nil
+		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, Balloon: true, TellsBalloon: program.release.atLeast(tellsOfBalloon), BootTimeout: bootTime}, nil
 }
 
 // attachTime bounds how long a VMM that was found may take to answer.

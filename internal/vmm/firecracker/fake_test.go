@@ -80,6 +80,8 @@ type fake struct {
 	vsock   string
 	drives  []driveUpdate
 	sizes   []int64
+	machine machineConfig
+	balloon balloon
 }
 
 func (f *fake) run(args []string) error {
@@ -166,7 +168,7 @@ func (f *fake) answer(what, name string, body []byte) (any, error) {
 			return nil, err
 		}
 	}
-	if after := what == "PATCH /drives/{drive_id}"; operation.Body != nil && after != f.started {
+	if after := strings.HasPrefix(what, "PATCH "); operation.Body != nil && after != f.started {
 		return nil, errors.New("The requested operation is not supported in this state of the microVM.")
 	}
 	switch what {
@@ -177,7 +179,16 @@ func (f *fake) answer(what, name string, body []byte) (any, error) {
 		}
 		return instance{state}, nil
 	case "GET /vm/config":
-		return vmConfig{f.drives}, nil
+		return vmConfig{f.drives, f.machine, f.balloon}, nil
+	case "GET /balloon/statistics":
+		if f.balloon.Interval == 0 || !f.release.atLeast(tellsOfBalloon) {
+			return nil, errors.New("statistics were not enabled")
+		}
+		return balloonStats{f.balloon.AmountMiB}, nil
+	case "PUT /machine-config":
+		return nil, json.Unmarshal(body, &f.machine)
+	case "PUT /balloon", "PATCH /balloon":
+		return nil, json.Unmarshal(body, &f.balloon)
 	}
 	return nil, f.put(what, name, body)
 }

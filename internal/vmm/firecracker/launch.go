@@ -110,6 +110,10 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 		call call
 		body any
 	}
+	b := balloon{DeflateOnOOM: true}
+	if r.atLeast(tellsOfBalloon) {
+		b.Interval = statsInterval
+	}
 	steps := []step{
 		{putMachine, machineConfig{VCPUs: spec.VCPUs, MemoryMiB: int64(spec.Memory / banger.MiB)}},
 		{putBootSource, bootSource{Kernel: spec.Kernel, Initrd: spec.Initrd, Args: cmdline}},
@@ -121,7 +125,7 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 	steps = append(steps,
 		step{putVsock, vsock{GuestCID: guestCID, Socket: vsockSocket}},
 		step{putEntropy, entropy{}},
-		step{putBalloon, balloon{DeflateOnOOM: true}})
+		step{putBalloon, b})
 	if r.atLeast(limitsSerial) {
 		steps = append(steps, step{putSerial, serial{Limit: consoleLimit}})
 	}

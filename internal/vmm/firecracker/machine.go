@@ -148,6 +148,36 @@ func (m *machine) fileOf(ctx context.Context, role vmm.Role) (string, error) {
 	return "", errors.New("the VM has no such disk")
 }
 
+// SetMemory implements vmm.Machine.
+func (m *machine) SetMemory(ctx context.Context, size banger.Size) error {
+	now, err := m.Memory(ctx)
+	if err == nil {
+		err = now.CheckMemory(size)
+	}
+	if err != nil {
+		return err
+	}
+	return m.api.do(ctx, patchBalloon, balloonUpdate{AmountMiB: int64((now.Launched - size) / banger.MiB)}, nil)
+}
+
+// Memory implements vmm.Machine.
+func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
+	var c vmConfig
+	if err := m.api.do(ctx, describeConfig, nil, &c); err != nil {
+		return vmm.Memory{}, err
+	}
+	memory := vmm.Memory{Launched: banger.Size(c.Machine.MemoryMiB) * banger.MiB}
+	if c.Balloon.Interval == 0 {
+		return memory, nil
+	}
+	var stats balloonStats
+	if err := m.api.do(ctx, getBalloon, nil, &stats); err != nil {
+		return vmm.Memory{}, err
+	}
+	memory.Balloon = banger.Size(stats.ActualMiB) * banger.MiB
+	return memory, nil
+}
+
 // Kill implements vmm.Machine.
 func (m *machine) Kill() error { return m.proc.Kill() }
 

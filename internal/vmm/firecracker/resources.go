@@ -42,12 +42,24 @@ const guestCID = 3
 
 type entropy struct{}
 
-// balloon gives memory back on demand only. Its statistics are of no use before
-// 1.14: each interval they would cost a line of the log.
+// balloon gives memory back on demand only, and takes it again when the guest
+// is out of memory.
 type balloon struct {
 	AmountMiB    int64 `json:"amount_mib"`
 	DeflateOnOOM bool  `json:"deflate_on_oom"`
 	Interval     int   `json:"stats_polling_interval_s"`
+}
+
+// statsInterval is how often, in seconds, the balloon tells of itself.
+const statsInterval = 5
+
+type balloonUpdate struct {
+	AmountMiB int64 `json:"amount_mib"`
+}
+
+// balloonStats is what is read of the answer to getBalloon.
+type balloonStats struct {
+	ActualMiB int64 `json:"actual_mib"`
 }
 
 type serial struct {
@@ -78,5 +90,7 @@ const stateNotStarted = "Not started"
 
 // vmConfig is what is read of the answer to describeConfig.
 type vmConfig struct {
-	Drives []driveUpdate `json:"drives"`
+	Drives  []driveUpdate `json:"drives"`
+	Machine machineConfig `json:"machine-config"`
+	Balloon balloon       `json:"balloon"`
 }

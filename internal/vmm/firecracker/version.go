@@ -19,6 +19,10 @@ type release struct{ major, minor int }
 // oldest is what the driver was made for and tried with.
 var oldest = release{1, 12}
 
+// tellsOfBalloon is the first whose balloon's statistics can be read with kernels
+// from 6.12 on. Those before write a line to the log in each interval instead.
+var tellsOfBalloon = release{1, 14}
+
 // limitsSerial is the first that bounds what a guest says on its console.
 var limitsSerial = release{1, 16}
 

@@ -120,6 +120,37 @@ func (m *machine) Grow(ctx context.Context, role vmm.Role, size banger.Size) err
 	}{string(role), int64(size)})
 }
 
+// SetMemory implements vmm.Machine.
+func (m *machine) SetMemory(ctx context.Context, size banger.Size) error {
+	now, err := m.Memory(ctx)
+	if err == nil {
+		err = now.CheckMemory(size)
+	}
+	if err != nil {
+		return err
+	}
+	return m.monitor.do(ctx, "balloon", struct {
+		Value int64 `json:"value"`
+	}{int64(size)})
+}
+
+// Memory implements vmm.Machine.
+func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
+	var launched struct {
+		Base int64 `json:"base-memory"`
+	}
+	var left struct {
+		Actual int64 `json:"actual"`
+	}
+	if err := m.monitor.ask(ctx, "query-memory-size-summary", nil, &launched); err != nil {
+		return vmm.Memory{}, err
+	}
+	if err := m.monitor.ask(ctx, "query-balloon", nil, &left); err != nil {
+		return vmm.Memory{}, err
+	}
+	return vmm.Memory{Launched: banger.Size(launched.Base), Balloon: banger.Size(max(0, launched.Base-left.Actual))}, nil
+}
+
 // Kill implements vmm.Machine.
 func (m *machine) Kill() error { return m.proc.Kill() }
 

@@ -111,6 +111,12 @@ func (m *monitor) take(r response) {
 
 // do runs a command of the monitor.
 func (m *monitor) do(ctx context.Context, command string, arguments any) error {
+	return m.ask(ctx, command, arguments, nil)
+}
+
+// ask runs a command of the monitor, and reads what it returns into answer unless
+// that is nil.
+func (m *monitor) ask(ctx context.Context, command string, arguments, answer any) error {
 	reply := make(chan response, 1)
 	m.mu.Lock()
 	m.last++
@@ -125,6 +131,12 @@ func (m *monitor) do(ctx context.Context, command string, arguments any) error {
 	case r := <-reply:
 		if r.Error != nil {
 			return fmt.Errorf("QEMU refused %s: %s", command, r.Error.Desc)
+		}
+		if answer == nil {
+			return nil
+		}
+		if err := json.Unmarshal(r.Return, answer); err != nil {
+			return fmt.Errorf("read QEMU's answer to %s: %w", command, err)
 		}
 		return nil
 	case <-m.done:

@@ -3,6 +3,7 @@ package vmmtest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -98,6 +99,31 @@ func (m *fakeMachine) Grow(_ context.Context, role vmm.Role, size banger.Size) e
 	default:
 		return nil
 	}
+}
+
+func (m *fakeMachine) SetMemory(ctx context.Context, size banger.Size) error {
+	now, err := m.Memory(ctx)
+	if err == nil {
+		err = now.CheckMemory(size)
+	}
+	if err == nil {
+		_, err = m.askMemory(ctx, size)
+	}
+	return err
+}
+
+func (m *fakeMachine) Memory(ctx context.Context) (vmm.Memory, error) { return m.askMemory(ctx, 0) }
+
+func (m *fakeMachine) askMemory(ctx context.Context, size banger.Size) (told vmm.Memory, err error) {
+	conn, err := m.Dial(ctx, portMemory)
+	if err != nil {
+		return told, err
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprintln(conn, int64(size)); err != nil {
+		return told, err
+	}
+	return told, json.NewDecoder(conn).Decode(&told)
 }
 
 func (m *fakeMachine) Kill() error                     { return m.proc.Kill() }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"banger"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
 )
@@ -19,12 +20,17 @@ import (
 // ordersEnv makes a binary a fake VMM; its value is the JSON of orders.
 const ordersEnv = "BANGER_FAKE_VMM"
 
-// portMonitor is the fake VMM's own port.
-const portMonitor = 0
+// The fake VMM's own ports, which no guest has: portMonitor says one word at the
+// end, portMemory reads a size, or 0 for none, and tells of the memory.
+const (
+	portMonitor = 0
+	portMemory  = 1 << 16
+)
 
 type orders struct {
 	Kernel, Initrd, Console string
 	Disks                   []string
+	Memory                  banger.Size
 	Faults                  Faults
 }
 
@@ -62,6 +68,7 @@ type fakeVMM struct {
 
 	mu       sync.Mutex
 	monitors []net.Conn
+	memory   vmm.Memory
 }
 
 // longestLife ends a VMM whose test died.
@@ -83,6 +90,7 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 	if err != nil {
 		return err
 	}
+	v.memory.Launched = o.Memory
 	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signals := make(chan os.Signal, 1)
@@ -122,6 +130,10 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		v.monitors = append(v.monitors, conn)
 		fmt.Fprintf(conn, "OK %d\n", port)
 		return
+	case port == portMemory:
+		fmt.Fprintf(conn, "OK %d\n", port)
+		v.tellMemory(conn)
+		return
 	case faults.has(NeverReady):
 		return // the connection stays open, unanswered
 	case faults.has(DiesBooting):
@@ -134,6 +146,20 @@ func (v *fakeVMM) serve(conn net.Conn) {
 	}
 	fmt.Fprintf(conn, "OK %d\n", port)
 	v.guest.Serve(conn, port)
+}
+
+func (v *fakeVMM) tellMemory(conn net.Conn) {
+	defer conn.Close()
+	var size banger.Size
+	if line, err := readLine(conn); err != nil || json.Unmarshal([]byte(line), (*int64)(&size)) != nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if size > 0 {
+		v.memory.Balloon = v.memory.Launched - size
+	}
+	json.NewEncoder(conn).Encode(v.memory)
 }
 
 func (v *fakeVMM) end(verb wire.Verb) {

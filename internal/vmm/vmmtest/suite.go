@@ -41,6 +41,7 @@ func Run(t *testing.T, newDriver Make) {
 		{"Exit", testExit},
 		{"Signal", testSignal},
 		{"Grow", testGrow},
+		{"Balloon", testBalloon},
 		{"DialWithinContext", testDialWithinContext},
 		{"LaunchFails", testLaunchFails},
 		{"LaunchCanceled", testLaunchCanceled},
@@ -229,6 +230,59 @@ func testGrow(t *testing.T, f *fixture) {
 			t.Fatalf("sizes %v, %v", sizes, err)
 		}
 		if sizes[1] == int64(grown) {
+			return
+		}
+	}
+}
+
+// The balloon takes memory from a guest that runs and gives it back, also by the
+// hand of another daemon, and never more than the VMM was launched with.
+func testBalloon(t *testing.T, f *fixture) {
+	if !f.capabilities.Balloon {
+		t.Skipf("%s has no balloon", f.driver.Name())
+	}
+	m, spec := f.launch(t)
+	f.echo(t, m)
+	before, err := m.Memory(f.context(t))
+	if err != nil || before != (vmm.Memory{Launched: spec.Memory}) {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	less := spec.Memory * 3 / 4 / banger.MiB * banger.MiB
+	if err := m.SetMemory(f.context(t), less); err != nil {
+		t.Fatal(err)
+	}
+	f.given(t, m, spec.Memory-less)
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	if m, err = f.driver.Adopt(f.context(t), spec.Dir); err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if now, err := m.Memory(f.context(t)); err != nil || now.Launched != spec.Memory {
+		t.Errorf("adopted with %+v, %v", now, err)
+	}
+	if err := m.SetMemory(f.context(t), spec.Memory+banger.MiB); err == nil {
+		t.Error("it was given more than it was launched with")
+	}
+	if err := m.SetMemory(f.context(t), spec.Memory); err != nil {
+		t.Fatal(err)
+	}
+	f.given(t, m, 0)
+	f.echo(t, m)
+}
+
+// given waits until a guest has given back this much, where the VMM can tell. It
+// looks at a real one's balloon while it is blown up.
+func (f *fixture) given(t *testing.T, m vmm.Machine, want banger.Size) {
+	t.Helper()
+	ctx := f.context(t)
+	for tells := f.capabilities.TellsBalloon; tells; time.Sleep(10 * time.Millisecond) {
+		now, err := m.Memory(ctx)
+		if err != nil {
+			t.Fatalf("it has given back %v of %v: %v", now.Balloon, want, err)
+		}
+		if now.Balloon == want {
 			return
 		}
 	}

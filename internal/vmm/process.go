@@ -134,18 +134,21 @@ func (p *Process) Signal(signal unix.Signal) error {
 	if signal == unix.SIGKILL {
 		p.killed.Store(true)
 	}
+	err := p.control(func(fd int) error { return unix.PidfdSendSignal(fd, signal, nil, 0) })
+	if err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal process %d: %w", p.pid, err)
+	}
+	return nil
+}
+
+// control calls f with the pidfd.
+func (p *Process) control(f func(fd int) error) error {
 	raw, err := p.fd.SyscallConn()
 	if err != nil {
 		return err
 	}
-	var sent error
-	if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), signal, nil, 0) }); err != nil {
-		return fmt.Errorf("signal process %d: %w", p.pid, err)
-	}
-	if sent != nil && !errors.Is(sent, unix.ESRCH) {
-		return fmt.Errorf("signal process %d: %w", p.pid, sent)
-	}
-	return nil
+	failed := raw.Control(func(fd uintptr) { err = f(int(fd)) })
+	return errors.Join(failed, err)
 }
 
 // Exit is what the process's own end tells; valid once Done is closed. A VMM

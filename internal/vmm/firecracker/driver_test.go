@@ -449,3 +449,57 @@ func TestLastLines(t *testing.T) {
 		t.Errorf("got %q", lines)
 	}
 }
+
+// What Firecracker says after its log was cut follows what was left, with no hole.
+func TestLogIsAppendedTo(t *testing.T) {
+	spec := newSpec(t)
+	m := launch(t, install(t, orders{}), spec)
+	path := filepath.Join(spec.Dir, spec.Log)
+	if err := os.WriteFile(path, []byte("one line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 4); err != nil {
+		t.Fatal(err)
+	}
+	assertAppends(t, m.proc, path)
+	conn, err := m.Dial(t.Context(), vmmtest.PortAct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintln(conn, wire.Reboot)
+	<-m.Ended()
+	if text, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(text), "one 2026-") || m.Exit().Reason != vmm.ReasonReset {
+		t.Errorf("%q, %v, ended by %v", text, err, m.Exit())
+	}
+}
+
+// assertAppends looks at how a process has a file open.
+func assertAppends(t *testing.T, proc *vmm.Process, path string) {
+	t.Helper()
+	fds := fmt.Sprintf("/proc/%d/fd", proc.PID())
+	names, err := os.ReadDir(fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, fd := range names {
+		if target, _ := os.Readlink(filepath.Join(fds, fd.Name())); target != path {
+			continue
+		}
+		found = true
+		info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", proc.PID(), fd.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, flags, _ := strings.Cut(string(info), "flags:")
+		var open int
+		fmt.Sscanf(flags, "%o", &open)
+		if open&unix.O_APPEND == 0 {
+			t.Errorf("descriptor %s is open with %o", fd.Name(), open)
+		}
+	}
+	if !found {
+		t.Errorf("process %d does not have %s open", proc.PID(), path)
+	}
+}

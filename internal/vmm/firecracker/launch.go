@@ -65,6 +65,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	steps.Push("configure", func(context.Context) error { api.close(); return nil })
 	err = reach(ctx, proc, dir)
 	if err == nil {
+		appendToLog(proc, dir, spec.Log)
 		err = configure(ctx, api, program.release, spec)
 	}
 	if err != nil {
@@ -102,6 +103,15 @@ func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Pro
 		return nil, explainFork(err, p)
 	}
 	return proc, nil
+}
+
+// appendToLog has Firecracker, which opens its log to write wherever it was last,
+// append to it: else what it writes after a cut is behind a hole. It serves its
+// API after it has opened its log. Where the host forbids it, there are holes.
+func appendToLog(proc *vmm.Process, dir *vmm.Dir, log string) {
+	if info, err := os.Stat(dir.Path(log)); err == nil {
+		proc.AppendOnly(info)
+	}
 }
 
 // configure says what the VM is, and starts it.

@@ -131,3 +131,11 @@ func TestRealAdoptUnconfigured(t *testing.T) {
 	}
 	<-proc.Done()
 }
+
+// A real one opens its log without O_APPEND, and appends to it all the same.
+func TestRealLogIsAppendedTo(t *testing.T) {
+	spec := newSpec(t)
+	_, proc, dir := forkReal(t, real(t), spec)
+	appendToLog(proc, dir, spec.Log)
+	assertAppends(t, proc, filepath.Join(spec.Dir, spec.Log))
+}

@@ -255,3 +255,37 @@ func TestTheEndIsReadWhileTheFrontIsCut(t *testing.T) {
 		}
 	}
 }
+
+// TestLogsFollowAcrossARestart: all of the boot before it, its last words too, and
+// then the next one, until the VM is deleted.
+func TestLogsFollowAcrossARestart(t *testing.T) {
+	w := newWorld(t)
+	w.create("otter")
+	log, err := w.VMLogs(t.Context(), "otter", banger.VMLogs{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	in := bufio.NewScanner(log)
+	next := func(prefix string) {
+		t.Helper()
+		if !in.Scan() || !strings.HasPrefix(in.Text(), prefix) {
+			t.Fatalf("%q, %v, want %q", in.Text(), in.Err(), prefix)
+		}
+	}
+	const up, bye = "fake guest otter is up", "banger-bye "
+	next(up)
+	for range 3 {
+		if _, err := w.RestartVM(t.Context(), "otter", banger.StopVM{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		next(bye)
+		next(up)
+	}
+	if err := w.DeleteVM(t.Context(), "otter", banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if in.Scan() || in.Err() != nil {
+		t.Errorf("%q, %v", in.Text(), in.Err())
+	}
+}

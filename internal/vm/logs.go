@@ -141,10 +141,11 @@ func (f *follower) Read(p []byte) (int, error) {
 
 func (f *follower) available(p []byte) (int, error) {
 	if f.log != nil {
+		whole := f.replaced() // asked first: nothing is written to a log that was put aside
 		if n, err := f.log.Read(p); n > 0 || err != io.EOF {
 			return n, err
 		}
-		if !f.replaced() {
+		if !whole {
 			return 0, nil
 		}
 		f.log.Close()

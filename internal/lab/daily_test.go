@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"banger"
+	"banger/internal/guest/wire"
 )
 
 // TestDaily is the rest of a day's commands.
@@ -52,15 +53,23 @@ func TestDaily(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		h.sh(t, vm.Name, "echo a word on the console >/dev/ttyS0")
 		var seen strings.Builder
 		buf := make([]byte, 4096)
-		for !strings.Contains(seen.String(), "a word on the console") {
-			n, err := out.Read(buf)
-			if err != nil {
-				t.Fatalf("%v after %q", err, seen.String())
+		for i, word := range []string{"a word on the console", "a word of the next boot"} {
+			if i > 0 {
+				h.banger(t, "vm", "restart", vm.Name)
 			}
-			seen.Write(buf[:n])
+			h.sh(t, vm.Name, "echo "+word+" >/dev/ttyS0")
+			for !strings.Contains(seen.String(), word) {
+				n, err := out.Read(buf)
+				if err != nil {
+					t.Fatalf("%v after %q", err, seen.String())
+				}
+				seen.Write(buf[:n])
+			}
+		}
+		if strings.Count(seen.String(), wire.ConsoleBye) != 1 {
+			t.Errorf("the first boot's end was not told once:\n%s", seen.String())
 		}
 		cmd.Process.Signal(os.Interrupt)
 		io.Copy(io.Discard, out)

@@ -160,10 +160,9 @@ func (l *Lab) connect(h *Host, keys keys) error {
 // nudging is how often the host is called to.
 const nudging = 2 * time.Second
 
-// nudge calls to the host until the connection ends. The software CPU now and
-// then loses the timer's interrupt while a VM runs in the host, which then does
-// nothing until another interrupt comes: a soft lockup lasted 216 s and was over
-// with the next connection. On a real CPU that cannot be.
+// nudge calls to the host until the connection ends. A host once stood still in
+// a VM's thread for 216 s, until a connection came in: as if the software CPU had
+// lost the timer's interrupt (2026-11-24, QEMU 7.2). The next one mends that.
 func (h *Host) nudge() {
 	ticker := time.NewTicker(nudging)
 	defer ticker.Stop()

@@ -47,6 +47,20 @@ func (f *fixture) launch(t *testing.T) (vmm.Machine, vmm.Spec) {
 	return m, spec
 }
 
+// adopt takes over a VM that was launched; the test's end ends it.
+func (f *fixture) adopt(t *testing.T, spec vmm.Spec) vmm.Machine {
+	t.Helper()
+	m, err := f.driver.Adopt(f.context(t), spec.Dir)
+	if err != nil {
+		t.Fatalf("adopt: %v", err)
+	}
+	t.Cleanup(func() {
+		m.Kill()
+		m.Close()
+	})
+	return m
+}
+
 func tell(t *testing.T, spec vmm.Spec) {
 	for _, name := range []string{spec.Console, spec.Log} {
 		data, _ := os.ReadFile(filepath.Join(spec.Dir, name))

@@ -135,14 +135,7 @@ func testAdopt(t *testing.T, f *fixture) {
 		if err := m.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
-		adopted, err := f.driver.Adopt(f.context(t), spec.Dir)
-		if err != nil {
-			t.Fatalf("adopt: %v", err)
-		}
-		t.Cleanup(func() {
-			adopted.Kill()
-			adopted.Close()
-		})
+		adopted := f.adopt(t, spec)
 		if adopted.PID() != m.PID() {
 			t.Errorf("adopted process %d, launched %d", adopted.PID(), m.PID())
 		}
@@ -255,10 +248,7 @@ func testBalloon(t *testing.T, f *fixture) {
 	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
-	if m, err = f.driver.Adopt(f.context(t), spec.Dir); err != nil {
-		t.Fatal(err)
-	}
-	defer m.Close()
+	m = f.adopt(t, spec)
 	if now, err := m.Memory(f.context(t)); err != nil || now.Launched != spec.Memory {
 		t.Errorf("adopted with %+v, %v", now, err)
 	}

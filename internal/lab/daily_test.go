@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"banger"
 	"banger/internal/guest/wire"
@@ -147,15 +148,22 @@ func TestChange(t *testing.T) {
 		args []string
 	}{
 		{2, "cannot shrink", []string{"--disk-size", "1G"}},
-		{4, "while it runs", []string{"--memory", "700"}},
+		{4, "can have no more while it runs", []string{"--memory", "1300"}},
 	} {
 		r := h.run(t.Context(), nil, append(append([]string{"vm", "set"}, c.args...), vm.Name)...)
 		if r.code != c.code || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "fix: ") {
 			t.Errorf("%q: exit %d, want %d with %q and a fix:\n%s", c.args, r.code, c.code, c.want, r.stderr)
 		}
 	}
-	h.banger(t, "vm", "set", "--apply", "--memory", "700", vm.Name)
-	if got := h.sh(t, vm.Name, "awk '/MemTotal/ { print ($2 > 600000 && $2 < 720000) }' /proc/meminfo"); got != "1" {
+	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
+	until(t, time.Minute, "the guest's giving back", func() bool {
+		return strings.Contains(h.banger(t, "vm", "stats", "--json", vm.Name), fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
+	})
+	if again := h.bootID(t, vm.Name); again != boot {
+		t.Error("less memory restarted the VM")
+	}
+	h.banger(t, "vm", "set", "--apply", "--memory", "1300", vm.Name)
+	if got := h.sh(t, vm.Name, "awk '/MemTotal/ { print ($2 > 1200000 && $2 < 1331200) }' /proc/meminfo"); got != "1" {
 		t.Errorf("the guest's memory: %s", h.sh(t, vm.Name, "grep MemTotal /proc/meminfo"))
 	}
 	stats := h.banger(t, "vm", "stats", "--json", vm.Name)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -260,7 +261,12 @@ func TestBadStarts(t *testing.T) {
 		if err := os.Rename(path, kept); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+		info, err := os.Stat(kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A VMM that is not root has to be able to read it.
+		if err := errors.Join(os.WriteFile(path, content, 0o600), os.Chmod(path, info.Mode())); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { os.Rename(kept, path) })

@@ -13,6 +13,95 @@ import (
 	"banger/internal/config"
 )
 
+// The tests of the longest boots are the last of all files: go test lets tests that
+// are parallel begin from the end, and these are not to be waited for alone.
+
+// TestEndsWithoutInit is about ends that are the guest's own, each told apart,
+// where the agent is the init.
+func TestEndsWithoutInit(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "bare", "--image", h.tiny(t))
+	act := func(t *testing.T, script string) {
+		t.Helper()
+		h.banger(t, "vm", "start", vm.Name)
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
+	}
+	for _, c := range []struct {
+		script string
+		want   banger.Ending
+		detail string
+	}{
+		{"poweroff", banger.EndedPoweroff, ""},
+		{"halt", banger.EndedHalt, ""},
+		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
+		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
+		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
+		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
+	} {
+		t.Run(c.script, func(t *testing.T) {
+			act(t, c.script)
+			now := h.ended(t, vm.Name)
+			ended(t, now, c.want, c.detail)
+			if now.Ending.Clean() {
+				cleanVM(t, vm)
+			}
+		})
+	}
+	t.Run("halt without an end", func(t *testing.T) {
+		act(t, "sync; (sleep 1; halt -f) >/dev/null 2>&1 &")
+		until(t, time.Minute, "the halt", func() bool { return strings.Contains(console(t, vm), "reboot: System halted") })
+		h.banger(t, "vm", "stop", vm.Name)
+		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
+	})
+	t.Run("reboot", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		boot := h.bootID(t, vm.Name)
+		act(t, "reboot")
+		h.comesBack(t, vm.Name, boot)
+	})
+	t.Run("a stubborn program", func(t *testing.T) {
+		act(t, `(trap "" TERM HUP INT; while :; do sleep 1000; done) >/dev/null 2>&1 </dev/null &`)
+		h.stopped(t, vm)
+	})
+}
+
+// TestGuestEnds is the same for ends that are systemd's.
+func TestGuestEnds(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "ends")
+	act := func(t *testing.T, script string) {
+		t.Helper()
+		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
+	}
+	for script, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt} {
+		t.Run(script, func(t *testing.T) {
+			h.banger(t, "vm", "start", vm.Name)
+			act(t, "until "+script+"; do sleep 1; done")
+			ended(t, h.ended(t, vm.Name), want, "")
+			cleanVM(t, vm)
+		})
+	}
+	t.Run("poweroff -f", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		act(t, "sync; poweroff -f")
+		ended(t, h.ended(t, vm.Name), banger.EndedUnclean, "switched itself off without unmounting")
+	})
+	t.Run("an init that has crashed", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
+		act(t, "kill -SEGV 1")
+		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
+		if now := h.show(t, vm.Name); now.State != banger.Running {
+			t.Errorf("it is %s", now.State)
+		}
+		h.banger(t, "vm", "stop", vm.Name)
+		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
+		cleanVM(t, vm)
+	})
+}
+
 // rounds is how often a test goes around that is worth it: BANGER_TEST_ROUNDS, or 1.
 func rounds(t *testing.T) int {
 	text := os.Getenv("BANGER_TEST_ROUNDS")
@@ -24,6 +113,38 @@ func rounds(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// TestStopWhileBooting asks for a stop at moments from before the agent answers
+// until the init is up: it is never lost, and always the init that ends.
+func TestStopWhileBooting(t *testing.T) {
+	t.Parallel()
+	h := shared
+	vm := h.create(t, "--name", "hasty")
+	h.stopped(t, vm) // as soon as the agent answers
+	t.Run("asked by another client while it starts", func(t *testing.T) { stopsAStart(t, vm) })
+	for range rounds(t) {
+		for _, moment := range []string{"grep -q hears /run/banger/init", "pidof systemd-udevd", "test -S /run/dbus/system_bus_socket"} {
+			t.Run(moment, func(t *testing.T) {
+				h.banger(t, "vm", "start", vm.Name)
+				h.inGuest(t, vm.Name, moment)
+				h.stopped(t, vm)
+			})
+		}
+	}
+}
+
+func stopsAStart(t *testing.T, vm banger.VM) {
+	t.Helper()
+	start := shared.command(t.Context(), "vm", "start", vm.Name)
+	if err := start.Start(); err != nil {
+		t.Fatal(err)
+	}
+	until(t, time.Minute, "the start's begin", func() bool { return shared.show(t, vm.Name).State != banger.Stopped })
+	shared.stopped(t, vm)
+	if err := start.Wait(); err != nil {
+		t.Errorf("the start: %v", err)
+	}
 }
 
 // TestSystemd is the long life of one VM of the default image. Its Docker is
@@ -122,122 +243,4 @@ func read(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(text)
-}
-
-// TestStopWhileBooting asks for a stop at moments from before the agent answers
-// until the init is up: it is never lost, and always the init that ends.
-func TestStopWhileBooting(t *testing.T) {
-	t.Parallel()
-	h := shared
-	vm := h.create(t, "--name", "hasty")
-	h.stopped(t, vm) // as soon as the agent answers
-	t.Run("asked by another client while it starts", func(t *testing.T) { stopsAStart(t, vm) })
-	for range rounds(t) {
-		for _, moment := range []string{"grep -q hears /run/banger/init", "pidof systemd-udevd", "test -S /run/dbus/system_bus_socket"} {
-			t.Run(moment, func(t *testing.T) {
-				h.banger(t, "vm", "start", vm.Name)
-				h.inGuest(t, vm.Name, moment)
-				h.stopped(t, vm)
-			})
-		}
-	}
-}
-
-func stopsAStart(t *testing.T, vm banger.VM) {
-	t.Helper()
-	start := shared.command(t.Context(), "vm", "start", vm.Name)
-	if err := start.Start(); err != nil {
-		t.Fatal(err)
-	}
-	until(t, time.Minute, "the start's begin", func() bool { return shared.show(t, vm.Name).State != banger.Stopped })
-	shared.stopped(t, vm)
-	if err := start.Wait(); err != nil {
-		t.Errorf("the start: %v", err)
-	}
-}
-
-// TestGuestEnds is about ends that are the guest's own, each told apart: those
-// that are systemd's. The others are TestEndsWithoutInit's.
-func TestGuestEnds(t *testing.T) {
-	t.Parallel()
-	h := shared
-	vm := h.create(t, "--name", "ends")
-	act := func(t *testing.T, script string) {
-		t.Helper()
-		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
-	}
-	for script, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt} {
-		t.Run(script, func(t *testing.T) {
-			h.banger(t, "vm", "start", vm.Name)
-			act(t, "until "+script+"; do sleep 1; done")
-			ended(t, h.ended(t, vm.Name), want, "")
-			cleanVM(t, vm)
-		})
-	}
-	t.Run("poweroff -f", func(t *testing.T) {
-		h.banger(t, "vm", "start", vm.Name)
-		act(t, "sync; poweroff -f")
-		ended(t, h.ended(t, vm.Name), banger.EndedUnclean, "switched itself off without unmounting")
-	})
-	t.Run("an init that has crashed", func(t *testing.T) {
-		h.banger(t, "vm", "start", vm.Name)
-		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
-		act(t, "kill -SEGV 1")
-		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
-		if now := h.show(t, vm.Name); now.State != banger.Running {
-			t.Errorf("it is %s", now.State)
-		}
-		h.banger(t, "vm", "stop", vm.Name)
-		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
-		cleanVM(t, vm)
-	})
-}
-
-// TestEndsWithoutInit is the same where the agent is the init.
-func TestEndsWithoutInit(t *testing.T) {
-	t.Parallel()
-	h := shared
-	vm := h.create(t, "--name", "bare", "--image", h.tiny(t))
-	act := func(t *testing.T, script string) {
-		t.Helper()
-		h.banger(t, "vm", "start", vm.Name)
-		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
-	}
-	for _, c := range []struct {
-		script string
-		want   banger.Ending
-		detail string
-	}{
-		{"poweroff", banger.EndedPoweroff, ""},
-		{"halt", banger.EndedHalt, ""},
-		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
-		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
-		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
-		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
-	} {
-		t.Run(c.script, func(t *testing.T) {
-			act(t, c.script)
-			now := h.ended(t, vm.Name)
-			ended(t, now, c.want, c.detail)
-			if now.Ending.Clean() {
-				cleanVM(t, vm)
-			}
-		})
-	}
-	t.Run("halt without an end", func(t *testing.T) {
-		act(t, "sync; (sleep 1; halt -f) >/dev/null 2>&1 &")
-		until(t, time.Minute, "the halt", func() bool { return strings.Contains(console(t, vm), "reboot: System halted") })
-		h.banger(t, "vm", "stop", vm.Name)
-		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
-	})
-	t.Run("reboot", func(t *testing.T) {
-		h.banger(t, "vm", "start", vm.Name)
-		boot := h.bootID(t, vm.Name)
-		act(t, "reboot")
-		h.comesBack(t, vm.Name, boot)
-	})
-	t.Run("a stubborn program", func(t *testing.T) {
-		act(t, `(trap "" TERM HUP INT; while :; do sleep 1000; done) >/dev/null 2>&1 </dev/null &`)
-		h.stopped(t, vm)
-	})
 }

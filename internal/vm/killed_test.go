@@ -102,6 +102,9 @@ func reboot(ctx context.Context, v *VMs) error {
 	fmt.Fprintln(conn, "reboot")
 	for {
 		now, err := v.ShowVM(ctx, "otter")
+		if err == nil && now.State == banger.Stopped && now.EndingBy != "" {
+			err = errors.New(now.EndingBy)
+		}
 		if err != nil || now.State == banger.Running && now.PID != was.PID {
 			return err
 		}
@@ -164,7 +167,6 @@ func (l shortLife) live(ctx context.Context) error {
 func TestKilledAtEveryStep(t *testing.T) {
 	for verb, v := range dieIn {
 		t.Run(verb, func(t *testing.T) {
-			t.Parallel()
 			w := newWorld(t)
 			t.Cleanup(w.endVMMs)
 			looks := map[banger.State]string{}

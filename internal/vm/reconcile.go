@@ -73,8 +73,10 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	e.set(banger.Running, r)
 	v.boundLogs(row, r)
 	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
-	v.task(func(ctx context.Context) { v.watch(ctx, row, e, r) })
-	v.task(func(ctx context.Context) { r.dropInitrd(ctx, dir) })
+	v.task(func(ctx context.Context) {
+		r.dropInitrd(ctx, dir) // before an end can lead to a start with an initrd of its own
+		v.watch(ctx, row, e, r)
+	})
 	if row.Wanted == banger.Stopped {
 		log.Info("reconcile: end the stop that was begun")
 		if err := e.take(ctx); err != nil { // before any client can

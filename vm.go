@@ -45,7 +45,7 @@ type VM struct {
 }
 
 // VMSummary is what a list tells of a VM. It exists because there may be a
-// thousand of them in one: it is a fifth of the bytes.
+// thousand of them in one, and most of what a VM is goes into no table.
 type VMSummary struct {
 	Name      string    `json:"name"`
 	State     State     `json:"state"`

@@ -37,6 +37,7 @@ type Opening struct {
 	Dirs    config.Dirs
 	Config  config.Config
 	Drivers func(c config.Config, firecracker string) vmm.Drivers
+	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 	Log     *slog.Logger
 }
 
@@ -99,7 +100,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
 	}
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
-	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Drivers: d.env.Drivers, Log: d.log})
+	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Drivers: d.env.Drivers, Isolate: d.env.Isolate, Log: d.log})
 	if err != nil {
 		// Clients in the queue must not find a daemon that is about to go.
 		return errors.Join(err, d.lock.publish(""))

@@ -29,6 +29,9 @@ type Env struct {
 	// firecracker is what the bundle brought, if it did.
 	Drivers func(c config.Config, firecracker string) vmm.Drivers
 
+	// Isolate gives a VMM a control group of its own; nil: none is given.
+	Isolate func(ctx context.Context, id banger.VMID, pid int) error
+
 	// Open opens what the daemon serves.
 	Open func(ctx context.Context, o Opening) (Parts, error)
 }

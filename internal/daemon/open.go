@@ -22,7 +22,7 @@ import (
 
 // Std is the environment of the real daemon.
 func Std() Env {
-	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers}
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Isolate: vmm.ThisHost().Isolate}
 }
 
 func drivers(c config.Config, bundled string) vmm.Drivers {
@@ -76,7 +76,7 @@ func open(ctx context.Context, o Opening) (_ Parts, err error) {
 	all := o.Drivers(o.Config, bundled)
 	vms, err := vm.Open(ctx, vm.Host{
 		Dirs: o.Dirs, Config: o.Config, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing,
-		Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
+		Isolate: o.Isolate, Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
 		return Parts{}, fmt.Errorf("open the VMs: %w", err)

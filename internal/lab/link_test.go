@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,7 +58,7 @@ func TestCutTransfers(t *testing.T) {
 	vm := h.create(t, "--name", "cut", "--image", h.tiny(t))
 	boot := h.bootID(t, vm.Name)
 	var back []time.Duration
-	for round := range cuts(t) {
+	for round := range rounds(t, 8) {
 		file := fmt.Sprintf("/root/taken-%d", round)
 		cmd := h.command(t.Context(), "vm", "exec", vm.Name, "--", "sh", "-c", crossing, file)
 		cmd.Stdin = &pattern{}
@@ -105,14 +104,6 @@ func TestCutTransfers(t *testing.T) {
 	slices.Sort(back)
 	t.Logf("from the daemon's death to the next program's end: median %v, max %v", back[len(back)/2], back[len(back)-1])
 	h.stopped(t, vm)
-}
-
-// cuts is how often TestCutTransfers cuts: BANGER_TEST_ROUNDS, or 8.
-func cuts(t *testing.T) int {
-	if os.Getenv("BANGER_TEST_ROUNDS") == "" {
-		return 8
-	}
-	return rounds(t)
 }
 
 // TestSharedLink: a stream that runs flat out starves nobody.

@@ -102,11 +102,12 @@ func TestGuestEnds(t *testing.T) {
 	})
 }
 
-// rounds is how often a test goes around that is worth it: BANGER_TEST_ROUNDS, or 1.
-func rounds(t *testing.T) int {
+// rounds is how often a test goes around that is worth it: BANGER_TEST_ROUNDS, or
+// what is usual for it.
+func rounds(t *testing.T, usual int) int {
 	text := os.Getenv("BANGER_TEST_ROUNDS")
 	if text == "" {
-		return 1
+		return usual
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -123,7 +124,7 @@ func TestStopWhileBooting(t *testing.T) {
 	vm := h.create(t, "--name", "hasty")
 	h.stopped(t, vm) // as soon as the agent answers
 	t.Run("asked by another client while it starts", func(t *testing.T) { stopsAStart(t, vm) })
-	for range rounds(t) {
+	for range rounds(t, 1) {
 		for _, moment := range []string{"grep -q hears /run/banger/init", "pidof systemd-udevd", "test -S /run/dbus/system_bus_socket"} {
 			t.Run(moment, func(t *testing.T) {
 				h.banger(t, "vm", "start", vm.Name)
@@ -158,7 +159,7 @@ func TestSystemd(t *testing.T) {
 	vm := h.create(t, "--name", "systemd", "--memory", "1G")
 	h.booted(t, vm.Name)
 	docker(t, h, vm)
-	for range rounds(t) {
+	for range rounds(t, 1) {
 		boot := h.bootID(t, vm.Name)
 		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "reboot")
 		h.comesBack(t, vm.Name, boot)

@@ -72,6 +72,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	r.askLaunched(ctx)
 	e.set(banger.Running, r)
 	v.boundLogs(row, r)
+	v.isolate(row, r)
 	v.task(func(ctx context.Context) { r.tend(ctx, v.Program) })
 	v.task(func(ctx context.Context) {
 		r.dropInitrd(ctx, dir) // before an end can lead to a start with an initrd of its own

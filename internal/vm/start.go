@@ -295,8 +295,22 @@ func (s *starting) launch(ctx context.Context) error {
 	})
 	s.entry.set(banger.Starting, s.run)
 	s.v.boundLogs(s.row, s.run)
+	s.v.isolate(s.row, s.run)
 	// From here on the VMM alone holds the lock, whatever becomes of us.
 	return s.dropLock()
+}
+
+// isolate gives a VMM its own control group while its guest boots. A VMM does as
+// well without.
+func (v *VMs) isolate(row store.VM, r *run) {
+	if v.Isolate == nil {
+		return
+	}
+	v.task(func(ctx context.Context) {
+		if err := v.Isolate(ctx, row.ID, r.machine.PID()); err != nil && ctx.Err() == nil {
+			v.Log.Info("the VMM stays in the daemon's control group", "vm", row.Name, "id", row.ID, "err", err)
+		}
+	})
 }
 
 // boundLogs keeps what a VMM that runs writes from filling the host, and ends one

@@ -35,6 +35,9 @@ type Host struct {
 	Log       *slog.Logger
 	Program   string // "bangerd 0.1.0", for the guest's ears
 
+	// Isolate gives a VMM a control group of its own; nil: none is given.
+	Isolate func(ctx context.Context, id banger.VMID, pid int) error
+
 	// Before, when set, is called before each step of each operation, and its
 	// error is the step's. Tests use it to make every step fail once.
 	Before func(step string) error

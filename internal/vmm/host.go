@@ -18,13 +18,15 @@ import (
 type Host struct {
 	CPUInfo string // the kernel's file about the CPUs
 	KVM     string // KVM's device
-	Self    string // the kernel's directory about this process
+	Proc    string // the kernel's directory about processes
+	Self    string // and about this one
 	Root    bool   // we are root, which no VMM is to be
+	Systemd Systemd
 }
 
 // ThisHost is the host we are on.
 func ThisHost() Host {
-	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Self: "/proc/self", Root: os.Geteuid() == 0}
+	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Proc: "/proc", Self: "/proc/self", Root: os.Geteuid() == 0, Systemd: thisSystemd()}
 }
 
 // CheckKVM returns an Unready error with a fix where KVM cannot run VMs. It looks

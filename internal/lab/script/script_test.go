@@ -42,6 +42,7 @@ func daemonEnv() daemon.Env {
 		fake.SetFaults(vmmtest.Fault(faults))
 	}
 	env := daemon.Std()
+	env.Isolate = nil
 	env.Drivers = func(config.Config, string) vmm.Drivers {
 		return vmm.Drivers{firecracker.New(hostcmd.Host{}, firecracker.Places{Configured: "/nonexistent/firecracker"}), fake}
 	}

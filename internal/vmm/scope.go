@@ -1,0 +1,110 @@
+package vmm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+
+	"banger"
+)
+
+// Systemd is the manager that can give a process a control group of its own: a
+// user's, or the host's where we are root.
+type Systemd struct {
+	Socket string // the manager's own, which needs no bus
+	Linger string // there while the user's processes outlive the last log-in; empty: they always do
+	Unit   string // the group of all that ends with the last log-in
+}
+
+// thisSystemd is the one that may look after our processes. Its socket does not
+// depend on the environment, which may be another user's after su.
+func thisSystemd() Systemd {
+	if os.Geteuid() == 0 {
+		return Systemd{Socket: "/run/systemd/private"}
+	}
+	s := Systemd{Socket: fmt.Sprintf("/run/user/%d/systemd/private", os.Geteuid()), Unit: fmt.Sprintf("user@%d.service", os.Geteuid())}
+	s.Linger = "/var/lib/systemd/linger/"
+	if me, err := user.Current(); err == nil {
+		s.Linger += me.Username
+	}
+	return s
+}
+
+// isolateTime bounds what systemd may take to make a group.
+const isolateTime = 30 * time.Second
+
+// Isolate has systemd move a VMM into a control group of its own (a scope), so
+// that what befalls the daemon's group does not befall VMs: a terminal that is
+// ended with all its programs, or that took too much memory. It does nothing where
+// that would shorten a VM's life: systemd ends the groups it has made for a user
+// with the user's last log-in, unless the user lingers, but not what a session has
+// left behind.
+func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
+	own, err := h.mayIsolate(id, pid)
+	if err != nil || !own {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, isolateTime)
+	defer cancel()
+	manager, err := dbus.Dial("unix:path="+dbus.EscapeBusAddressValue(h.Systemd.Socket), dbus.WithContext(ctx))
+	if err != nil {
+		return fmt.Errorf("reach systemd: %w", err)
+	}
+	defer manager.Close()
+	if err := manager.Auth(nil); err != nil {
+		return fmt.Errorf("reach systemd: %w", err)
+	}
+	type property struct {
+		Name  string
+		Value dbus.Variant
+	}
+	properties := []property{
+		{"Description", dbus.MakeVariant("banger VM " + string(id))},
+		{"PIDs", dbus.MakeVariant([]uint32{uint32(pid)})},
+		{"CollectMode", dbus.MakeVariant("inactive-or-failed")}, // nothing of it stays
+	}
+	type auxiliary struct {
+		Name       string
+		Properties []property
+	}
+	call := manager.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").CallWithContext(ctx,
+		"org.freedesktop.systemd1.Manager.StartTransientUnit", 0, scope(id, pid), "fail", properties, []auxiliary(nil))
+	if call.Err != nil {
+		return fmt.Errorf("move process %d into a group of its own: %w", pid, call.Err)
+	}
+	return nil
+}
+
+// scope names a VMM's group. The last one of the same VM may still be on its way out.
+func scope(id banger.VMID, pid int) string { return fmt.Sprintf("banger-%s-%d.scope", id, pid) }
+
+// mayIsolate says whether a VMM that still is in another group may be given its own.
+func (h Host) mayIsolate(id banger.VMID, pid int) (bool, error) {
+	if _, err := os.Stat(h.Systemd.Socket); err != nil {
+		return false, ignoreMissing(err)
+	}
+	group, err := os.ReadFile(filepath.Join(h.Proc, fmt.Sprint(pid), "cgroup"))
+	if err != nil || bytes.Contains(group, []byte("/"+scope(id, pid))) {
+		return false, ignoreMissing(err)
+	}
+	if h.Systemd.Linger == "" || bytes.Contains(group, []byte("/"+h.Systemd.Unit+"/")) {
+		return true, nil
+	}
+	_, err = os.Stat(h.Systemd.Linger)
+	return err == nil, ignoreMissing(err)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

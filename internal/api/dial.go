@@ -14,7 +14,13 @@ import (
 	"banger"
 )
 
-// DialVM implements banger.VMService. The returned stream outlives ctx.
+// passHeader is sent by a client that can take a stream itself, and by a daemon
+// that gives it. Then a byte of the client's is answered by one that has the
+// stream's descriptor with it: neither can have been read with what came before.
+const passHeader = "Banger-Pass"
+
+// DialVM implements banger.VMService. The returned stream outlives ctx, and the
+// daemon where the VMM has a socket for each stream.
 func (c *Client) DialVM(ctx context.Context, ref string, port int) (net.Conn, error) {
 	path, err := vmPath(ref, "dial")
 	if err != nil {
@@ -26,6 +32,7 @@ func (c *Client) DialVM(ctx context.Context, ref string, port int) (net.Conn, er
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", streamProtocol)
+	req.Header.Set(passHeader, "1")
 	conn, err := dialSocket(ctx, c.socket)
 	if err != nil {
 		return nil, err
@@ -54,6 +61,14 @@ func upgrade(ctx context.Context, conn net.Conn, req *http.Request) (net.Conn, e
 			err = &banger.Error{What: "talk to the daemon", Why: fmt.Errorf("it answered %s", resp.Status), Fix: restart}
 		}
 		return nil, err
+	}
+	if resp.Header.Get(passHeader) != "" {
+		passed, err := takeStream(conn)
+		if err != nil {
+			return nil, broken(ctx, err)
+		}
+		conn.Close()
+		return passed, nil
 	}
 	if !stop() {
 		return nil, broken(ctx, ctx.Err()) // the deadline is set, or about to be
@@ -98,10 +113,18 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	defer s.untrack(client)
 	header := http.Header{"Connection": {"Upgrade"}, "Upgrade": {streamProtocol}}
 	mark(header)
+	own, pass := guest.(*net.UnixConn)
+	if pass = pass && r.Header.Get(passHeader) != ""; pass {
+		header.Set(passHeader, "1")
+	}
 	fmt.Fprint(buffered, "HTTP/1.1 101 Switching Protocols\r\n")
 	header.Write(buffered)
 	fmt.Fprint(buffered, "\r\n")
-	if buffered.Flush() == nil {
+	switch err := buffered.Flush(); {
+	case err != nil:
+	case pass:
+		giveStream(client, buffered.Reader, own)
+	default:
 		join(client, buffered.Reader, guest)
 	}
 }

@@ -159,18 +159,23 @@ func greeter(t *testing.T, word string) int {
 }
 
 // guestServer is a program in the guest that answers on a port of its loopback
-// with what it is sent, in capitals.
+// with what it is sent, in capitals. It listens when this returns. Its text is no
+// file: what is in /tmp vanishes when systemd mounts a file system there.
 func (c *client) guestServer(t *testing.T, port int) {
-	c.h.sh(t, c.name, fmt.Sprintf(`cat >/tmp/server.py <<'E'
-import socket
+	c.h.sh(t, c.name, fmt.Sprintf(`exec python3 -c '
+import os, socket
 s = socket.create_server(("127.0.0.1", %d))
+if os.fork():
+    os._exit(0)
+os.setsid()
+null = os.open("/dev/null", os.O_RDWR)
+for fd in 0, 1, 2:
+    os.dup2(null, fd)
 while True:
     k, _ = s.accept()
     k.sendall(k.recv(100).upper())
     k.close()
-E
-setsid python3 /tmp/server.py >/dev/null 2>&1 </dev/null & 
-for i in $(seq 1000); do python3 -c 'import socket; socket.create_connection(("127.0.0.1", %d))' 2>/dev/null && exit 0; sleep 0.1; done; exit 1`, port, port))
+'`, port))
 }
 
 func ask(t *testing.T, conn net.Conn, word string) string {

@@ -127,7 +127,7 @@ func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
 	go func() {
 		select {
 		case <-proc.Done():
-			gone(errEnded)
+			gone(vmm.ErrEnded)
 		case <-ctx.Done():
 		}
 	}()

@@ -438,7 +438,7 @@ func TestEnding(t *testing.T) {
 
 func TestLastLines(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
-	text := strings.Repeat("\x00", 2*tail) + "2026-11-24T14:27:26.332219536 [x:fc_vcpu 0] Vmm is stopping.\n\nplain\twords\n[x] 2026\n"
+	text := strings.Repeat("\x00", 100<<10) + "2026-11-24T14:27:26.332219536 [x:fc_vcpu 0] Vmm is stopping.\n\nplain\twords\n[x] 2026\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,9 @@
 package firecracker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -108,28 +106,10 @@ func fixOf(err error, spec vmm.Spec) string {
 	return "less " + filepath.Join(spec.Dir, spec.Log)
 }
 
-// tail is how much of a log's end is looked at.
-const tail = 8 << 10
-
 // lastLines are the last lines of a log, without their stamps.
-func lastLines(path string) []string {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil
-	}
-	data, err := io.ReadAll(io.NewSectionReader(file, max(0, info.Size()-tail), tail))
-	if err != nil {
-		return nil
-	}
-	var lines []string
-	for line := range bytes.Lines(data) {
-		line = bytes.TrimLeft(line, "\x00") // a log that was cut while it is written has a hole
-		if text := oneLine(withoutStamp(string(line))); text != "" {
+func lastLines(path string) (lines []string) {
+	for _, line := range vmm.LastLines(path, 0) {
+		if text := oneLine(withoutStamp(line)); text != "" {
 			lines = append(lines, text)
 		}
 	}

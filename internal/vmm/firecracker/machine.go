@@ -9,52 +9,27 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"banger"
 	"banger/internal/vmm"
 )
 
 // machine implements vmm.Machine.
 type machine struct {
+	*vmm.Life
 	proc    *vmm.Process
 	dir     *vmm.Dir
-	log     string
 	api     *client
 	knocks  *knocks
 	adopted bool // the guest may have knocked before we listened
 
 	growing sync.Mutex
 	sizes   map[vmm.Role]int64 // of the files that have grown
-
-	life  context.Context // ends with the VMM, or with Close
-	leave context.CancelCauseFunc
-	ended chan struct{}
-	exit  vmm.Exit // set before ended is closed
 }
-
-var (
-	errEnded  = errors.New("the VMM has ended")
-	errClosed = errors.New("the VM was let go")
-)
 
 // newMachine makes a machine, which owns all that it is given.
 func newMachine(proc *vmm.Process, dir *vmm.Dir, api *client, knocks *knocks, log string) *machine {
-	m := &machine{proc: proc, dir: dir, api: api, knocks: knocks, log: log, sizes: map[vmm.Role]int64{}, ended: make(chan struct{})}
-	m.life, m.leave = context.WithCancelCause(context.Background())
-	go m.watch()
-	return m
-}
-
-func (m *machine) watch() {
-	select {
-	case <-m.life.Done():
-		return
-	case <-m.proc.Done():
-	}
-	m.exit = ending(m.proc.Exit(), lastLines(m.dir.Path(m.log)))
-	m.leave(errEnded)
-	close(m.ended)
+	return &machine{proc: proc, dir: dir, api: api, knocks: knocks, sizes: map[vmm.Role]int64{},
+		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(proc.Exit(), lastLines(dir.Path(log))) })}
 }
 
 // Words of Firecracker's log about its end. A process that was killed says none
@@ -93,20 +68,16 @@ func ending(exit vmm.Exit, log []string) vmm.Exit {
 	return exit
 }
 
-// PID implements vmm.Machine.
-func (m *machine) PID() int { return m.proc.PID() }
-
 // Dial implements vmm.Machine.
 func (m *machine) Dial(ctx context.Context, port int) (net.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(m.life, func() { cancel(context.Cause(m.life)) })()
+	ctx, cancel := m.While(ctx)
+	defer cancel()
 	conn, err := m.dial(ctx, port)
 	if err == nil {
 		return conn, nil
 	}
-	if m.life.Err() != nil {
-		return nil, context.Cause(m.life)
+	if over := m.Over(); over != nil {
+		return nil, over
 	}
 	return nil, fmt.Errorf("connect to guest port %d: %w", port, err)
 }
@@ -178,21 +149,9 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 	return memory, nil
 }
 
-// Kill implements vmm.Machine.
-func (m *machine) Kill() error { return m.proc.Kill() }
-
-// Signal implements vmm.Machine.
-func (m *machine) Signal(signal unix.Signal) error { return m.proc.Signal(signal) }
-
-// Ended implements vmm.Machine.
-func (m *machine) Ended() <-chan struct{} { return m.ended }
-
-// Exit implements vmm.Machine.
-func (m *machine) Exit() vmm.Exit { return m.exit }
-
 // Close implements vmm.Machine.
 func (m *machine) Close() error {
-	m.leave(errClosed)
+	err := m.Life.Close() // first: what waits for the guest gives up
 	m.api.close()
-	return errors.Join(m.knocks.close(), m.proc.Close(), m.dir.Close())
+	return errors.Join(err, m.knocks.close(), m.dir.Close())
 }

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger"
 	"banger/internal/vmm"
@@ -19,47 +16,33 @@ import (
 
 // fakeMachine implements vmm.Machine.
 type fakeMachine struct {
+	*vmm.Life
 	proc    *vmm.Process
 	dir     *vmm.Dir
-	log     string
 	monitor net.Conn // says one word at the end: the reason
-
-	life  context.Context
-	leave context.CancelFunc
-	ended chan struct{}
-	exit  vmm.Exit
 }
 
 func attachFake(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*fakeMachine, error) {
-	m := &fakeMachine{proc: proc, dir: dir, log: log, ended: make(chan struct{})}
-	m.life, m.leave = context.WithCancel(context.Background())
+	m := &fakeMachine{proc: proc, dir: dir}
 	var err error
 	if m.monitor, err = m.Dial(ctx, portMonitor); err != nil {
-		m.leave()
 		return nil, err
 	}
-	go m.watch()
+	m.Life = vmm.NewLife(proc, func() vmm.Exit { return fakeEnding(m.monitor, proc, dir, log) })
 	return m, nil
 }
 
-func (m *fakeMachine) watch() {
-	word, _ := io.ReadAll(io.LimitReader(m.monitor, maxLine))
-	select {
-	case <-m.life.Done():
-		return
-	case <-m.proc.Done():
-	}
-	m.exit = m.proc.Exit()
+func fakeEnding(monitor io.Reader, proc *vmm.Process, dir *vmm.Dir, log string) vmm.Exit {
+	word, _ := io.ReadAll(io.LimitReader(monitor, maxLine))
 	if reason := vmm.Reason(bytes.TrimSpace(word)); reason != "" {
-		m.exit = vmm.Exit{Reason: reason}
+		return vmm.Exit{Reason: reason}
 	}
-	if m.exit.Reason == vmm.ReasonFailed {
-		m.exit.Detail += ": " + lastWords(m.dir, m.log)
+	exit := proc.Exit()
+	if exit.Reason == vmm.ReasonFailed {
+		exit.Detail += ": " + lastWords(dir, log)
 	}
-	close(m.ended)
+	return exit
 }
-
-func (m *fakeMachine) PID() int { return m.proc.PID() }
 
 func (m *fakeMachine) Dial(ctx context.Context, port int) (net.Conn, error) {
 	conn, err := m.dir.Dial(ctx, fakeSocket)
@@ -126,23 +109,16 @@ func (m *fakeMachine) askMemory(ctx context.Context, size banger.Size) (told vmm
 	return told, json.NewDecoder(conn).Decode(&told)
 }
 
-func (m *fakeMachine) Kill() error                     { return m.proc.Kill() }
-func (m *fakeMachine) Signal(signal unix.Signal) error { return m.proc.Signal(signal) }
-func (m *fakeMachine) Ended() <-chan struct{}          { return m.ended }
-func (m *fakeMachine) Exit() vmm.Exit                  { return m.exit }
-
 func (m *fakeMachine) Close() error {
-	m.leave()
-	return errors.Join(m.monitor.Close(), m.proc.Close(), m.dir.Close())
+	return errors.Join(m.Life.Close(), m.monitor.Close(), m.dir.Close())
 }
 
 func lastWords(dir *vmm.Dir, log string) string {
-	data, err := os.ReadFile(dir.Path(log))
-	if err != nil {
+	lines := vmm.LastLines(dir.Path(log), 0)
+	if len(lines) == 0 {
 		return ""
 	}
-	lines := bytes.Split(bytes.TrimSpace(data), []byte("\n"))
-	return string(lines[len(lines)-1])
+	return lines[len(lines)-1]
 }
 
 // maxLine bounds the lines of the fake's own protocol.

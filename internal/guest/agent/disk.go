@@ -173,7 +173,9 @@ func mountGrown(device, target string) error {
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount(device, target, "ext4", 0, "errors=remount-ro"); err != nil {
+	// The inode tables that were not cleared yet are holes in the host's file: to
+	// clear them would only fill these.
+	if err := unix.Mount(device, target, "ext4", 0, "errors=remount-ro,noinit_itable"); err != nil {
 		return fmt.Errorf("mount %s: %w", device, err)
 	}
 	dir, err := os.Open(target)

@@ -103,10 +103,27 @@ func (m *monitor) take(r response) {
 			m.shutdown.Reason = "none"
 		}
 	}
+	if r.Event == portChange {
+		go m.nudge()
+	}
 	if reply := m.waiting[r.ID]; reply != nil && r.Event == "" {
 		delete(m.waiting, r.ID)
 		reply <- r
 	}
+}
+
+// portChange is QEMU's event when its guest opens or closes a serial port that
+// has an id.
+const portChange = "VSERPORT_CHANGE"
+
+// nudge makes QEMU's main loop go around. Only there it looks whether the guest
+// takes what a host has sent to a serial port, and the guest's opening of the port
+// does not make it look: a guest that goes idle at once, with no timer pending,
+// would not hear of a host that was there before it. Any command will do.
+func (m *monitor) nudge() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.send(0, "query-status", nil) // where the monitor is closed nobody waits for the guest either
 }
 
 // do runs a command of the monitor.

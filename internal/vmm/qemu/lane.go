@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"time"
 
 	"github.com/hashicorp/yamux"
 
@@ -16,12 +17,17 @@ import (
 type lane struct {
 	dir     *vmm.Dir
 	socket  string
+	silence time.Duration // after which a connection without an answer is made anew
 	busy    chan struct{} // holds one token: who has it may touch session
 	session *yamux.Session
 }
 
+// usualSilence is long for a guest that is up. One that boots may take longer: it
+// has twice as long each time.
+const usualSilence = 10 * time.Second
+
 func newLane(dir *vmm.Dir, socket string) *lane {
-	return &lane{dir: dir, socket: socket, busy: make(chan struct{}, 1)}
+	return &lane{dir: dir, socket: socket, silence: usualSilence, busy: make(chan struct{}, 1)}
 }
 
 // dial opens a stream. A session can end at any moment, also between being
@@ -41,7 +47,7 @@ func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 
 // connect returns the session. One caller makes it, the others wait for it; when
 // that one gives up the next one tries.
-func (l *lane) connect(ctx context.Context) (*yamux.Session, error) {
+func (l *lane) connect(ctx context.Context) (_ *yamux.Session, err error) {
 	select {
 	case l.busy <- struct{}{}:
 		defer func() { <-l.busy }()
@@ -51,14 +57,26 @@ func (l *lane) connect(ctx context.Context) (*yamux.Session, error) {
 	if l.session != nil && !l.session.IsClosed() {
 		return l.session, nil
 	}
+	for silence := l.silence; ; silence *= 2 {
+		var late bool
+		if l.session, late, err = l.try(ctx, silence); !late {
+			return l.session, err
+		}
+	}
+}
+
+// try makes one connection. late says that it took longer than silence. A write of
+// the guest's that meets the end of one connection can leave QEMU holding back all
+// that follows, until the next one ends too.
+func (l *lane) try(ctx context.Context, silence time.Duration) (_ *yamux.Session, late bool, err error) {
 	conn, err := l.dir.Dial(ctx, l.socket)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	if l.session, err = link.Host(ctx, conn); err != nil {
-		return nil, err
-	}
-	return l.session, nil
+	once, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	session, err := link.Host(once, conn)
+	return session, err != nil && once.Err() != nil && ctx.Err() == nil, err
 }
 
 func (l *lane) close() {

@@ -22,7 +22,7 @@ var floors = [][]string{
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
-	3: {"internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
+	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
 	4: {"internal/daemon", "internal/cli", "internal/bundle/build", "internal/lab/host"},
 	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }

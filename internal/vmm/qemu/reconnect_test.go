@@ -17,15 +17,17 @@ import (
 	"time"
 
 	"banger/internal/config"
+	"banger/internal/guest/wire"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
+	"banger/internal/vmm/vmmtest/realguest"
 )
 
 // A host that cuts a link anywhere, idle or with bytes under way in both
 // directions, finds the guest again at once.
 func TestReconnect(t *testing.T) {
-	m := launch(t, newSpec(t, buildBase(t)))
+	m := launch(t, realguest.Build(t).Spec(t, Name, wire.Config{}))
 	var took []time.Duration
 	for round := range 150 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -95,7 +97,7 @@ func runDaemon(dir string) error {
 	if err != nil {
 		return err
 	}
-	m, err := New(hostcmd.Host{}).Launch(context.Background(), specIn(dir, lock))
+	m, err := New(hostcmd.Host{}).Launch(context.Background(), realguest.SpecIn(dir, Name, lock))
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func runDaemon(dir string) error {
 // A daemon that is killed in the middle of a transfer leaves a VM that the next
 // one takes over.
 func TestDaemonKilled(t *testing.T) {
-	spec := newSpec(t, buildBase(t))
+	spec := realguest.Build(t).Spec(t, Name, wire.Config{})
 	spec.Lock.Close()
 	daemon := exec.Command(os.Args[0])
 	daemon.Env = append(os.Environ(), daemonEnv+"="+spec.Dir)

@@ -156,8 +156,15 @@ func TestChange(t *testing.T) {
 		}
 	}
 	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
+	last := ""
+	defer func() {
+		if t.Failed() {
+			t.Log(last)
+		}
+	}()
 	until(t, time.Minute, "the guest's giving back", func() bool {
-		return strings.Contains(h.banger(t, "vm", "stats", "--json", vm.Name), fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
+		last = h.banger(t, "vm", "stats", "--json", vm.Name)
+		return strings.Contains(last, fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
 	})
 	if again := h.bootID(t, vm.Name); again != boot {
 		t.Error("less memory restarted the VM")

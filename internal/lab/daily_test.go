@@ -14,6 +14,7 @@ import (
 
 	"banger"
 	"banger/internal/guest/wire"
+	"banger/internal/vmm/firecracker"
 )
 
 // TestDaily is the rest of a day's commands.
@@ -156,16 +157,14 @@ func TestChange(t *testing.T) {
 		}
 	}
 	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
-	last := ""
-	defer func() {
-		if t.Failed() {
-			t.Log(last)
-		}
-	}()
 	until(t, time.Minute, "the guest's giving back", func() bool {
-		last = h.banger(t, "vm", "stats", "--json", vm.Name)
-		return strings.Contains(last, fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
+		return h.sh(t, vm.Name, "awk '/MemFree/ { print ($2 < 700 * 1024) }' /proc/meminfo") == "1"
 	})
+	if vm.Driver != firecracker.Name { // not every version tells
+		until(t, time.Minute, "the balloon's size", func() bool {
+			return strings.Contains(h.banger(t, "vm", "stats", "--json", vm.Name), fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
+		})
+	}
 	if again := h.bootID(t, vm.Name); again != boot {
 		t.Error("less memory restarted the VM")
 	}

@@ -373,6 +373,7 @@ func ended(t *testing.T, vm banger.VM, want banger.Ending, detail string) {
 	t.Helper()
 	if vm.State != banger.Stopped || vm.Ending != want || !strings.Contains(vm.EndingBy, detail) || detail == "" && vm.EndingBy != "" {
 		t.Errorf("it is %s, ended %s (%s), want %s (%s)", vm.State, vm.Ending, vm.EndingBy, want, detail)
+		logTail(t, vm.Console) // the test's end may be two boots away
 	}
 }
 

@@ -36,7 +36,7 @@ func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
 		"-msg", "timestamp=on",
 		"-machine", "microvm,acpi=on,pic=off,pit=off,rtc=on,isa-serial=on,usb=off,pcie=off",
 		"-m", fmt.Sprintf("%dM", spec.Memory/banger.MiB),
-		"-smp", cpus(accel, spec.VCPUs),
+		"-smp", fmt.Sprint(spec.VCPUs),
 	}
 	if sandbox {
 		a = append(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
@@ -78,16 +78,6 @@ func emulation(vcpus int) string {
 		accel += ",thread=single"
 	}
 	return accel
-}
-
-func cpus(accel accelerator, vcpus int) string {
-	if !accel.kvm && vcpus == 1 {
-		// QEMU before 8.1 leaves the guest's memory barriers out where there can
-		// be one CPU only. Its devices run in another thread: without barriers a
-		// device's word that it has done something can be missed.
-		return "1,maxcpus=2"
-	}
-	return fmt.Sprint(vcpus)
 }
 
 func drive(disk vmm.Disk) string {

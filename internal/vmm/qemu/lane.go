@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -47,7 +48,7 @@ func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 
 // connect returns the session. One caller makes it, the others wait for it; when
 // that one gives up the next one tries.
-func (l *lane) connect(ctx context.Context) (_ *yamux.Session, err error) {
+func (l *lane) connect(ctx context.Context) (*yamux.Session, error) {
 	select {
 	case l.busy <- struct{}{}:
 		defer func() { <-l.busy }()
@@ -58,25 +59,26 @@ func (l *lane) connect(ctx context.Context) (_ *yamux.Session, err error) {
 		return l.session, nil
 	}
 	for silence := l.silence; ; silence *= 2 {
-		var late bool
-		if l.session, late, err = l.try(ctx, silence); !late {
-			return l.session, err
+		session, err := l.try(ctx, silence)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			continue
 		}
+		l.session = session
+		return session, err
 	}
 }
 
-// try makes one connection. late says that it took longer than silence. A write of
-// the guest's that meets the end of one connection can leave QEMU holding back all
-// that follows, until the next one ends too.
-func (l *lane) try(ctx context.Context, silence time.Duration) (_ *yamux.Session, late bool, err error) {
+// try makes one connection, which has to be answered within silence. A write of the
+// guest's that meets the end of one connection can leave QEMU holding back all that
+// follows, until the next one ends too.
+func (l *lane) try(ctx context.Context, silence time.Duration) (*yamux.Session, error) {
 	conn, err := l.dir.Dial(ctx, l.socket)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	once, cancel := context.WithTimeout(ctx, silence)
+	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
-	session, err := link.Host(once, conn)
-	return session, err != nil && once.Err() != nil && ctx.Err() == nil, err
+	return link.Host(ctx, conn)
 }
 
 func (l *lane) close() {

@@ -3,12 +3,9 @@ package qemu
 import (
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/link"
 	"banger/internal/vmm"
@@ -28,9 +25,9 @@ func TestLaneConnectsAnew(t *testing.T) {
 	}
 	defer dir.Close()
 	const port = 7
-	served, over := make(chan error, 1), make(chan struct{})
-	go func() { served <- serveThird(listener, port, over) }()
+	go silentTwice(t, listener, port)
 	l := newLane(dir, streamsSocket)
+	defer l.close()
 	l.silence = 20 * time.Millisecond
 	stream, err := l.dial(t.Context(), port)
 	if err != nil {
@@ -39,50 +36,35 @@ func TestLaneConnectsAnew(t *testing.T) {
 	if said, err := io.ReadAll(stream); string(said) != "hello" || err != nil {
 		t.Errorf("the guest said %q, %v", said, err)
 	}
-	close(over)
-	if err := <-served; err != nil {
-		t.Error(err)
-	}
-	l.close()
 }
 
-// serveThird is a guest that answers on its third connection, after the others
-// have ended, until over is closed.
-func serveThird(listener *net.UnixListener, port int, over <-chan struct{}) error {
-	for range 2 {
-		conn, err := listener.Accept()
+// silentTwice is a guest that answers on every connection but the first two.
+func silentTwice(t *testing.T, listener *net.UnixListener, port int) {
+	for n := 0; ; n++ {
+		conn, err := listener.AcceptUnix()
 		if err != nil {
-			return err
+			return
 		}
-		io.Copy(io.Discard, conn)
+		if n < 2 {
+			io.Copy(io.Discard, conn)
+			conn.Close()
+			continue
+		}
+		file, err := conn.File()
 		conn.Close()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		p, err := link.NewPort(file)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { p.Close() })
+		go link.Serve(p, func(stream net.Conn, _ int) {
+			io.WriteString(stream, "hello")
+			stream.Close()
+		}, port)
 	}
-	conn, err := listener.AcceptUnix()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	raw, err := conn.File()
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Dup(int(raw.Fd()))
-	raw.Close()
-	if err != nil {
-		return err
-	}
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return err
-	}
-	p, err := link.NewPort(os.NewFile(uintptr(fd), "port"))
-	if err != nil {
-		return err
-	}
-	defer p.Close()
-	go link.Serve(p, func(stream net.Conn, _ int) {
-		io.WriteString(stream, "hello")
-		stream.Close()
-	}, port)
-	<-over
-	return nil
 }

@@ -55,33 +55,18 @@ func TestMonitor(t *testing.T) {
 
 // A guest that opens a port is no news to QEMU's main loop: a command is.
 func TestMonitorNudges(t *testing.T) {
-	host, qemu := net.Pipe()
-	defer qemu.Close()
-	said := make(chan string)
-	go func() {
-		defer close(said)
-		fmt.Fprintln(qemu, greeting)
-		for in := bufio.NewScanner(qemu); in.Scan(); {
-			said <- in.Text()
-		}
-	}()
-	opened := make(chan *monitor)
-	go func() {
-		m, err := openMonitor(t.Context(), host)
-		if err != nil {
-			t.Error(err)
-		}
-		opened <- m
-	}()
-	<-said
-	fmt.Fprintln(qemu, `{"return": {}, "id": 1}`)
-	m := <-opened
-	fmt.Fprintln(qemu, `{"event": "VSERPORT_CHANGE", "data": {"open": true, "id": "banger.control"}}`)
-	if got := <-said; got != `{"execute":"query-status","id":0}` {
-		t.Errorf("said %s", got)
+	m, err := openMonitor(t.Context(), serveMonitor(t, greeting,
+		`{"event": "VSERPORT_CHANGE", "data": {"open": true, "id": "banger.control"}}`+"\n"+`{"return": {}, "id": 1}`,
+		`{"return": {"status": "running"}, "id": 0}`)) // the last: then the monitor closes
+	if err != nil {
+		t.Fatal(err)
 	}
-	fmt.Fprintln(qemu, `{"return": {"status": "running"}, "id": 0}`)
-	m.close()
+	defer m.close()
+	select {
+	case <-m.done:
+	case <-time.After(10 * time.Second):
+		t.Error("no command came")
+	}
 }
 
 func TestMonitorThatIsNone(t *testing.T) {

@@ -3,21 +3,24 @@
 package lab
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 )
 
-// smallDirs names a directory with the file systems that TestNoSpace needs, where
-// it is not root and cannot mount them.
+// smallDirs names a directory with the file systems that these tests need, where
+// they are not root and cannot mount them.
 const smallDirs = "BANGER_TEST_SMALL"
 
 // small is an empty file system of a size.
 func small(t *testing.T, size string) string {
 	t.Helper()
+	if os.Getuid() != 0 && os.Getenv(smallDirs) == "" {
+		t.Skip("only root can mount a small file system: run the suite as root, or name some in " + smallDirs)
+	}
 	if prepared := os.Getenv(smallDirs); prepared != "" {
 		return filepath.Join(prepared, size)
 	}
@@ -29,29 +32,27 @@ func small(t *testing.T, size string) string {
 	return dir
 }
 
+// squeezed is a home whose state directory is a small file system.
+func squeezed(t *testing.T, size string) *home {
+	t.Helper()
+	h := newHome(t.TempDir(), shared.bin)
+	if err := os.Symlink(small(t, size), h.dir+"/state"); err != nil {
+		t.Fatal(err)
+	}
+	h.tearDownAfter(t)
+	return h
+}
+
 // TestNoSpace: a state directory without room takes nothing in, and says so.
 func TestNoSpace(t *testing.T) {
-	if os.Getuid() != 0 && os.Getenv(smallDirs) == "" {
-		t.Skip("only root can mount a small file system: run the suite as root, or name some in " + smallDirs)
-	}
 	t.Parallel()
 	for _, c := range []struct{ size, want string }{
 		{"64m", "no space left on device"},     // too small for the image
 		{"1000m", "free, a new VM needs 272M"}, // too small for a VM beside it
 	} {
 		t.Run(c.size, func(t *testing.T) {
-			h := newHome(t.TempDir(), shared.bin)
+			h := squeezed(t, c.size)
 			state := h.dir + "/state"
-			if err := os.Symlink(small(t, c.size), state); err != nil {
-				t.Fatal(err)
-			}
-			defer func() {
-				pid := h.daemonPID(t.Context())
-				h.run(t.Context(), nil, "daemon", "stop")
-				if err := gone(pid, time.Minute); pid != 0 && err != nil {
-					t.Error(err)
-				}
-			}()
 			r := h.run(t.Context(), nil, "vm", "create", "--name", "squeezed")
 			t.Log(r.stderr)
 			if r.code != 5 || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "ree space on "+state) {
@@ -64,5 +65,42 @@ func TestNoSpace(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+// TestFullHost: where nothing can be written any more, what makes room still works.
+func TestFullHost(t *testing.T) {
+	t.Parallel()
+	h := squeezed(t, "600m")
+	image := h.tiny(t)
+	h.banger(t, "vm", "create", "--name", "glutton", "--image", image)
+	filler := h.dir + "/state/filler"
+	fill(t, filler)
+	h.banger(t, "vm", "stop", "--force", "glutton") // its guest cannot write what it has
+	h.banger(t, "vm", "delete", "--yes", "glutton")
+	if left, _ := os.ReadDir(h.dirs.VMs()); len(left) != 0 || len(h.list(t.Context())) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	h.banger(t, "vm", "create", "--name", "frugal", "--image", image, "--no-start")
+}
+
+// fill writes a file that takes all the room there is.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for size := 1 << 20; size > 0; size /= 2 {
+		for err = nil; err == nil; {
+			_, err = file.Write(make([]byte, size))
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatal(err)
+		}
 	}
 }

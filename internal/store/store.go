@@ -22,6 +22,7 @@ import (
 
 // Store is the open database. Its methods may be called by several goroutines.
 type Store struct {
+	path    string
 	writer  *sql.DB // one connection: writers queue here, never in SQLite
 	readers *sql.DB
 }
@@ -33,10 +34,10 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	if err := touch(path); err != nil {
 		return nil, &banger.Error{Kind: banger.Unready, What: "open database", Why: err, Fix: "make " + path + " readable and writable for you"}
 	}
-	s := &Store{writer: open(path, "rw", 1), readers: open(path, "ro", 4)}
+	s := &Store{path: path, writer: open(path, "rw", 1), readers: open(path, "ro", 4)}
 	if err := s.prepare(ctx, path); err != nil {
 		s.Close()
-		return nil, explain(path, err)
+		return nil, explain(path, s.full(err))
 	}
 	return s, nil
 }
@@ -100,6 +101,8 @@ func explain(path string, err error) error {
 	var found *damaged
 	var failed *sqlite.Error
 	switch {
+	case errors.Is(err, ErrFull):
+		return err
 	case errors.As(err, &found):
 	case errors.As(err, &failed) && (failed.Code()&0xff == sqlite3.SQLITE_NOTADB || failed.Code()&0xff == sqlite3.SQLITE_CORRUPT):
 	default:
@@ -107,8 +110,20 @@ func explain(path string, err error) error {
 	}
 	return &banger.Error{
 		Kind: banger.Unready, What: "open " + path, Why: fmt.Errorf("the database is damaged: %w", err),
-		Fix: "restore " + path + " from a copy (banger.db.v*.bak beside it), or move it away to start without any VMs",
+		Fix: "restore " + path + " from a copy (banger.db.v*.bak beside it), or move " + filepath.Dir(path) + " away to start anew",
 	}
+}
+
+// ErrFull says that the file system of the database has no room.
+var ErrFull = errors.New("the file system of the database is full")
+
+// full tells of a file system without room, by whichever call meets it.
+func (s *Store) full(err error) error {
+	var failed *sqlite.Error
+	if !errors.As(err, &failed) || failed.Code()&0xff != sqlite3.SQLITE_FULL {
+		return err
+	}
+	return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%w: %w", ErrFull, err), Fix: "free space on " + filepath.Dir(s.path)}
 }
 
 // write runs f in a transaction of its own.
@@ -119,9 +134,9 @@ func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
 	}
 	defer tx.Rollback()
 	if err := f(tx); err != nil {
-		return err
+		return s.full(err)
 	}
-	return tx.Commit()
+	return s.full(tx.Commit())
 }
 
 // scanner is a row, or the current one of several.

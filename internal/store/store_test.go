@@ -2,11 +2,13 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -279,5 +281,20 @@ func TestCancelledWriteLeavesNothing(t *testing.T) {
 	}
 	if all, err := s.VMs(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("got %v, %v", all, err)
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	s, ctx := openStocked(t), t.Context()
+	vm := sample("aaa111", "otter")
+	if err := s.InsertVM(ctx, vm); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.writer.ExecContext(ctx, "PRAGMA max_page_count = 1"); err != nil { // no more than there are
+		t.Fatal(err)
+	}
+	err := s.SetEnding(ctx, vm.ID, banger.EndedCrashed, strings.Repeat("a long story ", 10000), time.Now())
+	if !errors.Is(err, ErrFull) || banger.KindOf(err) != banger.Unready || !strings.HasPrefix(banger.FixOf(err), "free space on /") {
+		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
 }

@@ -231,7 +231,7 @@ func (s *Store) DeleteVM(ctx context.Context, id banger.VMID) error {
 func (s *Store) change(ctx context.Context, id banger.VMID, statement string, args ...any) error {
 	result, err := s.writer.ExecContext(ctx, statement, args...)
 	if err != nil {
-		return during(err, "change VM %s", id)
+		return during(s.full(err), "change VM %s", id)
 	}
 	if n, err := result.RowsAffected(); err != nil || n == 1 {
 		return err

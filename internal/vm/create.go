@@ -60,11 +60,8 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 			return banger.VM{}, v.explain(err, c.row, v.keepConsole(c.row))
 		}
 	}
-	vm, err := v.show(ctx, row.ID)
-	if err == nil {
-		c.undo.Keep()
-	}
-	return vm, err
+	c.undo.Keep() // it is there: whoever cancels now is too late
+	return v.show(context.WithoutCancel(ctx), row.ID)
 }
 
 // plan checks what was asked for and fills in the defaults.
@@ -261,6 +258,9 @@ func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
 		{kernel.Modules(), dir.Modules()},
 		{v.Dirs.Image(row.ImageID).Rootfs(), dir.Base()},
 	} {
+		if _, err := os.Lstat(link.to); err == nil {
+			continue // whatever has become of the other name
+		}
 		err := os.Link(link.from, link.to)
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("link to what the VM was made from: %w", err), Fix: "banger doctor"}

@@ -9,6 +9,7 @@ import (
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/store"
+	"banger/internal/vmm"
 )
 
 // DeleteVM implements banger.VMService. The VM's directory first gets a name
@@ -23,6 +24,9 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 	defer e.release()
 	defer named(&err, "delete", row.Name)
 	op := v.operation(ctx, "delete", row.ID, row.Name, progress)
+	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
+		return err
+	}
 	if _, r := e.now(); r != nil {
 		if !opts.Force {
 			return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is running"),
@@ -33,7 +37,9 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 		}
 	}
 	e.setState(banger.Deleting)
-	if err := op.step(ctx, "mark", func(ctx context.Context) error { return v.Store.SetPhase(ctx, row.ID, store.Deleting) }); err != nil {
+	err = op.step(ctx, "mark", func(ctx context.Context) error { return v.Store.SetPhase(ctx, row.ID, store.Deleting) })
+	// On a full disk, which this makes room on, the directory's name has to do.
+	if err != nil && !errors.Is(err, store.ErrFull) {
 		e.setState(banger.Stopped)
 		return err
 	}
@@ -43,7 +49,7 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 
 // endForGood kills a VM that is going to be deleted: nothing need be synced.
 func (v *VMs) endForGood(ctx context.Context, row store.VM, r *run) error {
-	if err := v.Store.SetWanted(ctx, row.ID, banger.Stopped); err != nil {
+	if err := v.Store.SetWanted(ctx, row.ID, banger.Stopped); err != nil && !errors.Is(err, store.ErrFull) {
 		return err
 	}
 	if err := r.kill(); err != nil {
@@ -56,7 +62,13 @@ func (v *VMs) endForGood(ctx context.Context, row store.VM, r *run) error {
 // only what belongs to the row's ID.
 func (v *VMs) remove(ctx context.Context, row store.VM) error {
 	dir, gone := v.Dirs.VM(row.ID), v.Dirs.GoneVM(row.ID)
+	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
+		return errors.Join(err, errStranger(row))
+	}
 	if err := os.Rename(string(dir), string(gone)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := durable.Sync(v.Dirs.VMs()); err != nil { // it may be the only mark
 		return err
 	}
 	err := errors.Join(os.RemoveAll(string(gone)), os.RemoveAll(string(v.Dirs.NewVM(row.ID))), v.forgetHost(row.ID))

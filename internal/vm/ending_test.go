@@ -103,4 +103,7 @@ func TestHaltedGuest(t *testing.T) {
 	if vm := w.show1("wombat"); vm.State != banger.Running || vm.PID != lively.PID {
 		t.Errorf("%+v", vm)
 	}
+	if vm, err := w.StopVM(t.Context(), "wombat", banger.StopVM{}, nil); err != nil || vm.Ending != banger.EndedPoweroff {
+		t.Errorf("%v, %+v", err, vm)
+	}
 }

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -59,11 +58,11 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 	defer named(&err, "kill", row.Name)
 	e := v.entry(row.ID)
 	r := e.current()
-	if r == nil {
-		return banger.VM{}, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
-	}
 	op := v.operation(ctx, "kill", row.ID, row.Name, progress)
 	err = op.step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
+		if r == nil {
+			return v.killStranger(ctx, row, e, sig)
+		}
 		if err := r.signal(sig); err != nil || !slices.Contains(deadly, sig) {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"banger"
@@ -26,12 +27,26 @@ func (v *VMs) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var all sync.WaitGroup
 	for _, row := range rows {
-		if err := v.reconcileVM(ctx, row); err != nil {
-			v.Log.Error("reconcile", "vm", row.Name, "id", row.ID, "err", err)
-		}
+		all.Go(func() { // a VMM that stands still is waited for
+			if err := v.reconcileVM(ctx, row); err != nil {
+				v.Log.Error("reconcile", "vm", row.Name, "id", row.ID, "err", err)
+			}
+		})
 	}
+	all.Wait()
 	return nil
+}
+
+// adoptTime bounds how long a VMM may take to answer a new daemon.
+const adoptTime = 30 * time.Second
+
+// adopt takes over a VM's VMM.
+func adopt(ctx context.Context, driver vmm.Driver, dir config.VMDir) (vmm.Machine, error) {
+	ctx, cancel := context.WithTimeout(ctx, adoptTime)
+	defer cancel()
+	return driver.Adopt(ctx, string(dir))
 }
 
 // sweep removes what a killed daemon was writing aside of its place.
@@ -47,7 +62,7 @@ func (v *VMs) sweep() {
 
 func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	log := v.Log.With("vm", row.Name, "id", row.ID)
-	if row.Phase != store.Ready {
+	if row.Phase != store.Ready || v.deletionBegun(row) {
 		log.Info("reconcile: remove what was left", "phase", row.Phase)
 		return v.remove(ctx, row)
 	}
@@ -60,7 +75,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	if err != nil {
 		return err
 	}
-	machine, err := driver.Adopt(ctx, string(dir))
+	machine, err := adopt(ctx, driver, dir)
 	if errors.Is(err, vmm.ErrGone) {
 		return v.reconcileStopped(ctx, row, b)
 	}

@@ -31,6 +31,7 @@ type run struct {
 	ready    chan struct{} // closed at the first hello
 	failed   chan error    // a boot step that failed, or a stranger: at most one
 	halting  atomic.Bool   // the guest's kernel has said so, and its agent is asked
+	asked    atomic.Bool   // to stop, and the guest said yes
 	tended   chan struct{} // closed when nothing more will be heard from the guest
 	over     chan struct{} // closed when the end is on record
 
@@ -218,11 +219,16 @@ const haltTime = 3 * time.Second
 // endHalted ends the VMM of a guest that has halted. Nothing else would.
 func (r *run) endHalted(ctx context.Context) {
 	defer r.halting.Store(false)
-	bounded, cancel := context.WithTimeout(ctx, haltTime)
-	defer cancel()
-	if err := r.ask(bounded, wire.MethodPing, nil); err != nil && ctx.Err() == nil {
+	if !r.answers(ctx) && ctx.Err() == nil {
 		r.machine.Kill()
 	}
+}
+
+// answers says whether a guest whose kernel seems to have halted has not.
+func (r *run) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, haltTime)
+	defer cancel()
+	return r.ask(ctx, wire.MethodPing, nil) == nil
 }
 
 const switchedOff = "the guest switched itself off without unmounting its disks"
@@ -324,7 +330,14 @@ func (v *VMs) reboot(ctx context.Context, id banger.VMID) {
 		return
 	}
 	op := v.operation(ctx, "reboot", row.ID, row.Name, nil)
-	if err := v.start(ctx, op, row, e, 0); err != nil {
+	err = v.start(ctx, op, row, e, 0)
+	if err != nil && ctx.Err() != nil { // the daemon stops: the next one owes it the start
+		if err := v.Store.SetWanted(context.WithoutCancel(ctx), id, banger.Running); err != nil {
+			op.log.Error("leave the start to the next daemon", "err", err)
+		}
+		return
+	}
+	if err != nil {
 		op.log.Error("start after the guest's reboot", "err", err)
 		v.Store.SetEnding(context.WithoutCancel(ctx), id, banger.EndedReboot, "it did not come back: "+printable(err.Error()), time.Now().UTC())
 	}

@@ -45,7 +45,7 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 	}
 	defer e.release()
 	defer named(&err, "set", row.Name)
-	if err := usable(row); err != nil {
+	if err := errors.Join(usable(row), v.noStranger(row, e)); err != nil {
 		return banger.VM{}, err
 	}
 	s := &setting{operation: v.operation(ctx, "set", row.ID, row.Name, progress), row: row, was: row, entry: e}
@@ -62,11 +62,8 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 	if err != nil {
 		return banger.VM{}, err
 	}
-	vm, err := v.show(ctx, row.ID)
-	if err == nil {
-		s.undo.Keep()
-	}
-	return vm, err
+	s.undo.Keep() // it is done: whoever cancels now is too late
+	return v.show(context.WithoutCancel(ctx), row.ID)
 }
 
 // plan checks what was asked for, fills in the rest and says whether it takes
@@ -105,7 +102,7 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 		why = "vCPUs cannot change while it runs"
 	case s.row.Memory != s.was.Memory && (!caps.Balloon || r.launched == 0):
 		why = "memory cannot change while it runs"
-	case s.row.Memory > r.launched:
+	case s.row.Memory != s.was.Memory && s.row.Memory > r.launched:
 		why = fmt.Sprintf("it was started with %v of memory, and can have no more while it runs", r.launched)
 	case s.row.Driver != s.was.Driver:
 		why = "the driver cannot change while it runs"
@@ -227,6 +224,8 @@ func (s *setting) setMemory(ctx context.Context) error {
 		if !r.alive() {
 			return nil
 		}
+		ctx, cancel := context.WithTimeout(ctx, memoryTime)
+		defer cancel()
 		return r.machine.SetMemory(ctx, s.was.Memory)
 	})
 	err := r.machine.SetMemory(ctx, s.row.Memory)

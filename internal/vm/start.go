@@ -135,8 +135,7 @@ func errStopping() error {
 func (s *starting) takeLock(ctx context.Context) error {
 	lock, err := vmm.Lock(s.dir.Lock())
 	if errors.Is(err, vmm.ErrLocked) {
-		return &banger.Error{Kind: banger.Conflict, Why: errors.New("a VMM that this daemon did not start has the disks open"),
-			Fix: "banger daemon stop, then the command again: the next daemon adopts it"}
+		return errStranger(s.row)
 	}
 	if err != nil {
 		return err

@@ -63,15 +63,20 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 
 // stop brings a VM down: by the guest's own init within the grace time, then by
 // the agent, and in the end by killing the VMM. The caller holds the VM. When
-// ctx ends early, the guest goes on stopping by itself.
+// ctx ends early, the guest goes on stopping by itself if it was asked.
 func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, opts banger.StopVM) error {
-	// Also of a stopped VM: it may be between its guest's reboot and the start.
-	if err := v.Store.SetWanted(ctx, row.ID, banger.Stopped); err != nil {
+	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
 		return err
 	}
+	// Also of a stopped VM: it may be between its guest's reboot and the start.
+	unrecorded := v.Store.SetWanted(ctx, row.ID, banger.Stopped)
 	state, r := e.now()
 	if r == nil {
-		return nil
+		return unrecorded
+	}
+	// A host's disk that is full is no reason to let the VM fill it.
+	if unrecorded != nil && ctx.Err() == nil {
+		op.note("stop", fmt.Sprintf("not on record: %v", unrecorded))
 	}
 	if opts.Grace == 0 {
 		opts.Grace = defaultGrace
@@ -79,12 +84,15 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	e.setState(banger.Stopping)
 	var err error
 	switch {
-	case halts(listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel): // there is nobody to ask
+	case halts(listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel) && !r.answers(ctx): // there is nobody to ask
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
 	case opts.Force:
 		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
 	default:
 		err = r.shutDown(ctx, op, opts.Grace)
+	}
+	if err != nil && !r.stops() {
+		err = errors.Join(err, v.Store.SetWanted(context.WithoutCancel(ctx), row.ID, banger.Running))
 	}
 	if err != nil {
 		// It may still end; until then it is what it was.
@@ -103,10 +111,14 @@ func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) 
 	err := op.step(ctx, "ask the guest to stop", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
-		return r.ask(ctx, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: grace.Milliseconds()})
+		err := r.ask(ctx, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: grace.Milliseconds()})
+		if err == nil {
+			r.asked.Store(true)
+		}
+		return err
 	})
-	if ctx.Err() != nil {
-		return ctx.Err()
+	if err != nil && ctx.Err() != nil {
+		return err
 	}
 	if err != nil && r.alive() {
 		op.log.Warn("the guest cannot be asked to stop", "err", err)
@@ -122,6 +134,13 @@ func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) 
 			return fmt.Errorf("%w; the guest goes on stopping", ctx.Err())
 		}
 	})
+}
+
+// stops says whether the guest was asked to stop, or is ended.
+func (r *run) stops() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.killed || r.asked.Load()
 }
 
 func (r *run) alive() bool {

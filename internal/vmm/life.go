@@ -17,7 +17,8 @@ type Life struct {
 	ctx   context.Context
 	leave context.CancelCauseFunc
 	ended chan struct{}
-	exit  Exit // set before ended is closed
+	exit  Exit          // set before ended is closed
+	done  chan struct{} // closed when nothing of it is looked at any more
 }
 
 // ErrEnded is the cause of what a VMM's end has cut short.
@@ -28,9 +29,10 @@ var errClosed = errors.New("the VM was let go")
 // NewLife watches a process, which it owns. ending is called once, after its end,
 // and tells how that came; it may ask Process.Exit.
 func NewLife(proc *Process, ending func() Exit) *Life {
-	l := &Life{proc: proc, ended: make(chan struct{})}
+	l := &Life{proc: proc, ended: make(chan struct{}), done: make(chan struct{})}
 	l.ctx, l.leave = context.WithCancelCause(context.Background())
 	go func() {
+		defer close(l.done)
 		select {
 		case <-l.ctx.Done():
 			return
@@ -72,9 +74,11 @@ func (l *Life) Ended() <-chan struct{} { return l.ended }
 // Exit implements Machine.
 func (l *Life) Exit() Exit { return l.exit }
 
-// Close lets go of the process.
+// Close lets go of the process. Once it returns, ending no longer runs: what that
+// looks at may be closed too.
 func (l *Life) Close() error {
 	l.leave(errClosed)
+	<-l.done
 	return l.proc.Close()
 }
 

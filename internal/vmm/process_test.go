@@ -189,3 +189,23 @@ func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 		t.Error("a lock that is held was told free")
 	}
 }
+
+// TestCloseWaitsForTheEnding: what tells of the end may use what is closed next.
+func TestCloseWaitsForTheEnding(t *testing.T) {
+	process := start(t, "true")
+	begun, goOn, told := make(chan struct{}), make(chan struct{}), false
+	life := NewLife(process, func() Exit {
+		close(begun)
+		<-goOn
+		told = true
+		return Exit{}
+	})
+	<-begun
+	close(goOn)
+	if err := life.Close(); err != nil {
+		t.Error(err)
+	}
+	if !told { // the race detector sees it, too
+		t.Error("closed before the ending was told")
+	}
+}

@@ -1,0 +1,172 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
+)
+
+// deaf is a driver whose VMMs do not answer a new daemon.
+type deaf struct {
+	vmm.Driver
+	t *testing.T
+}
+
+func (d deaf) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		d.t.Error("a VMM that does not answer would be waited for without end")
+	}
+	if locked, err := vmm.Locked(config.VMDir(dir).Lock()); err != nil || !locked {
+		return nil, errors.Join(err, vmm.ErrGone)
+	}
+	return nil, errors.New("no answer")
+}
+
+// TestStrangers: a VMM that could not be adopted keeps its disks until it has ended.
+func TestStrangers(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"otter", "badger", "mole"} {
+		w.create(name)
+	}
+	w.Drivers = vmm.Drivers{deaf{w.fake, t}}
+	w.again()
+	before := w.String()
+	for verb, do := range map[string]func() error{
+		"start":  func() error { _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); return err },
+		"stop":   func() error { _, err := w.StopVM(t.Context(), "otter", banger.StopVM{}, nil); return err },
+		"set":    func() error { _, err := w.SetVM(t.Context(), "otter", banger.SetVM{VCPUs: 1}, nil); return err },
+		"delete": func() error { return w.DeleteVM(t.Context(), "otter", banger.DeleteVM{}, nil) },
+	} {
+		if err := do(); banger.KindOf(err) != banger.Conflict || banger.FixOf(err) == "" {
+			t.Errorf("%s: %v, fix %q", verb, err, banger.FixOf(err))
+		}
+	}
+	if after := w.String(); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	lock := w.Dirs.VM(w.show1("badger").ID).Lock()
+	if vm, err := w.StopVM(t.Context(), "otter", banger.StopVM{Force: true}, nil); err != nil || vm.Ending != banger.EndedKilled {
+		t.Errorf("stop by force: %v, %+v", err, vm)
+	}
+	if vm, err := w.KillVM(t.Context(), "mole", banger.KillVM{Signal: "KILL"}, nil); err != nil || vm.Ending != banger.EndedKilled {
+		t.Errorf("kill: %v, %+v", err, vm)
+	}
+	if _, err := w.KillVM(t.Context(), "mole", banger.KillVM{Signal: "KILL"}, nil); banger.KindOf(err) != banger.Conflict {
+		t.Errorf("kill once more: %v", err)
+	}
+	if err := w.DeleteVM(t.Context(), "badger", banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Errorf("delete by force: %v", err)
+	}
+	if held, err := vmm.Holder(lock); err != vmm.ErrGone {
+		t.Errorf("process %d has the disks of a deleted VM: %v", held, err)
+	}
+	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDeletionOffTheRecord: on a full disk a directory's name is all that tells of
+// a deletion.
+func TestDeletionOffTheRecord(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	id := w.show1("otter").ID
+	if err := os.Rename(string(w.Dirs.VM(id)), string(w.Dirs.GoneVM(id))); err != nil {
+		t.Fatal(err)
+	}
+	w.again()
+	if _, err := w.ShowVM(t.Context(), "otter"); banger.KindOf(err) != banger.NotFound {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(string(w.Dirs.GoneVM(id))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its files: %v", err)
+	}
+}
+
+// TestCancelledOnceItIsDone: who cancels when a VM is up is too late. Nothing that
+// runs is taken for what has failed.
+func TestCancelledOnceItIsDone(t *testing.T) {
+	w := newWorld(t)
+	for verb, do := range map[string]func(context.Context, banger.Progress) error{
+		"create": func(ctx context.Context, p banger.Progress) error {
+			_, err := w.CreateVM(ctx, banger.CreateVM{Name: "otter"}, p)
+			return err
+		},
+		"set": func(ctx context.Context, p banger.Progress) error {
+			w.create("badger")
+			_, err := w.SetVM(ctx, "badger", banger.SetVM{Memory: 300 * banger.MiB, Apply: true}, p)
+			return err
+		},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := do(ctx, func(e banger.Event) {
+			if e.Step == "boot" && e.Done {
+				cancel()
+			}
+		}); err != nil {
+			t.Errorf("%s: %v", verb, err)
+		}
+		cancel()
+	}
+	for name, memory := range map[string]banger.Size{"otter": 256 * banger.MiB, "badger": 300 * banger.MiB} {
+		if vm := w.show1(name); vm.State != banger.Running || vm.Memory != memory {
+			t.Errorf("%+v", vm)
+		}
+	}
+}
+
+// TestStopThatWasNotBegun: a guest that has not heard of a stop is still wanted, by
+// the next daemon as well.
+func TestStopThatWasNotBegun(t *testing.T) {
+	w := newWorld(t)
+	id := w.create("otter").ID
+	for _, c := range []struct {
+		opts banger.StopVM
+		step string
+	}{{banger.StopVM{}, "ask the guest to stop"}, {banger.StopVM{Force: true}, "force off"}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := w.StopVM(ctx, "otter", c.opts, func(e banger.Event) {
+			if e.Step == c.step {
+				cancel()
+			}
+		})
+		row, failed := w.Store.VM(t.Context(), id)
+		if banger.KindOf(err) != banger.Canceled || failed != nil || row.Wanted != banger.Running {
+			t.Errorf("%+v: %v; wanted %s, %v", c.opts, err, row.Wanted, failed)
+		}
+	}
+}
+
+// TestRebootAcrossDaemons: a guest that asked for a reboot gets it, though the
+// daemon stops amid the start.
+func TestRebootAcrossDaemons(t *testing.T) {
+	w := newWorld(t)
+	first := w.create("otter")
+	w.fake.SetFaults(vmmtest.NeverReady)
+	w.act("otter", "reboot")
+	w.until("the start", func() bool {
+		vm := w.show1("otter")
+		return vm.State == banger.Starting && vm.PID != first.PID && vm.PID != 0
+	})
+	w.fake.SetFaults()
+	w.again()
+	w.until("the reboot", func() bool { return w.show1("otter").State == banger.Running })
+}
+
+// TestImageThatIsGone: a VM needs its own name of the image's files, no other.
+func TestImageThatIsGone(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	if err := os.RemoveAll(string(w.Dirs.Image(w.Installed.Image.ID))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+		t.Error(err)
+	}
+}

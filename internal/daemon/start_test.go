@@ -27,7 +27,7 @@ func TestDaemonHoldsNothingOfItsClients(t *testing.T) {
 		t.Errorf("the client's own descriptor is changed: %d, %v", flags, err)
 	}
 	w.Close()
-	r.SetReadDeadline(time.Now().Add(10*time.Second)) // the end is there, or never comes
+	r.SetReadDeadline(time.Now().Add(10 * time.Second)) // the end is there, or never comes
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the daemon holds the pipe open: %v", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
 
 	"banger"
 	"banger/internal/version"
@@ -266,20 +265,6 @@ func (c *Client) VMStats(ctx context.Context, ref string) (banger.VMStats, error
 		err = c.call(ctx, path, &stats)
 	}
 	return stats, err
-}
-
-// VMLogs implements banger.VMService.
-func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
-	path, err := vmPath(ref, "logs")
-	if err != nil {
-		return nil, err
-	}
-	query := url.Values{"kind": {string(opts.Kind)}, "follow": {strconv.FormatBool(opts.Follow)}}
-	resp, err := c.do(ctx, "GET", path+"?"+query.Encode())
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
 }
 
 // Daemon implements banger.HostService.

@@ -145,6 +145,9 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 		return said.Socket, nil
 	}
 	if said.Error != nil {
+		if said.Error.Kind == banger.Unknown && said.Error.Fix == "" {
+			said.Error.Fix = "read " + dirs.Log()
+		}
 		return fail(said.Error.err())
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -185,7 +188,7 @@ type ready struct {
 func WriteReady(w io.Writer, socket string, err error) error {
 	said := ready{Socket: socket}
 	if err != nil {
-		said.Error = toWire(err)
+		said.Error = takeApart(err)
 	}
 	return json.NewEncoder(w).Encode(said)
 }

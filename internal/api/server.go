@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"sync"
 	"time"
 
@@ -177,44 +176,6 @@ func (s *Server) stopDaemon(w http.ResponseWriter, r *http.Request) {
 	if err := s.host.StopDaemon(s.ctx); err != nil {
 		s.log.Error("stop daemon", "err", err)
 	}
-}
-
-// logs streams a log as it is. A log that breaks off breaks the connection, so
-// that its end and its failure cannot be confused.
-func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
-	opts := banger.VMLogs{Kind: banger.LogKind(r.URL.Query().Get("kind")), Follow: follow}
-	if opts.Kind == "" {
-		opts.Kind = banger.ConsoleLog
-	}
-	log, err := s.vms.VMLogs(r.Context(), r.PathValue("ref"), opts)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	defer log.Close()
-	defer context.AfterFunc(r.Context(), func() { log.Close() })()
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.WriteHeader(http.StatusOK)
-	out := flusher{w, http.NewResponseController(w)}
-	out.Flush()
-	if _, err := io.Copy(out, log); err != nil {
-		panic(http.ErrAbortHandler)
-	}
-}
-
-// flusher sends on every write at once.
-type flusher struct {
-	io.Writer
-	*http.ResponseController
-}
-
-func (f flusher) Write(p []byte) (int, error) {
-	n, err := f.Writer.Write(p)
-	if err == nil {
-		err = f.Flush()
-	}
-	return n, err
 }
 
 // some makes an empty list out of none: [] in JSON, not null.

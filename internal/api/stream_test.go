@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"banger"
@@ -48,9 +49,49 @@ func TestBrokenLogIsNoEnd(t *testing.T) {
 	}
 	defer log.Close()
 	w.CloseWithError(errors.New("disk on fire"))
-	if _, err := io.ReadAll(log); err == nil {
-		t.Error("want an error")
+	if _, err := io.ReadAll(log); err == nil || banger.FixOf(err) != "run the command again" {
+		t.Errorf("got %v", err)
 	}
+}
+
+// followed is a log that ends, as followed ones do, when it is closed.
+type followed struct {
+	*io.PipeReader
+	w *io.PipeWriter
+}
+
+func (f followed) Close() error { return f.w.Close() }
+
+// TestStoppedDaemonIsNoEndOfALog: neither for a client that reads it, nor for one
+// that does not, which holds up nobody.
+func TestStoppedDaemonIsNoEndOfALog(t *testing.T) {
+	for _, full := range []bool{false, true} {
+		r, w := io.Pipe()
+		f := &fake{log: followed{r, w}}
+		if full {
+			f.log = stuffed{f.log}
+		}
+		c, s := serve(t, f)
+		log, err := c.VMLogs(t.Context(), "otter", banger.VMLogs{Follow: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer log.Close()
+		if err := s.Shutdown(); err != nil {
+			t.Errorf("a client that does not read: %v", err)
+		}
+		if _, err := io.Copy(io.Discard, log); err == nil || !strings.Contains(err.Error(), `read the log of VM "otter": the daemon broke off`) {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+// stuffed is a log with more than fits into any socket.
+type stuffed struct{ io.ReadCloser }
+
+func (stuffed) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(make([]byte, 64<<20))
+	return int64(n), err
 }
 
 func TestFollowingEndsWithItsClient(t *testing.T) {

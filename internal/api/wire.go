@@ -55,18 +55,24 @@ var statuses = map[banger.Kind]int{
 	banger.TimedOut: http.StatusGatewayTimeout,
 }
 
-// toWire takes an error apart so that the other end can put it together with
-// the same text, kind and fix.
+// toWire is an error of a daemon that serves: its log may know more of it.
 func toWire(err error) *wireError {
+	w := takeApart(err)
+	if w.Kind == banger.Unknown && w.Fix == "" && w.Op == "" {
+		w.Fix = "banger daemon status, to find the daemon's log, which may say more"
+	}
+	return w
+}
+
+// takeApart takes an error apart so that the other end can put it together with
+// the same text, kind and fix.
+func takeApart(err error) *wireError {
 	w := &wireError{Kind: kindOf(err), Why: err.Error(), Fix: banger.FixOf(err), Op: banger.OpOf(err)}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
 		w.What, w.Why = e.What, ""
 		if e.Why != nil {
 			w.Why = e.Why.Error()
 		}
-	}
-	if w.Kind == banger.Unknown && w.Fix == "" && w.Op == "" {
-		w.Fix = "banger daemon status, to find the daemon's log, which may say more"
 	}
 	return w
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -63,7 +64,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 		return err
 	}
 	if d.lock, err = admit(ctx, d.dirs.DaemonLock()); err != nil {
-		return err
+		return d.unlogged(ctx, err)
 	}
 	defer func() {
 		err = errors.Join(err, d.lock.close())
@@ -73,20 +74,33 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	}()
 	log, file, err := openLog(d.dirs, d.config.LogLevel)
 	if err != nil {
-		return err
+		return d.unlogged(ctx, err)
 	}
 	defer file.Close()
 	d.log = log
 	if d.ready != nil {
-		if err := detach(file); err != nil {
-			return fmt.Errorf("detach: %w", err)
-		}
+		err = detach(file)
 	}
-	err = d.listenAndServe(ctx)
+	if err == nil {
+		err = d.listenAndServe(ctx)
+	}
 	if err != nil {
 		log.Error("ended", "err", err, "kind", banger.KindOf(err))
 	}
 	return err
+}
+
+// unlogged is an error from before there is a log that could say more of it: the
+// state directory is not what it should be.
+func (d *daemon) unlogged(ctx context.Context, err error) error {
+	if banger.KindOf(err) != banger.Unknown || ctx.Err() != nil {
+		return err
+	}
+	fix := "make " + d.dirs.State + " a directory that you can write to"
+	if errors.Is(err, fs.ErrPermission) {
+		fix = "sudo chown -R $USER " + d.dirs.State
+	}
+	return &banger.Error{Kind: banger.Unready, What: "start bangerd", Why: err, Fix: fix}
 }
 
 // listenAndServe listens before it opens anything: clients that come meanwhile

@@ -101,10 +101,10 @@ func (l *logFile) Close() error {
 // runtime itself says, a panic, to the log: nobody reads stderr.
 func detach(log *logFile) error {
 	if err := os.Chdir("/"); err != nil {
-		return err
+		return fmt.Errorf("detach: %w", err)
 	}
 	log.mu.Lock()
 	defer log.mu.Unlock()
 	log.stderr = true
-	return unix.Dup3(int(log.file.Fd()), int(os.Stderr.Fd()), 0)
+	return os.NewSyscallError("detach: dup3", unix.Dup3(int(log.file.Fd()), int(os.Stderr.Fd()), 0))
 }

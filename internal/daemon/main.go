@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -59,6 +60,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	d := &daemon{env: env, stop: make(chan struct{}, 1)}
 	if *ready > 2 {
 		unix.CloseOnExec(*ready)
+		closeInherited()
 		d.ready = os.NewFile(uintptr(*ready), "ready")
 	}
 	if err := d.run(ctx); err != nil {
@@ -70,6 +72,25 @@ func Main(ctx context.Context, env Env, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// closeInherited closes what whoever started the daemon had open: a shell's lock
+// or pipe would be held for the daemon's life. Only what was inherited lacks the
+// close-on-exec flag: all that Go opens has it, and by now the ready descriptor.
+func closeInherited() {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return // held open is no reason not to run
+	}
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd <= unix.Stderr {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 // report tells whoever started the daemon how that went: once.

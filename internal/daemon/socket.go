@@ -6,9 +6,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"banger"
 	"banger/internal/api"
 	"banger/internal/config"
 )
@@ -46,15 +49,23 @@ func listenAt(path string) (*socket, error) {
 	}
 	go s.read()
 	if !s.listening() { // it went before the watch was there
-		s.lost <- struct{}{}
+		s.say()
 	}
 	return s, nil
+}
+
+// say says that something was removed, unless that is said already.
+func (s *socket) say() {
+	select {
+	case s.lost <- struct{}{}:
+	default:
+	}
 }
 
 func watch(dir string) (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, err
+		return nil, noInstance(err)
 	}
 	file := os.NewFile(uintptr(fd), "inotify")
 	const gone = unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
@@ -63,6 +74,24 @@ func watch(dir string) (*os.File, error) {
 		return nil, err
 	}
 	return file, nil
+}
+
+// noInstance explains why there is no inotify instance. Too many open files may
+// be this process's, or all instances of the user, of which few are allowed.
+func noInstance(err error) error {
+	null, failed := os.Open(os.DevNull)
+	if failed == nil {
+		null.Close()
+	}
+	if failed != nil || !errors.Is(err, unix.EMFILE) {
+		return os.NewSyscallError("inotify_init1", err)
+	}
+	limit, _ := os.ReadFile("/proc/sys/fs/inotify/max_user_instances")
+	allowed, _ := strconv.Atoi(strings.TrimSpace(string(limit)))
+	return &banger.Error{
+		Kind: banger.Unready, Why: errors.New("your programs use all inotify instances that a user may have"),
+		Fix: fmt.Sprintf("sudo sysctl fs.inotify.max_user_instances=%d", max(512, 2*allowed)),
+	}
 }
 
 // read turns whatever happens in the directory into one word, at most one of
@@ -74,10 +103,7 @@ func (s *socket) read() {
 		if _, err := s.watch.Read(buffer); err != nil {
 			return
 		}
-		select {
-		case s.lost <- struct{}{}:
-		default:
-		}
+		s.say()
 	}
 }
 

@@ -40,6 +40,17 @@ func TestVanishedSocketComesBack(t *testing.T) {
 	}
 }
 
+// TestOneWordIsEnough: whoever says it again does not wait for a listener, who
+// may not be there yet.
+func TestOneWordIsEnough(t *testing.T) {
+	s := &socket{lost: make(chan struct{}, 1)}
+	s.say()
+	s.say()
+	if len(s.lost) != 1 {
+		t.Error("nothing was said")
+	}
+}
+
 // onEvent returns a function that waits until that happens to the file.
 func onEvent(t *testing.T, path string, what uint32) func() {
 	t.Helper()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger"
 	"banger/internal/config"
@@ -82,6 +83,51 @@ func TestFirecrackerRow(t *testing.T) {
 		test.want.Name = "Firecracker"
 		if got := find(t, Run(t.Context(), h.Host), "Firecracker"); got != test.want {
 			t.Errorf("%s: got %+v, want %+v", test.wanted, got, test.want)
+		}
+	}
+}
+
+// TestUnknownDriverIsNoReadyHost: a daemon with it does not start.
+func TestUnknownDriverIsNoReadyHost(t *testing.T) {
+	h := newHost(t)
+	h.Config.Driver = "qmeu"
+	checks := Run(t.Context(), h.Host)
+	if c := find(t, checks, "Firecracker"); Ready(checks) || c.Detail != `there is no driver "qmeu"` || !strings.HasSuffix(c.Fix, "auto, firecracker, qemu") {
+		t.Errorf("got %+v", c)
+	}
+}
+
+// TestOutdatedDaemon: one that does not know what was built or joined since.
+func TestOutdatedDaemon(t *testing.T) {
+	broken := probed{err: errors.New("no good")}
+	for _, test := range []struct {
+		wanted, uses string
+		driver       probed
+		built        time.Duration // after the start
+		says         string
+	}{
+		{"auto", "firecracker", probed{}, -time.Second, ""},
+		{"auto", "qemu", broken, -time.Second, ""},
+		{"qemu", "qemu", probed{}, -time.Second, ""},
+		{"auto", "firecracker", probed{}, time.Second, "started before its runtime was built"},
+		{"auto", "qemu", probed{}, -time.Second, "still runs new VMs by qemu"},
+		{"auto", "firecracker", broken, -time.Second, "still runs new VMs by firecracker"},
+		{"firecracker", "qemu", probed{}, -time.Second, "still runs new VMs by qemu"},
+	} {
+		h := newHost(t)
+		h.Config.Driver, h.Firecracker, h.Dirs.State = test.wanted, test.driver, filepath.Join(h.Root, "state")
+		h.Daemon = func(context.Context) (banger.Daemon, error) {
+			return banger.Daemon{PID: 7, Driver: test.uses, Runtime: h.Config.RuntimeDir}, nil
+		}
+		h.write("state/"+filepath.Base(h.Dirs.DaemonLock()), "{}")
+		built := time.Now()
+		err := errors.Join(os.Chtimes(h.Config.Bundle().Manifest(), built, built), os.Chtimes(h.Dirs.DaemonLock(), built, built.Add(-test.built)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := find(t, Run(t.Context(), h.Host), "daemon")
+		if stale := test.says != ""; stale != (c.State == Warn) || stale != (c.Fix == "banger daemon stop") || !strings.Contains(c.Detail, test.says) {
+			t.Errorf("%+v: got %+v", test, c)
 		}
 	}
 }
@@ -177,9 +223,9 @@ func TestEveryLackHasItsFix(t *testing.T) {
 			h.OpenKVM = func() error { return &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.ENOENT} }
 		}, "/dev/kvm", Warn, "kvm_amd is not loaded", "sudo modprobe kvm_amd"},
 		"not in the group kvm": {func(h *modelHost) { h.OpenKVM = denied },
-			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again"},
+			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"},
 		"in the group kvm since this login": {func(h *modelHost) { h.OpenKVM = denied; h.write("etc/group", "kvm:x:106:anna,otto\n") },
-			"/dev/kvm", Warn, "next login", "newgrp kvm"},
+			"/dev/kvm", Warn, "next login", "newgrp kvm, then: banger daemon stop"},
 		"another distribution": {func(h *modelHost) { h.write("etc/os-release", "ID=fedora\nVERSION_ID=42\nPRETTY_NAME=\"Fedora 42\"\n") },
 			"host", Warn, "Fedora 42: untested", ""},
 		"full disk": {func(h *modelHost) { h.Free = func(string) (banger.Size, error) { return banger.GiB, nil } },

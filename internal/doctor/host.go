@@ -14,6 +14,7 @@ import (
 
 	"banger"
 	"banger/internal/bundle"
+	"banger/internal/config"
 	"banger/internal/vmm"
 )
 
@@ -87,9 +88,9 @@ func kvm(_ context.Context, h Host) Check {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
 		c.Detail, c.Fix = "the kernel module "+module+" is not loaded"+slow, "sudo modprobe "+module
 	case errors.Is(err, os.ErrPermission) && slices.Contains(membersOf(h.read("etc/group"), "kvm"), h.User):
-		c.Detail, c.Fix = "the group kvm counts from the next login on"+slow, "newgrp kvm"
+		c.Detail, c.Fix = "the group kvm counts from the next login on"+slow, "newgrp kvm, then: banger daemon stop"
 	case errors.Is(err, os.ErrPermission):
-		c.Detail, c.Fix = h.User+" is not in the group kvm"+slow, "sudo usermod -aG kvm $USER, then log in again"
+		c.Detail, c.Fix = h.User+" is not in the group kvm"+slow, vmm.JoinKVM
 	default:
 		c.Detail, c.Fix = err.Error()+slow, "sudo modprobe "+module
 	}
@@ -103,7 +104,11 @@ func firecracker(ctx context.Context, h Host) Check {
 	defer cancel()
 	capabilities, err := h.Firecracker.Probe(ctx)
 	wanted := h.Config.Driver
+	known := []string{vmm.Auto, h.Firecracker.Name(), "qemu"}
 	switch {
+	case !slices.Contains(known, wanted): // the daemon would not start
+		c.State, c.Detail = Missing, fmt.Sprintf("there is no driver %q", wanted)
+		c.Fix = "set driver in config.toml, or BANGER_DRIVER, to one of " + strings.Join(known, ", ")
 	case err == nil && wanted == h.Firecracker.Name(), err == nil && wanted == vmm.Auto:
 		c.Detail = capabilities.Version + " runs new VMs"
 	case err == nil:
@@ -288,8 +293,31 @@ func daemon(ctx context.Context, h Host) Check {
 		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
 	default:
 		c.Detail = fmt.Sprintf("pid %d, %d running VMs, log %s", d.PID, d.Running, d.Log)
+		if why := outdated(ctx, h, d); why != "" {
+			c.State, c.Detail, c.Fix = Warn, c.Detail+"; "+why, "banger daemon stop"
+		}
 	}
 	return c
+}
+
+// outdated says what has changed since a daemon started, which looks only then:
+// its runtime, its configuration, or the groups it is in.
+func outdated(ctx context.Context, h Host, d banger.Daemon) string {
+	started, err := os.Stat(h.Dirs.DaemonLock()) // it says there where it listens
+	if err == nil {
+		made, err := os.Stat(config.BundleDir(d.Runtime).Manifest())
+		if err == nil && made.ModTime().After(started.ModTime()) {
+			return "it was started before its runtime was built"
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err = h.Firecracker.Probe(ctx)
+	usable, used := err == nil, d.Driver == h.Firecracker.Name()
+	if wanted := h.Config.Driver; wanted == vmm.Auto && usable != used || wanted != vmm.Auto && wanted != d.Driver {
+		return "it still runs new VMs by " + d.Driver
+	}
+	return ""
 }
 
 // idleKeys names what config.toml sets in vain, so that nobody waits for it.

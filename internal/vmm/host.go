@@ -73,8 +73,9 @@ func (h Host) checkGroup(device *os.File) error {
 		Fix: "groupadd --force --system kvm && chgrp kvm " + h.KVM + " && chmod 660 " + h.KVM}
 }
 
-// JoinKVM is the fix where KVM's device does not open for the user.
-const JoinKVM = "sudo usermod -aG kvm $USER, then log in again"
+// JoinKVM is the fix where KVM's device does not open for the user. A daemon that
+// runs keeps the groups that it was started with.
+const JoinKVM = "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"
 
 // CPU is what the kernel says of the first CPU, by field.
 func (h Host) CPU() (map[string]string, error) {

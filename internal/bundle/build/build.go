@@ -128,7 +128,11 @@ func (b *builder) run(ctx context.Context) error {
 			return fmt.Errorf("%w (all that was said: %s)", err, b.log.Name())
 		}
 	}
-	return b.write()
+	if err := b.write(); err != nil || !b.told {
+		return err
+	}
+	b.report.line("a daemon that runs goes on with what it has; for new VMs from this: banger daemon stop (VMs run on)")
+	return nil
 }
 
 func (b *builder) write() error {

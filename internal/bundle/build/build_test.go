@@ -121,7 +121,7 @@ func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 	disk := durabletest.New(t, filepath.Dir(string(dir)))
 	w.expect("fresh", nil, Kernel, Image)
 	disk.Check(string(dir), filepath.Base(dir.Rootfs()), "kernel") // made by others
-	if got := w.out.String(); !strings.Contains(got, "kernel: not there yet\n  unpack it\nkernel: done in ") {
+	if got := w.out.String(); !strings.Contains(got, "kernel: not there yet\n  unpack it\nkernel: done in ") || strings.Contains(got, "daemon") {
 		t.Errorf("said %q", got)
 	}
 	if text, err := os.ReadFile(dir.Packages()); err != nil || string(text) != "systemd\n" {
@@ -134,6 +134,9 @@ func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 	w.expect("verified", func(o *Options) { o.Verify = true })
 	w.write(w.opts.Packages, "systemd\ncurl\n")
 	w.expect("other packages", nil, Image)
+	if got := w.out.String(); !strings.Contains(got, "banger daemon stop") {
+		t.Errorf("said %q", got)
+	}
 	w.expect("forced", func(o *Options) { o.Force, o.Only = true, Kernel }, Kernel)
 	if err := os.Remove(dir.Kernel().Modules()); err != nil {
 		t.Fatal(err)

@@ -104,6 +104,23 @@ func TestBootWaitsForTheWord(t *testing.T) {
 	}
 }
 
+// TestHostThatNeverStartedCloses: without a file for its console.
+func TestHostThatNeverStartedCloses(t *testing.T) {
+	l, m := open(t)
+	if err := os.Mkdir(l.Console(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var h Host
+	var err error
+	_, h.stop = context.WithCancel(t.Context())
+	if h.ended, err = l.boot(t.Context(), []string{"qemu"}); err == nil || len(m.ran) > 0 {
+		t.Errorf("got %v, ran %v", err, m.ran)
+	}
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWatcherFindsTornWords(t *testing.T) {
 	var to bytes.Buffer
 	w := &watcher{to: &to, good: isReady, bad: notReady, seen: make(chan bool, 1)}

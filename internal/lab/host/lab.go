@@ -179,7 +179,9 @@ func (h *Host) Close() error {
 		h.Client.Close()
 	}
 	h.stop()
-	<-h.ended
+	if h.ended != nil { // nil where it never started
+		<-h.ended
+	}
 	return nil
 }
 

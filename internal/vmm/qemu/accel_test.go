@@ -91,7 +91,7 @@ func TestAcceleratorWithoutPermission(t *testing.T) {
 		}
 		defer unix.SetfsuidRetUid(before)
 	}
-	if a := acceleratorOf(h); a.kvm || a.fix != "sudo usermod -aG kvm $USER, then log in again" {
+	if a := acceleratorOf(h); a.kvm || a.fix != vmm.JoinKVM {
 		t.Errorf("got %+v", a)
 	}
 }

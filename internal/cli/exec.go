@@ -80,6 +80,9 @@ func (a *app) program(argv []string, opts execOptions) (wire.Exec, error) {
 	if opts.tty && !a.std.InTTY {
 		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
 	}
+	if opts.tty && !a.std.OutTTY {
+		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdout is none")
+	}
 	program := wire.Exec{Argv: bytesOf(argv), User: opts.user}
 	if opts.workdir != "" {
 		program.Workdir = []byte(opts.workdir)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -179,6 +180,35 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	if after, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil || *after != *before {
 		t.Errorf("the terminal was not restored: %v", err)
+	}
+}
+
+// full is a file on a disk that is.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestExecEndsWhenItsOutputCannotBeWritten(t *testing.T) {
+	g := newGuest(t, "otter")
+	g.run = func(_ wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
+		for { // as long as anybody reads
+			if _, err := channel.Write(make([]byte, 1<<20)); err != nil {
+				return 0
+			}
+		}
+	}
+	f := newFake(g.vm)
+	f.guest = g.dial
+	r := f.run(t, setup{stdout: full{}}, "vm", "exec", "otter", "--", "tar", "-c", ".")
+	if r.code != 125 || !strings.Contains(r.errOut, "write the program's output: no space left on device") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestATerminalIsForProgramsThatWriteToOne(t *testing.T) {
+	a := &app{std: Std{InTTY: true, OutTTY: false}}
+	if _, err := a.program([]string{"top"}, execOptions{tty: true}); banger.KindOf(err) != banger.Invalid {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -34,6 +34,7 @@ type Session struct {
 	Stdout, Stderr io.Writer
 	TTY            *TTY // nil: none
 	Signals        <-chan os.Signal
+	Started        func() error // called once the program runs, before any of it is moved; may be nil
 }
 
 // Exec runs a program in vm over conn, a stream to its SSH port, and returns
@@ -54,6 +55,9 @@ func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s
 	channel, requests, err := begin(client, program, s.TTY)
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
+	}
+	if err == nil && s.Started != nil {
+		err = s.Started()
 	}
 	if err != nil {
 		return 0, err

@@ -271,6 +271,7 @@ type setup struct {
 	spawn   func([]string, <-chan os.Signal) (int, error)
 	quit    func(code int)
 	stdin   io.Reader // in place of in
+	stdout  io.Writer // in place of what run.out tells
 }
 
 func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
@@ -297,6 +298,9 @@ func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
 	}
 	if s.stdin != nil {
 		a.std.In = s.stdin
+	}
+	if s.stdout != nil {
+		a.std.Out = s.stdout
 	}
 	if s.quit == nil {
 		a.quit = func(code int) { t.Errorf("quit with %d", code) }

@@ -41,7 +41,8 @@ func newExec(a *app) *cobra.Command {
 		Use:   "exec [flags] NAME -- PROGRAM [ARGUMENT...]",
 		Short: "Run a program in a running VM",
 		Long: "Run a program in a running VM. Its arguments arrive byte for byte, with no shell in between.\n" +
-			"stdin is piped to it, signals are handed on, and its exit status becomes banger's;\n125 means that banger itself failed.",
+			"stdin is piped to it, signals are handed on, and its exit status becomes banger's;\n125 means that banger itself failed. " +
+			"The third INT or TERM ends banger too,\nalso when the VM hangs.",
 		Example: "  banger vm exec calm-otter -- uname -a\n  banger vm exec -t calm-otter -- top\n" +
 			"  banger vm exec --user nobody --workdir /tmp --env LANG=C calm-otter -- ls -l 'a file'",
 		Args:              cobra.MinimumNArgs(2),
@@ -80,6 +81,9 @@ func (a *app) program(argv []string, opts execOptions) (wire.Exec, error) {
 	if opts.tty && !a.std.InTTY {
 		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
 	}
+	if opts.tty && !a.std.OutTTY {
+		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdout is none")
+	}
 	program := wire.Exec{Argv: bytesOf(argv), User: opts.user}
 	if opts.workdir != "" {
 		program.Workdir = []byte(opts.workdir)
@@ -106,28 +110,30 @@ func bytesOf(args []string) [][]byte {
 }
 
 // execIn runs program in vm and returns its status as an exitStatus. Signals
-// are the program's as long as it runs.
+// and the terminal's keys are the program's as long as it runs; until then they
+// end this one.
 func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wire.Exec, opts execOptions) error {
 	conn, err := svc.DialVM(ctx, vm.Name, wire.PortSSH)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	session := guest.Session{Stdout: a.std.Out, Stderr: a.std.Err}
+	signals := make(chan os.Signal, 4)
+	defer a.stop.handTo(nil)
+	session := guest.Session{Stdout: a.std.Out, Stderr: a.std.Err, Signals: signals}
+	session.Started = func() error { a.stop.handTo(signals); return nil }
 	if !opts.noStdin {
 		session.Stdin = a.std.In
 	}
 	if opts.tty {
-		tty, restore, err := a.openTTY()
+		tty, err := a.openTTY()
 		if err != nil {
 			return err
 		}
-		defer restore()
-		session.TTY = tty
+		defer tty.restore()
+		session.TTY = &tty.TTY
+		session.Started = func() error { a.stop.handTo(signals); return tty.makeRaw() }
 	}
-	signals, give := a.stop.take()
-	defer give()
-	session.Signals = signals
 	status, err := guest.Exec(ctx, conn, vm, program, session)
 	if err != nil {
 		return &banger.Error{What: fmt.Sprintf("exec in VM %q", vm.Name), Why: err,
@@ -139,33 +145,46 @@ func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wir
 	return nil
 }
 
-// openTTY makes this terminal hand every key on, and follows its size. restore
-// makes it as it was.
-func (a *app) openTTY() (tty *guest.TTY, restore func(), err error) {
+// terminal is the one this program runs in, lent to one in a VM.
+type terminal struct {
+	guest.TTY
+	fd      int
+	before  *term.State // nil: it is as it was
+	changed chan os.Signal
+	ended   chan struct{}
+}
+
+// openTTY describes this terminal and follows its size until restore is called.
+func (a *app) openTTY() (*terminal, error) {
 	file, ok := a.std.In.(*os.File)
 	if !ok {
-		return nil, nil, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
+		return nil, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
 	}
-	fd := int(file.Fd())
-	old, err := term.MakeRaw(fd)
-	if err != nil {
-		return nil, nil, fmt.Errorf("set up the terminal: %w", err)
-	}
-	changed := make(chan os.Signal, 1)
-	signal.Notify(changed, syscall.SIGWINCH)
-	ended := make(chan struct{})
+	t := &terminal{fd: int(file.Fd()), changed: make(chan os.Signal, 1), ended: make(chan struct{})}
+	signal.Notify(t.changed, syscall.SIGWINCH)
 	resize := make(chan guest.Size)
-	go followSize(fd, changed, resize, ended)
-	name := a.std.Getenv("TERM")
-	if name == "" {
-		name = "xterm"
+	go followSize(t.fd, t.changed, resize, t.ended)
+	t.TTY = guest.TTY{Term: a.std.Getenv("TERM"), Size: sizeOf(t.fd), Resize: resize}
+	if t.Term == "" {
+		t.Term = "xterm"
 	}
-	tty = &guest.TTY{Term: name, Size: sizeOf(fd), Resize: resize}
-	return tty, func() {
-		signal.Stop(changed)
-		close(ended)
-		_ = term.Restore(fd, old)
-	}, nil
+	return t, nil
+}
+
+// makeRaw makes the terminal hand every key on.
+func (t *terminal) makeRaw() (err error) {
+	if t.before, err = term.MakeRaw(t.fd); err != nil {
+		return fmt.Errorf("set up the terminal: %w", err)
+	}
+	return nil
+}
+
+func (t *terminal) restore() {
+	signal.Stop(t.changed)
+	close(t.ended)
+	if t.before != nil {
+		_ = term.Restore(t.fd, t.before)
+	}
 }
 
 func followSize(fd int, changed <-chan os.Signal, resize chan<- guest.Size, ended <-chan struct{}) {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -26,6 +28,7 @@ type sshGuest struct {
 	config *ssh.ServerConfig
 	vm     banger.VM
 	tty    string // the terminal that was asked for
+	asked  func() // nil, or called in place of an answer to who wants to run a program
 	run    func(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32
 }
 
@@ -96,6 +99,10 @@ func (g *sshGuest) serve(conn net.Conn) {
 				request.Reply(true, nil)
 				continue
 			}
+			if g.asked != nil {
+				g.asked()
+				continue
+			}
 			var program wire.Exec
 			ok := json.Unmarshal(request.Payload, &program) == nil
 			request.Reply(ok, nil)
@@ -130,7 +137,8 @@ func TestExecPassesEverythingThrough(t *testing.T) {
 func TestExecForwardsSignals(t *testing.T) {
 	g := newGuest(t, "otter")
 	signals := make(chan os.Signal, 1)
-	g.run = func(_ wire.Exec, _ ssh.Channel, requests <-chan *ssh.Request) uint32 {
+	g.run = func(_ wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32 {
+		io.ReadAll(channel) // the client knows by now that its program runs
 		signals <- syscall.SIGTERM
 		request := <-requests
 		if request.Type != "signal" {
@@ -141,6 +149,44 @@ func TestExecForwardsSignals(t *testing.T) {
 	f := newFake(g.vm)
 	f.guest = g.dial
 	f.run(t, setup{signals: signals}, "vm", "exec", "otter", "--", "sleep", "60").want(t, 143, "", "")
+}
+
+func TestExecCanBeInterruptedInAGuestThatHangs(t *testing.T) {
+	signals := make(chan os.Signal, patience)
+	g := newGuest(t, "otter")
+	f := newFake(g.vm)
+	f.guest = g.dial
+	interrupted := "banger: exec in VM \"otter\": interrupted\nfix: banger vm show otter\n"
+
+	g.asked = func() { signals <- syscall.SIGINT }
+	f.run(t, setup{signals: signals}, "vm", "exec", "otter", "--", "true").want(t, 130, "", interrupted)
+
+	g.asked = nil
+	g.run = func(_ wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32 {
+		io.ReadAll(channel)
+		for range patience {
+			signals <- syscall.SIGTERM
+		}
+		for range requests { // until the connection ends
+		}
+		return 0
+	}
+	f.run(t, setup{signals: signals}, "vm", "exec", "otter", "--", "sleep", "60").want(t, 130, "", interrupted)
+}
+
+func TestIgnoredSignalsStayIgnored(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	defer signal.Reset(syscall.SIGHUP)
+	signals := make(chan os.Signal, 1)
+	notify(signals)
+	defer signal.Stop(signals)
+	if !signal.Ignored(syscall.SIGHUP) {
+		t.Error("a hangup ends what nohup began")
+	}
+	syscall.Kill(os.Getpid(), syscall.SIGQUIT)
+	if sig := <-signals; sig != syscall.SIGQUIT {
+		t.Errorf("got %v", sig)
+	}
 }
 
 func TestExecWithATerminal(t *testing.T) {
@@ -160,6 +206,7 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	g := newGuest(t, "otter")
 	g.run = func(_ wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32 {
+		channel.Read(make([]byte, 1)) // a key comes through without a line's end
 		during, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err != nil || during.Lflag&unix.ICANON != 0 {
 			t.Errorf("the terminal is not raw: %v", err)
@@ -172,6 +219,7 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	f := newFake(g.vm)
 	f.guest = g.dial
+	keyboard.Write([]byte("q"))
 	f.run(t, setup{stdin: terminal, tty: true}, "vm", "exec", "-it", "otter", "--", "top").
 		want(t, 3, "window-change [0 0 0 120 0 0 0 40]", "")
 	if g.tty != "xterm 100x30" {
@@ -179,6 +227,35 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	if after, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil || *after != *before {
 		t.Errorf("the terminal was not restored: %v", err)
+	}
+}
+
+// full is a file on a disk that is.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+func TestExecEndsWhenItsOutputCannotBeWritten(t *testing.T) {
+	g := newGuest(t, "otter")
+	g.run = func(_ wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
+		for { // as long as anybody reads
+			if _, err := channel.Write(make([]byte, 1<<20)); err != nil {
+				return 0
+			}
+		}
+	}
+	f := newFake(g.vm)
+	f.guest = g.dial
+	r := f.run(t, setup{stdout: full{}}, "vm", "exec", "otter", "--", "tar", "-c", ".")
+	if r.code != 125 || !strings.Contains(r.errOut, "write the program's output: no space left on device") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestATerminalIsForProgramsThatWriteToOne(t *testing.T) {
+	a := &app{std: Std{InTTY: true, OutTTY: false}}
+	if _, err := a.program([]string{"top"}, execOptions{tty: true}); banger.KindOf(err) != banger.Invalid {
+		t.Errorf("got %v", err)
 	}
 }
 

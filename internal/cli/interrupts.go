@@ -3,12 +3,25 @@ package cli
 import (
 	"fmt"
 	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 )
+
+// notify asks for the signals that end a command. One that is ignored, as under
+// nohup or behind a shell's &, was meant to be, and stays so.
+func notify(signals chan<- os.Signal) {
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+}
 
 // interrupts decides what a signal means: by default the first cancels the
 // request, so that the daemon undoes what it began, and the second leaves at
-// once. A command that runs something in a VM takes the signals over.
+// once. A program that a command runs takes the signals over, and one that does
+// not end by them is given up.
 type interrupts struct {
 	app    *app
 	cancel func()
@@ -16,7 +29,12 @@ type interrupts struct {
 	mu    sync.Mutex
 	seen  int
 	taken chan<- os.Signal
+	asked int // by how many signals that are taken
 }
+
+// patience is how many INT or TERM a program may be sent before it is given up:
+// it may be in a guest that hangs.
+const patience = 3
 
 // run handles signals until over is closed.
 func (i *interrupts) run(signals <-chan os.Signal, over <-chan struct{}) {
@@ -34,10 +52,7 @@ func (i *interrupts) handle(sig os.Signal) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.taken != nil {
-		select {
-		case i.taken <- sig:
-		default: // nobody reads: the program in the VM has ended
-		}
+		i.pass(sig)
 		return
 	}
 	i.seen++
@@ -51,16 +66,23 @@ func (i *interrupts) handle(sig os.Signal) {
 	i.cancel()
 }
 
-// take hands the signals that arrive from now on to the caller until give is
-// called.
-func (i *interrupts) take() (signals <-chan os.Signal, give func()) {
-	taken := make(chan os.Signal, 4)
-	i.set(taken)
-	return taken, func() { i.set(nil) }
+func (i *interrupts) pass(sig os.Signal) {
+	select {
+	case i.taken <- sig:
+	default: // nobody reads: the program has ended
+	}
+	if sig == syscall.SIGINT || sig == syscall.SIGTERM {
+		i.asked++
+	}
+	if i.asked >= patience {
+		i.cancel()
+	}
 }
 
-func (i *interrupts) set(taken chan<- os.Signal) {
+// handTo makes the signals that arrive from now on those of whoever reads
+// taken; nil takes them back.
+func (i *interrupts) handTo(taken chan<- os.Signal) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.taken = taken
+	i.taken, i.asked = taken, 0
 }

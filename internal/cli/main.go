@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/signal"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -33,7 +32,7 @@ type Std struct {
 // OS returns the Std of this process.
 func OS() Std {
 	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	notify(signals)
 	tty := func(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 	return Std{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,

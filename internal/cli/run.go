@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -75,8 +76,9 @@ func (a *app) shell(vm banger.VM) error {
 	if err != nil {
 		return err
 	}
-	signals, give := a.stop.take()
-	defer give()
+	signals := make(chan os.Signal, 4)
+	a.stop.handTo(signals)
+	defer a.stop.handTo(nil)
 	status, err := a.spawn(argv, signals)
 	if err == nil && status != 0 {
 		err = exitStatus(status)

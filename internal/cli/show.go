@@ -125,7 +125,7 @@ func details(vm banger.VM) [][]string {
 		{"created", when(vm.CreatedAt)},
 	}
 	if vm.State != banger.Stopped {
-		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", vm.BootID}, []string{"pid", fmt.Sprint(vm.PID)})
+		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", clean(vm.BootID)}, []string{"pid", fmt.Sprint(vm.PID)})
 	}
 	if vm.Ending != banger.EndedNever {
 		ended := string(vm.Ending)

@@ -89,13 +89,15 @@ func TestDeleteAsks(t *testing.T) {
 func TestListAndShow(t *testing.T) {
 	crashed := aVM("wombat", banger.Stopped)
 	crashed.Ending, crashed.EndingBy = banger.EndedCrashed, "Kernel panic\x1b[2J - not syncing"
-	f := newFake(aVM("otter", banger.Running), crashed)
+	otter := aVM("otter", banger.Running)
+	otter.BootID = "\x1b]52;c;eA==\a"
+	f := newFake(otter, crashed)
 	f.run(t, setup{}, "vm", "ls").want(t, 0, "NAME    STATE              IMAGE   VCPUS  MEMORY  DISK  AGE\n"+
 		"otter   running            docker  1      1G      16G   3h\n"+
 		"wombat  stopped (crashed)  docker  1      1G      16G   3h\n", "")
 	f.run(t, setup{}, "vm", "list", "-q").want(t, 0, "otter\nwombat\n", "")
-	r := f.run(t, setup{}, "vm", "show", "wombat")
-	if !strings.Contains(r.out, "last end   crashed: Kernel panic?[2J - not syncing\n") {
+	r := f.run(t, setup{}, "vm", "show", "wombat", "otter")
+	if strings.ContainsAny(r.out, "\x1b\a") || !strings.Contains(r.out, "last end   crashed: Kernel panic?[2J - not syncing\n") {
 		t.Errorf("%+v", r)
 	}
 }

@@ -3,12 +3,14 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
+	"unicode"
 
 	"banger/internal/guest/wire"
 )
@@ -54,6 +56,8 @@ func FuzzControl(f *testing.F) {
 	f.Add([]byte(strings.Replace(goodHello, "secret", "guess", 1) + "\n"))
 	f.Add([]byte(`{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"find disks"}}}` + "\n"))
 	f.Add([]byte(`{"event":{"kind":"bye"}}` + "\n"))
+	f.Add([]byte(strings.Replace(goodHello, aBoot, rude, 1) + "\n"))
+	f.Add([]byte(`{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"` + rude + `","why":"` + rude + `","fix":"` + rude + `"}}}` + "\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		host, guest := net.Pipe()
 		go func() {
@@ -68,10 +72,14 @@ func FuzzControl(f *testing.F) {
 			if _, err := host.Write([]byte("x")); err == nil {
 				t.Error("the connection was left open")
 			}
+			var boot *BootError
+			if errors.As(err, &boot) && (!harmless(boot.Step) || !harmless(boot.Why) || !harmless(boot.Fix)) {
+				t.Errorf("for a person: %q", boot)
+			}
 			return
 		}
 		defer c.Close()
-		if h := c.Hello(); h.Token != identity.Token || h.Nonce != identity.Nonce || h.Failed != nil {
+		if h := c.Hello(); h.Token != identity.Token || h.Nonce != identity.Nonce || h.Failed != nil || !harmless(h.BootID) {
 			t.Errorf("believed %+v", h)
 		}
 		select {
@@ -86,4 +94,8 @@ func FuzzControl(f *testing.F) {
 			t.Error("a call succeeded after the end")
 		}
 	})
+}
+
+func harmless(s string) bool {
+	return len(s) <= 400 && strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) < 0
 }

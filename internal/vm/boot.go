@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"banger/internal/config"
 	"banger/internal/guest"
@@ -141,20 +140,7 @@ func listen(console, nonce string) lastWords {
 	return words
 }
 
-// printable keeps a guest's words from driving the terminal they end up on.
-func printable(s string) string {
-	const limit = 300
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, s)
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit], "") + "..."
-	}
-	return s
-}
+func printable(s string) string { return guest.Printable(s) }
 
 // tailOf is the end of a file, at most limit bytes, also while its front is
 // being cut off.

@@ -86,7 +86,11 @@ func (g *Guest) act(verb wire.Verb, control *json.Encoder) {
 
 // ID is the boot's id.
 func (g *Guest) ID() string {
-	g.once.Do(func() { g.bootID = rand.Text() })
+	g.once.Do(func() {
+		var b [16]byte
+		rand.Read(b[:])
+		g.bootID = fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+	})
 	return g.bootID
 }
 

@@ -347,30 +347,6 @@ func TestGrowRefusesLess(t *testing.T) {
 	}
 }
 
-// A VMM that was started and never told what to be is ended: its daemon died.
-func TestAdoptUnconfigured(t *testing.T) {
-	driver, spec := install(t, orders{}), newSpec(t)
-	program, err := driver.inspect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := vmm.OpenDir(spec.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	proc, err := fork(dir, program, spec, vmm.Account{})
-	spec.Lock.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer proc.Close()
-	if _, err := driver.Adopt(t.Context(), spec.Dir); !errors.Is(err, vmm.ErrGone) {
-		t.Errorf("got %v", err)
-	}
-	<-proc.Done()
-}
-
 // A dial waits for the guest, and is not fooled by a Firecracker that says
 // anything but OK.
 func TestDialWaits(t *testing.T) {

@@ -34,6 +34,7 @@ type orders struct {
 	Message  string // how it is refused
 	Ends     string // at once, with these words
 	Hangs    bool   // and never serves its API
+	Silent   bool   // takes connections and answers none
 	DiesAt   string // a call
 	NoGuest  bool   // nothing in the VM ever serves
 	OddHands string // instead of OK
@@ -120,6 +121,9 @@ func (f *fake) run(args []string) error {
 	listener, err := net.Listen("unix", *socket)
 	if err != nil {
 		return err
+	}
+	if f.orders.Silent {
+		select {}
 	}
 	return http.Serve(listener, f)
 }

@@ -150,7 +150,7 @@ func TestLaunchFailures(t *testing.T) {
 		"serial":  {orders: orders{Version: "1.16.1", Refuse: "PUT /serial", Message: "no"}, why: "refused PUT /serial", fix: "less "},
 		"disk": {break_: func(t *testing.T, _ *Driver, spec *vmm.Spec) { os.Remove(filepath.Join(spec.Dir, config.OverlayName)) },
 			why: "overlay.ext4: no such file or directory", fix: "overlay.ext4 back, from a backup"},
-		"vCPUs":  {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.VCPUs = 33 }, why: "1 to 32 vCPUs, not 33", fix: "banger vm set --vcpus 2 otter"},
+		"vCPUs":  {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.VCPUs = 33 }, why: "1 to 32 vCPUs, not 33", fix: "banger vm set --vcpu 2 otter"},
 		"memory": {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.Memory = 1 << 50 }, why: "the VM is to have", fix: "banger vm set --memory 1G otter"},
 		"program": {break_: func(t *testing.T, d *Driver, _ *vmm.Spec) { os.Chmod(d.places.Configured, 0o600) },
 			why: "cannot be executed", fix: "chmod +x "},

@@ -82,7 +82,7 @@ type fake struct {
 	drives  []driveUpdate
 	sizes   []int64
 	machine machineConfig
-	balloon balloon
+	balloon reportingBalloon
 }
 
 func (f *fake) run(args []string) error {
@@ -183,7 +183,7 @@ func (f *fake) answer(what, name string, body []byte) (any, error) {
 		}
 		return instance{state}, nil
 	case "GET /vm/config":
-		return vmConfig{f.drives, f.machine, f.balloon}, nil
+		return vmConfig{f.drives, f.machine, f.balloon.balloon}, nil
 	case "GET /balloon/statistics":
 		if f.balloon.Interval == 0 || !f.release.atLeast(tellsOfBalloon) {
 			return nil, errors.New("statistics were not enabled")
@@ -282,6 +282,9 @@ func (f *fake) start() error {
 	}
 	if !strings.Contains(f.boot.Args, "console=ttyS0") {
 		return errors.New("a guest without a console")
+	}
+	if f.balloon.FreePages != f.release.atLeast(reportsFreePages) {
+		return errors.New("free pages stay with the guest")
 	}
 	f.started = true
 	if f.orders.NoGuest {

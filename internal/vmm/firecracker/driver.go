@@ -60,7 +60,8 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs,
+	note, fix := d.host.FewFiles()
+	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", Note: note, Fix: fix, MaxVCPUs: maxVCPUs,
 		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, Balloon: true, TellsBalloon: program.release.atLeast(tellsOfBalloon), BootTimeout: bootTime}, nil
 }
 

@@ -26,7 +26,7 @@ import (
 // goodHost is a host where KVM works, as far as one can tell.
 func goodHost(t *testing.T) vmm.Host {
 	t.Helper()
-	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm")}
+	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm"), Files: vmm.OpenFiles}
 	if err := errors.Join(os.WriteFile(h.CPUInfo, []byte("flags\t: fpu vmx\n"), 0o600), os.WriteFile(h.KVM, nil, 0o600), os.Chmod(h.KVM, 0o666)); err != nil {
 		t.Fatal(err)
 	}
@@ -94,8 +94,12 @@ func TestProbe(t *testing.T) {
 		}
 	}
 	driver := scripted(t, "echo Firecracker v1.17.0-dev; echo; echo more")
-	if c, err := driver.Probe(t.Context()); err != nil || c.Version != "1.17.0-dev" || c.PowersOff || !c.GrowOnline {
+	if c, err := driver.Probe(t.Context()); err != nil || c.Version != "1.17.0-dev" || c.PowersOff || !c.GrowOnline || c.Note+c.Fix != "" {
 		t.Errorf("got %+v, %v", c, err)
+	}
+	driver.host.Files = 1024
+	if c, err := driver.Probe(t.Context()); err != nil || !strings.Contains(c.Note, "may open 1024 files") || !strings.Contains(c.Fix, "nofile 4096") {
+		t.Errorf("few files: %+v, %v", c, err)
 	}
 	if err := os.WriteFile(driver.places.Configured, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)

@@ -83,9 +83,9 @@ func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 		proc.Close()
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
+	within, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
 	defer cancel()
-	m, err := d.adopt(ctx, proc, dir)
+	m, err := d.adopt(within, proc, dir)
 	if err == nil {
 		return m, nil
 	}

@@ -48,29 +48,39 @@ func authorized(key ssh.PublicKey) string {
 }
 
 // UserKey returns the public half of the key pair at path, which it makes when
-// there is none. An existing key is never touched; of one with a passphrase
-// the file path.pub is read.
+// there is neither half. What exists is never touched: of a key with a passphrase,
+// and of one whose private half is in an agent, the file path.pub is read.
 func UserKey(path string) (string, error) {
 	private, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return makeUserKey(path)
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return "", err
 	}
-	public, err := PublicKey(private)
+	var public string
 	if err == nil {
-		return public, nil
+		if public, err = PublicKey(private); err == nil {
+			return public, nil
+		}
 	}
 	line, pubErr := os.ReadFile(path + ".pub")
-	if pubErr != nil {
-		return "", &banger.Error{Kind: banger.Invalid, What: "read SSH key " + path, Why: err,
-			Fix: "put its public half at " + path + ".pub"}
+	switch {
+	case pubErr == nil:
+		return strings.TrimSpace(string(line)), nil
+	case errors.Is(err, os.ErrNotExist) && errors.Is(pubErr, os.ErrNotExist):
+		return makeUserKey(path)
 	}
-	return strings.TrimSpace(string(line)), nil
+	return "", &banger.Error{Kind: banger.Invalid, What: "read SSH key " + path, Why: err,
+		Fix: "put its public half at " + path + ".pub"}
 }
 
+// makeUserKey makes the private half first: the public one follows from it, and
+// alone it would be a key that is somewhere else.
 func makeUserKey(path string) (string, error) {
+	for _, half := range []string{path, path + ".pub"} {
+		if _, err := os.Lstat(half); err == nil {
+			return "", &banger.Error{Kind: banger.Invalid, What: "make SSH key " + path,
+				Why: fmt.Errorf("%s is a link that leads nowhere", half), Fix: "rm " + half}
+		}
+	}
 	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
@@ -78,10 +88,10 @@ func makeUserKey(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := durable.WriteFile(path+".pub", []byte(public+"\n"), 0o644); err != nil {
+	if err := durable.WriteFile(path, private, 0o600); err != nil {
 		return "", err
 	}
-	if err := durable.WriteFile(path, private, 0o600); err != nil {
+	if err := durable.WriteFile(path+".pub", []byte(public+"\n"), 0o644); err != nil {
 		return "", err
 	}
 	return public, nil

@@ -66,6 +66,21 @@ func TestEndingsToldApart(t *testing.T) {
 	}
 }
 
+// TestEndingByTheVMMsWord: what the VMM says beyond that counts too, and one that
+// says nothing of an end nobody saw is not to blame for it.
+func TestEndingByTheVMMsWord(t *testing.T) {
+	for exit, want := range map[vmm.Exit]string{
+		{Reason: vmm.ReasonReset, Detail: "triple fault"}: "crashed the guest was reset without a word (triple fault)",
+		{Reason: vmm.ReasonUnknown}:                       "unwatched it ended while no daemon watched, and left no word",
+	} {
+		r := newRun(ended{exit: exit}, boot{})
+		close(r.tended)
+		if got, detail := r.ending(config.VMDir(t.TempDir())); string(got)+" "+detail != want {
+			t.Errorf("%+v: got %q %q", exit, got, detail)
+		}
+	}
+}
+
 // TestByeSaysWhy: an agent that ended the machine itself has given its reason.
 func TestByeSaysWhy(t *testing.T) {
 	dir := config.VMDir(t.TempDir())

@@ -39,16 +39,6 @@ func (v *VMs) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// adoptTime bounds how long a VMM may take to answer a new daemon.
-const adoptTime = 30 * time.Second
-
-// adopt takes over a VM's VMM.
-func adopt(ctx context.Context, driver vmm.Driver, dir config.VMDir) (vmm.Machine, error) {
-	ctx, cancel := context.WithTimeout(ctx, adoptTime)
-	defer cancel()
-	return driver.Adopt(ctx, string(dir))
-}
-
 // sweep removes what a killed daemon was writing aside of its place.
 func (v *VMs) sweep() {
 	for _, pattern := range []string{
@@ -75,9 +65,9 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	if err != nil {
 		return err
 	}
-	machine, err := adopt(ctx, driver, dir)
+	machine, err := driver.Adopt(ctx, string(dir))
 	if errors.Is(err, vmm.ErrGone) {
-		return v.reconcileStopped(ctx, row, b)
+		return v.reconcileStopped(ctx, row, driver, b)
 	}
 	if err != nil {
 		return fmt.Errorf("adopt: %w", err)
@@ -131,13 +121,13 @@ func (r *run) dropInitrd(ctx context.Context, dir config.VMDir) {
 }
 
 // reconcileStopped tells how a VM's run ended that the last daemon had not put
-// on record, by what its guest wrote on the console.
-func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, b boot) error {
+// on record, by what its guest wrote on the console and its VMM into its log.
+func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, driver vmm.Driver, b boot) error {
 	dir := v.Dirs.VM(row.ID)
 	if b.Nonce == "" || !launched(dir) {
 		return v.reconcileUnlaunched(ctx, row)
 	}
-	r := newRun(ended{}, b)
+	r := newRun(ended{exit: driver.Ending(string(dir))}, b)
 	close(r.tended)
 	ending, detail := r.ending(dir)
 	v.Log.Info("reconcile: ended while no daemon watched", "vm", row.Name, "id", row.ID, "ending", ending, "detail", detail)
@@ -170,9 +160,17 @@ func launched(dir config.VMDir) bool {
 }
 
 // ended stands for a VMM that nobody saw end.
-type ended struct{ vmm.Machine }
+type ended struct {
+	vmm.Machine
+	exit vmm.Exit
+}
 
-func (ended) Exit() vmm.Exit { return vmm.Exit{} }
+func (e ended) Exit() vmm.Exit {
+	if e.exit.Reason == vmm.ReasonUnknown {
+		return vmm.Exit{} // not even that it was the VMM's
+	}
+	return e.exit
+}
 
 // newestAgent is the agent that VMs boot with when neither a bundle nor a build
 // offers one: the last that was installed.

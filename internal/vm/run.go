@@ -270,13 +270,21 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	case vmm.ReasonPoweroff:
 		return banger.EndedUnclean, switchedOff
 	case vmm.ReasonReset:
-		return banger.EndedCrashed, "the guest was reset without a word"
+		return banger.EndedCrashed, "the guest was reset without a word" + in(exit.Detail)
 	case vmm.ReasonSignal, vmm.ReasonFailed:
 		return banger.EndedVMMDied, printable(exit.Detail)
 	case vmm.ReasonUnknown:
 		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it"
 	}
 	return banger.EndedHostDown, "it ended while no daemon watched, and left no word"
+}
+
+// in puts what there is to say in parentheses.
+func in(detail string) string {
+	if detail == "" {
+		return ""
+	}
+	return " (" + printable(detail) + ")"
 }
 
 // watch waits for the end of a run and puts it on record. A guest that asked

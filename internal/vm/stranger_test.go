@@ -13,15 +13,9 @@ import (
 )
 
 // deaf is a driver whose VMMs do not answer a new daemon.
-type deaf struct {
-	vmm.Driver
-	t *testing.T
-}
+type deaf struct{ vmm.Driver }
 
-func (d deaf) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
-	if _, bounded := ctx.Deadline(); !bounded {
-		d.t.Error("a VMM that does not answer would be waited for without end")
-	}
+func (deaf) Adopt(_ context.Context, dir string) (vmm.Machine, error) {
 	if locked, err := vmm.Locked(config.VMDir(dir).Lock()); err != nil || !locked {
 		return nil, errors.Join(err, vmm.ErrGone)
 	}
@@ -34,7 +28,7 @@ func TestStrangers(t *testing.T) {
 	for _, name := range []string{"otter", "badger", "mole"} {
 		w.create(name)
 	}
-	w.Drivers = vmm.Drivers{deaf{w.fake, t}}
+	w.Drivers = vmm.Drivers{deaf{w.fake}}
 	w.again()
 	before := w.String()
 	for verb, do := range map[string]func() error{

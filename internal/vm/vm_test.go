@@ -433,7 +433,7 @@ func TestEndingsOfTheGuestsOwn(t *testing.T) {
 
 // TestEndingsUnwatched: the same, while no daemon lives.
 func TestEndingsUnwatched(t *testing.T) {
-	for verb, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt, "reboot": banger.EndedReboot, vmmtest.Panic: banger.EndedHostDown} {
+	for verb, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt, "reboot": banger.EndedReboot, vmmtest.Panic: banger.EndedCrashed} {
 		t.Run(verb, func(t *testing.T) {
 			w := newWorld(t)
 			vm := w.create("otter")

@@ -15,6 +15,10 @@ import (
 // Await connects to a socket in the directory as soon as somebody listens on it,
 // within ctx: for VMMs that make their sockets themselves.
 func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
+	// First without a watch: a user may have only so many.
+	if conn, err := d.Dial(ctx, name); err == nil {
+		return conn, nil
+	}
 	watch, err := watchDir(d.Path("."))
 	if err != nil {
 		return nil, fmt.Errorf("watch for %s: %w", name, err)
@@ -31,7 +35,8 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 		case errors.Is(err, syscall.ENOENT):
 			_, err = watch.Read(make([]byte, 4096))
 		case errors.Is(err, syscall.ECONNREFUSED):
-			err = unheard(ctx)
+			// It has its name and nobody listens yet: nothing tells when that is over.
+			err = Pause(ctx, time.Millisecond)
 		}
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -42,10 +47,9 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 	}
 }
 
-// unheard passes the moment in which a socket has its name and nobody listens on
-// it yet: nothing tells when that is over.
-func unheard(ctx context.Context) error {
-	timer := time.NewTimer(time.Millisecond)
+// Pause waits, within ctx, where there is no event to wait for.
+func Pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

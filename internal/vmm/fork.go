@@ -79,6 +79,24 @@ func reachable(path string) bool {
 // file, and Firecracker spins when it may not open one.
 const OpenFiles = 4096
 
+// FewFiles is what the user should know of a host that allows a VMM fewer, and what
+// helps; both are empty where it does not.
+func (h Host) FewFiles() (note, fix string) {
+	if h.Files >= OpenFiles {
+		return "", ""
+	}
+	return fmt.Sprintf("a process may open %d files on this host, and each connection to a VM takes one of its VMM's", h.Files),
+		fmt.Sprintf("echo \"* hard nofile %d\" | sudo tee /etc/security/limits.d/banger.conf, log in again, and banger daemon stop", OpenFiles)
+}
+
+func mostFiles() uint64 {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
+		return OpenFiles // whoever sets it will tell
+	}
+	return limit.Max
+}
+
 // allowFiles raises the bound of open files, ours and with it that of every
 // child: root need not be allowed to raise another user's. Go would give a child
 // the bound that we were started with, unless it has been set.

@@ -20,13 +20,14 @@ type Host struct {
 	KVM     string // KVM's device
 	Proc    string // the kernel's directory about processes
 	Self    string // and about this one
+	Files   uint64 // most that a process may have open
 	Root    bool   // we are root, which no VMM is to be
 	Systemd Systemd
 }
 
 // ThisHost is the host we are on.
 func ThisHost() Host {
-	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Proc: "/proc", Self: "/proc/self", Root: os.Geteuid() == 0, Systemd: thisSystemd()}
+	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Proc: "/proc", Self: "/proc/self", Files: mostFiles(), Root: os.Geteuid() == 0, Systemd: thisSystemd()}
 }
 
 // CheckKVM returns an Unready error with a fix where KVM cannot run VMs. It looks

@@ -33,6 +33,10 @@ type Driver interface {
 	// holds its lock, also one that has only just been forked. It returns
 	// ErrGone when the lock becomes free instead.
 	Adopt(ctx context.Context, dir string) (Machine, error)
+
+	// Ending tells how the last VMM in dir ended, which nobody watched, by what is
+	// left in its log. The reason is unknown where that does not tell.
+	Ending(dir string) Exit
 }
 
 // Capabilities are what a driver can do here, as data: callers ask them instead

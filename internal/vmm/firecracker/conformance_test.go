@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -62,6 +63,7 @@ var used = []struct {
 	{call: putVsock, body: vsock{}},
 	{call: putEntropy, body: entropy{}},
 	{call: putBalloon, body: balloon{}},
+	{call: putBalloon, body: reportingBalloon{}, since: reportsFreePages},
 	{call: patchBalloon, body: balloonUpdate{}},
 	{call: getBalloon, answer: balloonStats{}},
 	{call: putSerial, body: serial{}, since: limitsSerial},
@@ -140,6 +142,10 @@ func jsonFields(t reflect.Type, prefix string) map[string]string {
 	fields := map[string]string{}
 	for i := range t.NumField() {
 		f := t.Field(i)
+		if f.Anonymous {
+			maps.Copy(fields, jsonFields(f.Type, prefix))
+			continue
+		}
 		name := prefix + f.Tag.Get("json")
 		inner := f.Type
 		switch f.Type.Kind() {

@@ -60,12 +60,16 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err != nil {
 		return vmm.Capabilities{}, err
 	}
-	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", MaxVCPUs: maxVCPUs,
+	note, fix := d.host.FewFiles()
+	return vmm.Capabilities{Version: program.version, Accelerator: "kvm", Note: note, Fix: fix, MaxVCPUs: maxVCPUs,
 		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, Balloon: true, TellsBalloon: program.release.atLeast(tellsOfBalloon), BootTimeout: bootTime}, nil
 }
 
-// attachTime bounds how long a VMM that was found may take to answer.
-const attachTime = 10 * time.Second
+// attachTime bounds how long a VMM that was found may take to answer: one that is
+// stopped takes the connection all the same.
+var attachTime = 30 * time.Second
+
+var errSilent = errors.New("it does not serve its API in time")
 
 // Adopt implements vmm.Driver. A VMM whose VM was never started cannot be: what
 // it was to be is not known any more. It is ended.
@@ -79,7 +83,9 @@ func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 		proc.Close()
 		return nil, err
 	}
-	m, err := d.adopt(ctx, proc, dir)
+	within, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
+	defer cancel()
+	m, err := d.adopt(within, proc, dir)
 	if err == nil {
 		return m, nil
 	}
@@ -120,7 +126,7 @@ func (d *Driver) adopt(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) (*m
 
 // reach waits until Firecracker, which makes the socket itself, serves its API.
 func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, fmt.Errorf("it does not serve its API after %v", attachTime))
+	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
 	defer cancel()
 	ctx, gone := context.WithCancelCause(ctx)
 	defer gone(nil)

@@ -26,7 +26,7 @@ import (
 // goodHost is a host where KVM works, as far as one can tell.
 func goodHost(t *testing.T) vmm.Host {
 	t.Helper()
-	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm")}
+	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm"), Files: vmm.OpenFiles}
 	if err := errors.Join(os.WriteFile(h.CPUInfo, []byte("flags\t: fpu vmx\n"), 0o600), os.WriteFile(h.KVM, nil, 0o600), os.Chmod(h.KVM, 0o666)); err != nil {
 		t.Fatal(err)
 	}
@@ -94,8 +94,12 @@ func TestProbe(t *testing.T) {
 		}
 	}
 	driver := scripted(t, "echo Firecracker v1.17.0-dev; echo; echo more")
-	if c, err := driver.Probe(t.Context()); err != nil || c.Version != "1.17.0-dev" || c.PowersOff || !c.GrowOnline {
+	if c, err := driver.Probe(t.Context()); err != nil || c.Version != "1.17.0-dev" || c.PowersOff || !c.GrowOnline || c.Note+c.Fix != "" {
 		t.Errorf("got %+v, %v", c, err)
+	}
+	driver.host.Files = 1024
+	if c, err := driver.Probe(t.Context()); err != nil || !strings.Contains(c.Note, "may open 1024 files") || !strings.Contains(c.Fix, "nofile 4096") {
+		t.Errorf("few files: %+v, %v", c, err)
 	}
 	if err := os.WriteFile(driver.places.Configured, []byte("#!/bin/sh\nexit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
@@ -150,7 +154,7 @@ func TestLaunchFailures(t *testing.T) {
 		"serial":  {orders: orders{Version: "1.16.1", Refuse: "PUT /serial", Message: "no"}, why: "refused PUT /serial", fix: "less "},
 		"disk": {break_: func(t *testing.T, _ *Driver, spec *vmm.Spec) { os.Remove(filepath.Join(spec.Dir, config.OverlayName)) },
 			why: "overlay.ext4: no such file or directory", fix: "overlay.ext4 back, from a backup"},
-		"vCPUs":  {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.VCPUs = 33 }, why: "1 to 32 vCPUs, not 33", fix: "banger vm set --vcpus 2 otter"},
+		"vCPUs":  {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.VCPUs = 33 }, why: "1 to 32 vCPUs, not 33", fix: "banger vm set --vcpu 2 otter"},
 		"memory": {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.Memory = 1 << 50 }, why: "the VM is to have", fix: "banger vm set --memory 1G otter"},
 		"program": {break_: func(t *testing.T, d *Driver, _ *vmm.Spec) { os.Chmod(d.places.Configured, 0o600) },
 			why: "cannot be executed", fix: "chmod +x "},
@@ -345,30 +349,6 @@ func TestGrowRefusesLess(t *testing.T) {
 	if err := m.Grow(t.Context(), vmm.Work, 1<<20); err == nil || !strings.Contains(err.Error(), "no such disk") {
 		t.Errorf("got %v", err)
 	}
-}
-
-// A VMM that was started and never told what to be is ended: its daemon died.
-func TestAdoptUnconfigured(t *testing.T) {
-	driver, spec := install(t, orders{}), newSpec(t)
-	program, err := driver.inspect(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := vmm.OpenDir(spec.Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	proc, err := fork(dir, program, spec, vmm.Account{})
-	spec.Lock.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer proc.Close()
-	if _, err := driver.Adopt(t.Context(), spec.Dir); !errors.Is(err, vmm.ErrGone) {
-		t.Errorf("got %v", err)
-	}
-	<-proc.Done()
 }
 
 // A dial waits for the guest, and is not fooled by a Firecracker that says

@@ -20,7 +20,7 @@ import (
 // nobody.
 func check(spec vmm.Spec) error {
 	if spec.VCPUs < 1 || spec.VCPUs > maxVCPUs {
-		return banger.Invalidf("banger vm set --vcpus 2 "+spec.Name, "Firecracker gives a VM 1 to %d vCPUs, not %d", maxVCPUs, spec.VCPUs)
+		return banger.Invalidf("banger vm set --vcpu 2 "+spec.Name, "Firecracker gives a VM 1 to %d vCPUs, not %d", maxVCPUs, spec.VCPUs)
 	}
 	var host unix.Sysinfo_t
 	if err := unix.Sysinfo(&host); err != nil {

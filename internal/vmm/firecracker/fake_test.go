@@ -34,6 +34,7 @@ type orders struct {
 	Message  string // how it is refused
 	Ends     string // at once, with these words
 	Hangs    bool   // and never serves its API
+	Silent   bool   // takes connections and answers none
 	DiesAt   string // a call
 	NoGuest  bool   // nothing in the VM ever serves
 	OddHands string // instead of OK
@@ -81,7 +82,7 @@ type fake struct {
 	drives  []driveUpdate
 	sizes   []int64
 	machine machineConfig
-	balloon balloon
+	balloon reportingBalloon
 }
 
 func (f *fake) run(args []string) error {
@@ -120,6 +121,9 @@ func (f *fake) run(args []string) error {
 	listener, err := net.Listen("unix", *socket)
 	if err != nil {
 		return err
+	}
+	if f.orders.Silent {
+		select {}
 	}
 	return http.Serve(listener, f)
 }
@@ -179,7 +183,7 @@ func (f *fake) answer(what, name string, body []byte) (any, error) {
 		}
 		return instance{state}, nil
 	case "GET /vm/config":
-		return vmConfig{f.drives, f.machine, f.balloon}, nil
+		return vmConfig{f.drives, f.machine, f.balloon.balloon}, nil
 	case "GET /balloon/statistics":
 		if f.balloon.Interval == 0 || !f.release.atLeast(tellsOfBalloon) {
 			return nil, errors.New("statistics were not enabled")
@@ -278,6 +282,9 @@ func (f *fake) start() error {
 	}
 	if !strings.Contains(f.boot.Args, "console=ttyS0") {
 		return errors.New("a guest without a console")
+	}
+	if f.balloon.FreePages != f.release.atLeast(reportsFreePages) {
+		return errors.New("free pages stay with the guest")
 	}
 	f.started = true
 	if f.orders.NoGuest {

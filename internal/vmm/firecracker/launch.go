@@ -120,10 +120,6 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 		call call
 		body any
 	}
-	b := balloon{DeflateOnOOM: true}
-	if r.atLeast(tellsOfBalloon) {
-		b.Interval = statsInterval
-	}
 	steps := []step{
 		{putMachine, machineConfig{VCPUs: spec.VCPUs, MemoryMiB: int64(spec.Memory / banger.MiB)}},
 		{putBootSource, bootSource{Kernel: spec.Kernel, Initrd: spec.Initrd, Args: cmdline}},
@@ -135,7 +131,7 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 	steps = append(steps,
 		step{putVsock, vsock{GuestCID: guestCID, Socket: vsockSocket}},
 		step{putEntropy, entropy{}},
-		step{putBalloon, b})
+		step{putBalloon, balloonOf(r)})
 	if r.atLeast(limitsSerial) {
 		steps = append(steps, step{putSerial, serial{Limit: consoleLimit}})
 	}
@@ -146,4 +142,16 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 		}
 	}
 	return nil
+}
+
+// balloonOf is the balloon as far as a release knows it.
+func balloonOf(r release) any {
+	b := balloon{DeflateOnOOM: true}
+	if r.atLeast(tellsOfBalloon) {
+		b.Interval = statsInterval
+	}
+	if r.atLeast(reportsFreePages) {
+		return reportingBalloon{b, true}
+	}
+	return b
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"banger"
+	"banger/internal/config"
 	"banger/internal/vmm"
 )
 
@@ -66,6 +67,11 @@ func ending(exit vmm.Exit, log []string) vmm.Exit {
 		return vmm.Exit{Reason: vmm.ReasonReset}
 	}
 	return exit
+}
+
+// Ending implements vmm.Driver.
+func (d *Driver) Ending(dir string) vmm.Exit {
+	return ending(vmm.Exit{Reason: vmm.ReasonUnknown}, lastLines(config.VMDir(dir).VMMLog(Name)))
 }
 
 // Dial implements vmm.Machine.

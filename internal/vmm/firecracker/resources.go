@@ -50,6 +50,13 @@ type balloon struct {
 	Interval     int   `json:"stats_polling_interval_s"`
 }
 
+// reportingBalloon also has the guest tell which pages are free, and gives those
+// back to the host.
+type reportingBalloon struct {
+	balloon
+	FreePages bool `json:"free_page_reporting"` // since 1.14
+}
+
 // statsInterval is how often, in seconds, the balloon tells of itself.
 const statsInterval = 5
 

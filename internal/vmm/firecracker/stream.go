@@ -56,6 +56,8 @@ func checkPeer(conn net.Conn, name string, proc *vmm.Process) error {
 // connecting to the guest is worth a try.
 type knocks struct {
 	listener net.Listener
+	ctx      context.Context // until close
+	leave    context.CancelFunc
 
 	mu    sync.Mutex
 	heard bool
@@ -73,6 +75,7 @@ func listenForKnocks(dir *vmm.Dir) (*knocks, error) {
 		return nil, err
 	}
 	k := &knocks{listener: listener, next: make(chan struct{})}
+	k.ctx, k.leave = context.WithCancel(context.Background())
 	go k.serve()
 	return k, nil
 }
@@ -93,23 +96,33 @@ func listenAgain(dir *vmm.Dir) (*knocks, error) {
 	return k, nil
 }
 
+// knockPause is between two knocks: one is worth a try as well as many.
+const knockPause = 10 * time.Millisecond
+
 func (k *knocks) serve() {
 	for {
 		conn, err := k.listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // out of descriptors, say: the knock waits in the queue
-			time.Sleep(100 * time.Millisecond)
-			continue
+		pause := 10 * knockPause // out of descriptors, say: the knock waits in the queue
+		if err == nil {
+			conn.Close()
+			k.hear()
+			pause = knockPause
 		}
-		conn.Close()
-		k.mu.Lock()
-		k.heard = true
-		close(k.next)
-		k.next = make(chan struct{})
-		k.mu.Unlock()
+		if vmm.Pause(k.ctx, pause) != nil {
+			return
+		}
 	}
+}
+
+func (k *knocks) hear() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.heard = true
+	close(k.next)
+	k.next = make(chan struct{})
 }
 
 // state says whether there was a knock, and what is closed at the next one.
@@ -119,7 +132,10 @@ func (k *knocks) state() (heard bool, next <-chan struct{}) {
 	return k.heard, k.next
 }
 
-func (k *knocks) close() error { return k.listener.Close() }
+func (k *knocks) close() error {
+	k.leave()
+	return k.listener.Close()
+}
 
 const (
 	// patience is how long Firecracker waits for a guest to take a connection.

@@ -23,6 +23,9 @@ var oldest = release{1, 12}
 // from 6.12 on. Those before write a line to the log in each interval instead.
 var tellsOfBalloon = release{1, 14}
 
+// reportsFreePages is the first whose guests give back, unasked, what they have freed.
+var reportsFreePages = release{1, 14}
+
 // limitsSerial is the first that bounds what a guest says on its console.
 var limitsSerial = release{1, 16}
 

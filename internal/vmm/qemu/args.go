@@ -55,7 +55,7 @@ func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
 			"-device", fmt.Sprintf("virtio-blk-device,drive=%s", disk.Role))
 	}
 	a = append(a, "-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
-		"-device", "virtio-balloon-device,id=balloon,deflate-on-oom=on",
+		"-device", "virtio-balloon-device,id=balloon,deflate-on-oom=on,free-page-reporting=on",
 		"-device", "virtio-serial-device,id=serial,max_ports=3")
 	for i, port := range []struct {
 		name string

@@ -106,6 +106,13 @@ func (d *Driver) ask(ctx context.Context, p *program) error {
 	return nil
 }
 
+// attachTime bounds how long a QEMU that was found may take to answer: one that is
+// stopped, or has somebody else at its monitor, takes the connection all the same.
+var attachTime = 30 * time.Second
+
+// lastMoment is how long a process that has closed its sockets may take to be gone.
+const lastMoment = time.Second
+
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU
 // need not have opened anything yet.
 func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
@@ -122,17 +129,19 @@ func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
 		proc.Close()
 		return nil, err
 	}
-	m, err := attach(ctx, proc, open, config.VMMLogName(Name))
+	within, cancel := context.WithTimeout(ctx, attachTime)
+	defer cancel()
+	m, err := attach(within, proc, open, config.VMMLogName(Name))
 	if err == nil {
 		return m, nil
 	}
 	defer proc.Close()
 	defer open.Close()
 	select {
-	case <-proc.Done(): // its sockets close a moment before it is gone
+	case <-proc.Done():
 		return nil, vmm.ErrGone
 	case <-ctx.Done():
-	case <-time.After(time.Second):
+	case <-time.After(lastMoment):
 	}
 	return nil, fmt.Errorf("adopt QEMU, process %d: %w", proc.PID(), err)
 }

@@ -181,7 +181,7 @@ func TestArgs(t *testing.T) {
 		has, hasNever []string
 	}{
 		{line(emulated, 1, true),
-			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
+			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", ",deflate-on-oom=on,free-page-reporting=on ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
 			[]string{"thread=", "mitigations", spec.Dir}},
 		{line(emulated, 2, false), []string{" -accel tcg,tb-size=256,thread=single "}, []string{"-sandbox"}},
 		{line(kvm, 2, true), []string{" -accel kvm -cpu host "}, []string{"tsc", "tcg"}},

@@ -31,10 +31,17 @@ func newLane(dir *vmm.Dir, socket string) *lane {
 	return &lane{dir: dir, socket: socket, silence: usualSilence, busy: make(chan struct{}, 1)}
 }
 
+// Between the second lost session and the next there is a pause, and a longer one
+// each time: a guest that is up to no good can go on for ever.
+const (
+	leastPause = 10 * time.Millisecond
+	mostPause  = time.Second
+)
+
 // dial opens a stream. A session can end at any moment, also between being
 // found good and being used; then the next one is tried.
 func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
-	for {
+	for pause := time.Duration(0); ; pause = min(2*pause+leastPause, mostPause) {
 		session, err := l.connect(ctx)
 		if err != nil {
 			return nil, err
@@ -42,6 +49,9 @@ func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 		stream, err := link.Connect(ctx, session, port)
 		if err == nil || !session.IsClosed() || ctx.Err() != nil {
 			return stream, err
+		}
+		if err := vmm.Pause(ctx, pause); err != nil {
+			return nil, fmt.Errorf("wait for the agent: %w", err)
 		}
 	}
 }

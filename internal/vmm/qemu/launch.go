@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"banger"
 	"banger/internal/undo"
@@ -88,18 +89,17 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 
 // explain says why QEMU did not come up.
 func explain(ctx context.Context, err error, proc *vmm.Process, dir *vmm.Dir, spec vmm.Spec, from int64) error {
-	if ctx.Err() == nil {
-		select {
-		case <-proc.Done(): // it closed its sockets: it is about to end
-		case <-ctx.Done():
-		}
+	select {
+	case <-ctx.Done():
+	case <-proc.Done():
+		err = fmt.Errorf("it ended at once: %s", proc.Exit().Detail)
+	case <-time.After(lastMoment): // it lives, and its monitor is not what it should be
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("launch QEMU: %w", ctx.Err())
 	}
-	why := fmt.Errorf("it ended at once: %s", proc.Exit().Detail)
 	if said := lastWords(dir.Path(spec.Log), from); said != "" {
-		why = fmt.Errorf("%w: %s", why, said)
+		err = fmt.Errorf("%w: %s", err, said)
 	}
-	return &banger.Error{Kind: banger.Unready, What: "launch QEMU", Why: why, Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
+	return &banger.Error{Kind: banger.Unready, What: "launch QEMU", Why: err, Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/config"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
 )
@@ -61,6 +62,17 @@ func ending(mon *monitor, proc *vmm.Process, log string) vmm.Exit {
 		}
 	}
 	return exit
+}
+
+// saysSignal begins what QEMU says of its end by a signal. Of others it says nothing.
+const saysSignal = "terminating on "
+
+// Ending implements vmm.Driver.
+func (d *Driver) Ending(dir string) vmm.Exit {
+	if by, found := strings.CutPrefix(lastWords(config.VMDir(dir).VMMLog(Name), 0), saysSignal); found {
+		return vmm.Exit{Reason: vmm.ReasonSignal, Detail: by}
+	}
+	return vmm.Exit{Reason: vmm.ReasonUnknown}
 }
 
 // Dial implements vmm.Machine.

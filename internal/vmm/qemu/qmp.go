@@ -44,6 +44,9 @@ type response struct {
 // maxResponse bounds what QEMU says in one line.
 const maxResponse = 1 << 20
 
+// callTime bounds one command: a QEMU that is stopped does not answer.
+const callTime = time.Minute
+
 // openMonitor waits, within ctx, for QEMU's greeting: then it runs. It owns conn.
 func openMonitor(ctx context.Context, conn net.Conn) (*monitor, error) {
 	m := &monitor{conn: conn, done: make(chan struct{}), waiting: make(map[int]chan response)}
@@ -134,6 +137,8 @@ func (m *monitor) do(ctx context.Context, command string, arguments any) error {
 // ask runs a command of the monitor, and reads what it returns into answer unless
 // that is nil.
 func (m *monitor) ask(ctx context.Context, command string, arguments, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTime)
+	defer cancel()
 	reply := make(chan response, 1)
 	m.mu.Lock()
 	m.last++
@@ -172,6 +177,7 @@ func (m *monitor) send(id int, command string, arguments any) error {
 	if err != nil {
 		return err
 	}
+	m.conn.SetWriteDeadline(time.Now().Add(callTime))
 	_, err = m.conn.Write(append(line, '\n'))
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +25,11 @@ const FakeName = "fake"
 
 // fakeSocket is the one socket of a fake VM.
 const fakeSocket = "fake.sock"
+
+const (
+	fakeLog   = FakeName + ".log"
+	fakeEnded = "fake VMM: ended by " // and the reason, in its log
+)
 
 // Fake is a driver whose VMM is a child process of this binary. It outlives its
 // parent, so that adoption can be tested; the test's end ends it.
@@ -142,6 +148,16 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 	})
 }
 
+// Ending implements vmm.Driver.
+func (f *Fake) Ending(path string) vmm.Exit {
+	if lines := vmm.LastLines(filepath.Join(path, fakeLog), 0); len(lines) > 0 {
+		if reason, found := strings.CutPrefix(lines[len(lines)-1], fakeEnded); found {
+			return vmm.Exit{Reason: vmm.Reason(reason)}
+		}
+	}
+	return vmm.Exit{Reason: vmm.ReasonUnknown}
+}
+
 // Adopt implements vmm.Driver.
 func (f *Fake) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 	proc, err := vmm.OpenHolder(filepath.Join(path, LockName))
@@ -153,7 +169,7 @@ func (f *Fake) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 		proc.Close()
 		return nil, err
 	}
-	m, err := attachFake(ctx, proc, dir, FakeName+".log")
+	m, err := attachFake(ctx, proc, dir, fakeLog)
 	if err != nil {
 		dir.Close()
 		proc.Close()

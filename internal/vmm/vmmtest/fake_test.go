@@ -148,6 +148,9 @@ func TestFaults(t *testing.T) {
 	if console, _ := os.ReadFile(filepath.Join(spec.Dir, spec.Console)); strings.Contains(string(console), wire.ConsoleBye) {
 		t.Errorf("%s: a bye on the console", PanicsAtStop)
 	}
+	if got := fake.Ending(spec.Dir); got.Reason != vmm.ReasonReset {
+		t.Errorf("%s: unwatched, it ended by %+v", PanicsAtStop, got)
+	}
 
 	fake.SetFaults(IgnoresStop)
 	m, spec = f.launch(t)

@@ -171,6 +171,7 @@ func (v *fakeVMM) end(verb wire.Verb) {
 
 func (v *fakeVMM) exit(reason vmm.Reason) {
 	v.mu.Lock() // until the end: the first reason counts
+	fmt.Fprintln(os.Stderr, fakeEnded+string(reason))
 	for _, monitor := range v.monitors {
 		fmt.Fprintln(monitor, reason)
 	}

@@ -80,6 +80,15 @@ func (f *fixture) ended(t *testing.T, m vmm.Machine, want vmm.Reason) {
 	}
 }
 
+// told asks how a VM has ended that nobody watched: what it left may tell nothing,
+// but it does not tell another end.
+func (f *fixture) told(t *testing.T, spec vmm.Spec, want vmm.Reason) {
+	t.Helper()
+	if got := f.driver.Ending(spec.Dir); got.Reason != want && got.Reason != vmm.ReasonUnknown {
+		t.Errorf("unwatched, it ended by %+v, want %q", got, want)
+	}
+}
+
 func (f *fixture) dial(t *testing.T, m vmm.Machine, port int) net.Conn {
 	t.Helper()
 	ctx := f.context(t)

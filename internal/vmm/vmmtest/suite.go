@@ -155,6 +155,9 @@ func testAdoptGone(t *testing.T, f *fixture) {
 	if _, err := f.driver.Adopt(f.context(t), spec.Dir); !errors.Is(err, vmm.ErrGone) {
 		t.Errorf("never launched: got %v", err)
 	}
+	if got := f.driver.Ending(spec.Dir); got.Reason != vmm.ReasonUnknown {
+		t.Errorf("never launched, ended by %+v", got)
+	}
 	m, spec := f.launch(t)
 	if err := m.Kill(); err != nil {
 		t.Fatal(err)
@@ -163,6 +166,7 @@ func testAdoptGone(t *testing.T, f *fixture) {
 	if _, err := f.driver.Adopt(f.context(t), spec.Dir); !errors.Is(err, vmm.ErrGone) {
 		t.Errorf("killed: got %v", err)
 	}
+	f.told(t, spec, vmm.ReasonUnknown)
 }
 
 func testExit(t *testing.T, f *fixture) {
@@ -172,17 +176,19 @@ func testExit(t *testing.T, f *fixture) {
 	}
 	for verb, want := range map[wire.Verb]vmm.Reason{wire.Poweroff: powered, wire.Reboot: vmm.ReasonReset, Panic: vmm.ReasonReset} {
 		t.Run(string(verb), func(t *testing.T) {
-			m, _ := f.launch(t)
+			m, spec := f.launch(t)
 			f.act(t, m, verb)
 			f.ended(t, m, want)
+			f.told(t, spec, want)
 		})
 	}
 	t.Run("signal", func(t *testing.T) {
-		m, _ := f.launch(t)
+		m, spec := f.launch(t)
 		if err := syscall.Kill(m.PID(), syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		f.ended(t, m, vmm.ReasonSignal)
+		f.told(t, spec, vmm.ReasonSignal)
 	})
 }
 

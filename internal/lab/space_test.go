@@ -3,12 +3,14 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // smallDirs names a directory with the file systems that these tests need, where
@@ -76,6 +78,9 @@ func TestFullHost(t *testing.T) {
 	h.banger(t, "vm", "create", "--name", "glutton", "--image", image)
 	filler := h.dir + "/state/filler"
 	fill(t, filler)
+	if h.show(t, "glutton").Driver == "qemu" {
+		h.standsStill(t, "glutton", filler)
+	}
 	h.banger(t, "vm", "stop", "--force", "glutton") // its guest cannot write what it has
 	h.banger(t, "vm", "delete", "--yes", "glutton")
 	if left, _ := os.ReadDir(h.dirs.VMs()); len(left) != 0 || len(h.list(t.Context())) != 0 {
@@ -85,6 +90,29 @@ func TestFullHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.banger(t, "vm", "create", "--name", "frugal", "--image", image, "--no-start")
+}
+
+// standsStill shows that a VM whose disks cannot grow waits until they can, and
+// loses nothing. It ends with no room again.
+func (h *home) standsStill(t *testing.T, name, filler string) {
+	t.Helper()
+	wrote := make(chan result, 1)
+	go func() {
+		wrote <- h.run(t.Context(), nil, "vm", "exec", name, "--", "sh", "-c", "dd if=/dev/urandom of=/root/big bs=1M count=64 && sync && md5sum /root/big")
+	}()
+	for answers := true; answers; { // there is no event of it
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		answers = h.run(ctx, nil, "vm", "exec", name, "--", "true").code == 0
+		cancel()
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	r := <-wrote
+	fill(t, filler)
+	if sum := h.sh(t, name, "echo 3 >/proc/sys/vm/drop_caches; md5sum /root/big"); r.code != 0 || sum+"\n" != r.stdout {
+		t.Errorf("exit %d: %s%s, then %s", r.code, r.stdout, r.stderr, sum)
+	}
 }
 
 // fill writes a file that takes all the room there is.

@@ -33,6 +33,7 @@ func attach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*
 	if err != nil {
 		return nil, err
 	}
+	mon.resume() // the last daemon may have ended while it stood still
 	return &machine{dir: dir, monitor: mon, control: newLane(dir, controlSocket), streams: newLane(dir, streamsSocket),
 		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(mon, proc, dir.Path(log)) })}, nil
 }

@@ -141,7 +141,7 @@ func (f *forwards) listen(a forwardAddress) (reply []byte, err error) {
 
 func (f *forwards) accept(l net.Listener, a forwardAddress) {
 	for {
-		conn, err := l.Accept()
+		conn, err := accept(l)
 		if err != nil {
 			return
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/durable"
 	"banger/internal/durable/durabletest"
 )
 
@@ -75,6 +76,26 @@ func TestHostsFor(t *testing.T) {
 	}
 }
 
+func TestLargeHostsStayWhole(t *testing.T) {
+	root := newTree(t, "etc/", "etc/hosts")
+	path := filepath.Join(root, "etc/hosts")
+	for _, c := range []struct {
+		size    int
+		changed bool
+	}{{maxSmall - 100, true}, {maxSmall + 1, false}} {
+		old := strings.Repeat("#", c.size)
+		if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeHosts(root, "otter"); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(path); !strings.Contains(string(got), old) || (string(got) != old) != c.changed {
+			t.Errorf("of %d bytes %d are left, changed: %v", c.size, len(got), string(got) != old)
+		}
+	}
+}
+
 func TestEscapePath(t *testing.T) {
 	// As systemd-escape --path says.
 	for path, want := range map[string]string{
@@ -133,6 +154,27 @@ func TestWriteInStaysInside(t *testing.T) {
 	}
 	if got := resolveIn(root, "/etc/abs/file"); got != "/real/file" {
 		t.Errorf("resolved to %s", got)
+	}
+}
+
+func TestWriteInSyncsFirst(t *testing.T) {
+	root := newTree(t, "etc/")
+	var synced []string
+	before := durable.Watch.Load()
+	defer durable.Watch.Store(before)
+	watch := func(what, path string) {
+		if _, err := os.Stat(root + "/etc/hostname"); err == nil {
+			t.Error("it has its name already")
+		}
+		content, _ := os.ReadFile(path)
+		synced = append(synced, what+" "+string(content))
+	}
+	durable.Watch.Store(&watch)
+	if err := writeIn(root, "/etc/hostname", []byte("otter"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(synced, []string{"synced otter"}) {
+		t.Errorf("got %q", synced)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/guest/wire"
 )
 
 // The tests of the longest boots are the last of all files: go test lets tests that
@@ -34,6 +35,7 @@ func TestEndsWithoutInit(t *testing.T) {
 	}{
 		{"poweroff", banger.EndedPoweroff, ""},
 		{"halt", banger.EndedHalt, ""},
+		{"mount --make-rshared / && poweroff", banger.EndedPoweroff, ""},
 		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
 		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
 		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
@@ -103,6 +105,9 @@ func TestGuestEnds(t *testing.T) {
 		}
 		h.banger(t, "vm", "stop", vm.Name)
 		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
+		if _, after, _ := strings.Cut(console(t, vm), "Emergency Remount complete"); !strings.Contains(after, wire.ConsoleBye) {
+			t.Errorf("the guest said bye before its disks were written:\n%s", console(t, vm))
+		}
 		cleanVM(t, vm)
 	})
 }

@@ -244,6 +244,18 @@ ssh -i /root/.ssh/id -o StrictHostKeyChecking=accept-new localhost "setsid sh -c
 	h.stopped(t, vm)
 }
 
+// earlyFile writes to /tmp before systemd has mounted anything, and looks whether
+// it is there still when it has.
+func earlyFile(t *testing.T, h *home, name string) {
+	h.sh(t, name, "echo early >/tmp/early")
+	h.booted(t, name)
+	got := h.sh(t, name, "cat /tmp/early; findmnt -no FSTYPE /tmp; systemctl is-active tmp.mount; findmnt -no OPTIONS /tmp")
+	if !strings.HasPrefix(got, "early\ntmpfs\nactive\n") {
+		t.Errorf("got %q", got)
+	}
+	t.Log(got)
+}
+
 func console(t *testing.T, vm banger.VM) string    { return read(t, config.VMDir(vm.Dir).Console()) }
 func oldConsole(t *testing.T, vm banger.VM) string { return read(t, config.VMDir(vm.Dir).OldConsole()) }
 

@@ -27,6 +27,7 @@ func TestBootStepsOrder(t *testing.T) {
 		{"mount root", "mount work disk", "become root"},
 		{"mount root", "mount run", "keep agent", "register modprobe", "become root"},
 		{"keep agent", "find init", "prepare init", "become root", "start server"},
+		{"mount root", "find init", "mount temporary directory", "become root", "start server"},
 		{"mount terminals and control groups", "become root", "start server"},
 		{"write identity", "become root"},
 		{"write host key", "become root"},

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -65,12 +66,13 @@ func TestSSHForwards(t *testing.T) {
 // silentConn is a connection to a program that says nothing.
 type silentConn struct {
 	net.Conn
-	closed chan struct{}
+	closed context.Context
+	close  context.CancelFunc
 }
 
-func (c silentConn) Read([]byte) (int, error) { <-c.closed; return 0, net.ErrClosed }
+func (c silentConn) Read([]byte) (int, error) { <-c.closed.Done(); return 0, net.ErrClosed }
 func (c silentConn) CloseWrite() error        { return nil }
-func (c silentConn) Close() error             { close(c.closed); return nil }
+func (c silentConn) Close() error             { c.close(); return nil }
 
 // endedChannel is the channel of a client that has sent all it had.
 type endedChannel struct{ ssh.Channel }
@@ -81,7 +83,8 @@ func (endedChannel) Close() error             { return nil }
 
 func TestSSHForwardEndsWithItsClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conn, requests, ended := silentConn{closed: make(chan struct{})}, make(chan *ssh.Request), false
+		conn, requests, ended := silentConn{}, make(chan *ssh.Request), false
+		conn.closed, conn.close = context.WithCancel(t.Context())
 		go func() { join(endedChannel{}, requests, conn); ended = true }()
 		synctest.Wait()
 		if ended {

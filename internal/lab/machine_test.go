@@ -133,7 +133,7 @@ func TestExec(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 		// The server's own: its parent starts it with the same ones.
-		if got := h.sh(t, vm.Name, `grep -h "Max open files" /proc/$PPID/limits`); strings.Count(got, "524288") != 2 {
+		if got := h.sh(t, vm.Name, `grep -h "Max open files" /proc/$PPID/limits`); strings.Count(got, " 52428") != 2 {
 			t.Errorf("the server has %q", got)
 		}
 	})

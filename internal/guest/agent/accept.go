@@ -14,12 +14,14 @@ const acceptPause = 50 * time.Millisecond
 // accept is l.Accept, but goes on after errors that pass: the end of a listener
 // for want of a descriptor would be that of all sessions.
 func accept(l net.Listener) (net.Conn, error) {
-	for {
+	for told := false; ; told = true {
 		conn, err := l.Accept()
 		if err == nil || !passes(err) {
 			return conn, err
 		}
-		logf(prioError, "%v; go on in a moment", err)
+		if !told {
+			logf(prioError, "%v; wait until it passes", err)
+		}
 		<-time.After(acceptPause)
 	}
 }

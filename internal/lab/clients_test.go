@@ -159,8 +159,7 @@ func greeter(t *testing.T, word string) int {
 }
 
 // guestServer is a program in the guest that answers on a port of its loopback
-// with what it is sent, in capitals. It listens when this returns. Its text is no
-// file: what is in /tmp vanishes when systemd mounts a file system there.
+// with what it is sent, in capitals. It listens when this returns.
 func (c *client) guestServer(t *testing.T, port int) {
 	c.h.sh(t, c.name, fmt.Sprintf(`exec python3 -c '
 import os, socket
@@ -198,6 +197,7 @@ func TestDefaultImage(t *testing.T) {
 	t.Parallel()
 	h := shared
 	vm := h.create(t, "--name", "clients", "--memory", "512")
+	t.Run("what is written to /tmp at once", func(t *testing.T) { earlyFile(t, h, vm.Name) })
 	t.Run("what is put on top of ssh", func(t *testing.T) {
 		c := newClient(t, h, vm)
 		t.Run("files", c.files)

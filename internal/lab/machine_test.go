@@ -128,6 +128,15 @@ func TestExec(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("limits of open files are those of a login", func(t *testing.T) {
+		if got := h.sh(t, vm.Name, "ulimit -Sn; ulimit -Hn"); got != "1024\n524288" {
+			t.Errorf("got %q", got)
+		}
+		// The server's own: its parent starts it with the same ones.
+		if got := h.sh(t, vm.Name, `grep -h "Max open files" /proc/$PPID/limits`); strings.Count(got, " 52428") != 2 {
+			t.Errorf("the server has %q", got)
+		}
+	})
 	t.Run("Ctrl-C reaches the program", func(t *testing.T) {
 		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c", `trap 'echo caught; exit 42' INT; echo ready; while :; do sleep 0.1; done`)
 		out, err := cmd.StdoutPipe()

@@ -11,6 +11,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/guest/wire"
 )
 
 // The tests of the longest boots are the last of all files: go test lets tests that
@@ -34,6 +35,7 @@ func TestEndsWithoutInit(t *testing.T) {
 	}{
 		{"poweroff", banger.EndedPoweroff, ""},
 		{"halt", banger.EndedHalt, ""},
+		{"mount --make-rshared / && poweroff", banger.EndedPoweroff, ""},
 		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
 		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
 		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
@@ -103,6 +105,9 @@ func TestGuestEnds(t *testing.T) {
 		}
 		h.banger(t, "vm", "stop", vm.Name)
 		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
+		if _, after, _ := strings.Cut(console(t, vm), "Emergency Remount complete"); !strings.Contains(after, wire.ConsoleBye) {
+			t.Errorf("the guest said bye before its disks were written:\n%s", console(t, vm))
+		}
 		cleanVM(t, vm)
 	})
 }
@@ -237,6 +242,18 @@ ssh -i /root/.ssh/id -o StrictHostKeyChecking=accept-new localhost "setsid sh -c
 		t.Fatalf("%s programs run", n)
 	}
 	h.stopped(t, vm)
+}
+
+// earlyFile writes to /tmp before systemd has mounted anything, and looks whether
+// it is there still when it has.
+func earlyFile(t *testing.T, h *home, name string) {
+	h.sh(t, name, "echo early >/tmp/early")
+	h.booted(t, name)
+	got := h.sh(t, name, "cat /tmp/early; findmnt -no FSTYPE /tmp; systemctl is-active tmp.mount; findmnt -no OPTIONS /tmp")
+	if !strings.HasPrefix(got, "early\ntmpfs\nactive\n") {
+		t.Errorf("got %q", got)
+	}
+	t.Log(got)
 }
 
 func console(t *testing.T, vm banger.VM) string    { return read(t, config.VMDir(vm.Dir).Console()) }

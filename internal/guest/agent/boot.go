@@ -55,6 +55,7 @@ var bootSteps = []step{
 	{"mount run", (*boot).mountRun, fixImage},
 	{"keep agent", (*boot).keepAgent, "create the VM with more memory (--memory)"},
 	{"find init", (*boot).findInit, fixImage},
+	{"mount temporary directory", (*boot).mountTemporary, fixImage},
 	{"write identity", (*boot).writeIdentity, fixDisk},
 	{"write host key", (*boot).writeHostKey, fixDisk},
 	{"prepare init", (*boot).prepareInit, fixLog},

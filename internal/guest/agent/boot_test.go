@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/durable"
 	"banger/internal/durable/durabletest"
 )
 
@@ -26,6 +27,7 @@ func TestBootStepsOrder(t *testing.T) {
 		{"mount root", "mount work disk", "become root"},
 		{"mount root", "mount run", "keep agent", "register modprobe", "become root"},
 		{"keep agent", "find init", "prepare init", "become root", "start server"},
+		{"mount root", "find init", "mount temporary directory", "become root", "start server"},
 		{"mount terminals and control groups", "become root", "start server"},
 		{"write identity", "become root"},
 		{"write host key", "become root"},
@@ -71,6 +73,26 @@ func TestHostsFor(t *testing.T) {
 		}
 		if again := string(hostsFor([]byte(got), "otter")); again != got {
 			t.Errorf("a second boot changes %q to %q", got, again)
+		}
+	}
+}
+
+func TestLargeHostsStayWhole(t *testing.T) {
+	root := newTree(t, "etc/", "etc/hosts")
+	path := filepath.Join(root, "etc/hosts")
+	for _, c := range []struct {
+		size    int
+		changed bool
+	}{{maxSmall - 100, true}, {maxSmall + 1, false}} {
+		old := strings.Repeat("#", c.size)
+		if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeHosts(root, "otter"); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(path); !strings.Contains(string(got), old) || (string(got) != old) != c.changed {
+			t.Errorf("of %d bytes %d are left, changed: %v", c.size, len(got), string(got) != old)
 		}
 	}
 }
@@ -133,6 +155,31 @@ func TestWriteInStaysInside(t *testing.T) {
 	}
 	if got := resolveIn(root, "/etc/abs/file"); got != "/real/file" {
 		t.Errorf("resolved to %s", got)
+	}
+}
+
+func TestWriteInSyncsFirst(t *testing.T) {
+	root := newTree(t, "etc/")
+	path := filepath.Join(root, "etc/hosts")
+	if err := os.WriteFile(path, []byte("the image's"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var synced []string
+	before := durable.Watch.Load()
+	defer durable.Watch.Store(before)
+	watch := func(what, next string) {
+		if now, err := os.ReadFile(path); err != nil || string(now) != "the image's" {
+			t.Errorf("it is replaced already: %q, %v", now, err)
+		}
+		content, _ := os.ReadFile(next)
+		synced = append(synced, what+" "+string(content))
+	}
+	durable.Watch.Store(&watch)
+	if err := writeIn(root, "/etc/hosts", []byte("otter"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(synced, []string{"synced otter"}) {
+		t.Errorf("got %q", synced)
 	}
 }
 

@@ -17,8 +17,6 @@ import (
 // makes the disks read-only, which leaves them clean.
 func (s *server) force(verb wire.Verb, why string) {
 	logf(prioError, "%s: end it without", why)
-	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb) + " " + why)
-	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce, Why: why}, byeTime)
 	if group := groupOf(1); group != "/" {
 		os.WriteFile(cgroupRoot+group+"/cgroup.freeze", []byte("1"), 0)
 	}
@@ -26,6 +24,9 @@ func (s *server) force(verb wire.Verb, why string) {
 	endProcesses(unix.SIGKILL, killTime)
 	unix.Sync()
 	remountReadOnly()
+	// Last: the host does not wait long after a bye, and takes it for a clean end.
+	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb) + " " + why)
+	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce, Why: why}, byeTime)
 	endMachine(verb, s.config.ResetToOff)
 }
 

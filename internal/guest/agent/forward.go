@@ -56,27 +56,35 @@ func forward(offer ssh.NewChannel, network, address string) {
 		conn.Close()
 		return
 	}
-	go ssh.DiscardRequests(requests)
-	join(channel, conn)
+	join(channel, requests, conn)
 }
 
 // halfCloser can end one direction alone.
 type halfCloser interface{ CloseWrite() error }
 
-// join copies both ways until both have ended.
-func join(channel ssh.Channel, conn net.Conn) {
-	var both sync.WaitGroup
-	both.Go(func() {
+// join copies both ways until both have ended. A client that has closed the
+// channel, or is gone, reads no more: then the connection ends too, which may
+// have nothing to say for ever.
+func join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
+	gone, told := make(chan struct{}), make(chan struct{})
+	go func() {
+		ssh.DiscardRequests(requests)
+		close(gone)
+	}()
+	go func() {
 		io.Copy(channel, conn)
 		channel.CloseWrite()
-	})
-	both.Go(func() {
-		io.Copy(conn, channel)
-		conn.(halfCloser).CloseWrite()
-	})
-	both.Wait()
-	channel.Close()
+		close(told)
+	}()
+	io.Copy(conn, channel)
+	conn.(halfCloser).CloseWrite()
+	select {
+	case <-told:
+	case <-gone:
+	}
 	conn.Close()
+	<-told
+	channel.Close()
 }
 
 // forwards are the ports in the guest that lead to the client.
@@ -84,6 +92,7 @@ type forwards struct {
 	client *ssh.ServerConn
 
 	mu        sync.Mutex
+	closed    bool
 	listeners map[string]net.Listener
 }
 
@@ -133,15 +142,19 @@ func (f *forwards) listen(a forwardAddress) (reply []byte, err error) {
 		reply = ssh.Marshal(struct{ Port uint32 }{a.Port})
 	}
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		l.Close()
+		return nil, errors.New("the client is gone")
+	}
 	f.listeners[a.String()] = l
-	f.mu.Unlock()
 	go f.accept(l, a)
 	return reply, nil
 }
 
 func (f *forwards) accept(l net.Listener, a forwardAddress) {
 	for {
-		conn, err := l.Accept()
+		conn, err := accept(l)
 		if err != nil {
 			return
 		}
@@ -162,8 +175,7 @@ func (f *forwards) offer(kind string, payload []byte, conn net.Conn) {
 		conn.Close()
 		return
 	}
-	go ssh.DiscardRequests(requests)
-	join(channel, conn)
+	join(channel, requests, conn)
 }
 
 func (f *forwards) cancel(a forwardAddress) error {
@@ -180,6 +192,7 @@ func (f *forwards) cancel(a forwardAddress) error {
 func (f *forwards) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	for name, l := range f.listeners {
 		delete(f.listeners, name)
 		l.Close()

@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
 
@@ -57,6 +60,50 @@ func TestSSHForwards(t *testing.T) {
 		if _, err := client.Dial(network, l.Addr().String()); err == nil {
 			t.Errorf("%s: dialled a closed listener", network)
 		}
+	}
+}
+
+// silentConn is a connection to a program that says nothing.
+type silentConn struct {
+	net.Conn
+	closed context.Context
+	close  context.CancelFunc
+}
+
+func (c silentConn) Read([]byte) (int, error) { <-c.closed.Done(); return 0, net.ErrClosed }
+func (c silentConn) CloseWrite() error        { return nil }
+func (c silentConn) Close() error             { c.close(); return nil }
+
+// endedChannel is the channel of a client that has sent all it had.
+type endedChannel struct{ ssh.Channel }
+
+func (endedChannel) Read([]byte) (int, error) { return 0, io.EOF }
+func (endedChannel) CloseWrite() error        { return nil }
+func (endedChannel) Close() error             { return nil }
+
+func TestSSHForwardEndsWithItsClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn, requests, ended := silentConn{}, make(chan *ssh.Request), false
+		conn.closed, conn.close = context.WithCancel(t.Context())
+		go func() { join(endedChannel{}, requests, conn); ended = true }()
+		synctest.Wait()
+		if ended {
+			t.Error("a client that may wait for an answer was left")
+		}
+		close(requests) // as when the client closes the channel
+		synctest.Wait()
+		if !ended {
+			t.Error("the connection outlives its client")
+			conn.Close()
+		}
+	})
+}
+
+func TestSSHForwardAfterTheClient(t *testing.T) {
+	f := &forwards{listeners: map[string]net.Listener{}}
+	f.close()
+	if _, err := f.listen(forwardAddress{"127.0.0.1", 0}); err == nil || len(f.listeners) > 0 {
+		t.Errorf("%v, %v", f.listeners, err)
 	}
 }
 

@@ -37,19 +37,29 @@ func (b *boot) writeIdentity() error {
 	if err := unix.Sethostname([]byte(b.config.Name)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
-	hosts, err := readIn(newRoot, "/etc/hosts")
-	if err != nil {
-		return err
-	}
-	err = errors.Join(
+	err := errors.Join(
 		writeIn(newRoot, "/etc/hostname", []byte(b.config.Name+"\n"), 0o644),
-		writeIn(newRoot, "/etc/hosts", hostsFor(hosts, b.config.Name), 0o644),
+		writeHosts(newRoot, b.config.Name),
 		writeIn(newRoot, "/etc/machine-id", []byte(b.config.MachineID+"\n"), 0o444),
 	)
 	if b.config.Network != nil && len(b.config.Network.DNS) > 0 {
 		err = errors.Join(err, writeIn(newRoot, "/etc/resolv.conf", resolvConf(b.config.Network), 0o644))
 	}
 	return err
+}
+
+// writeHosts puts the machine's name into /etc/hosts. One that is too large to
+// be read whole is the user's list of something, and stays as it is.
+func writeHosts(root, name string) error {
+	old, err := readIn(root, "/etc/hosts")
+	if errors.Is(err, unix.EFBIG) {
+		logf(prioError, "leave /etc/hosts alone: %v", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return writeIn(root, "/etc/hosts", hostsFor(old, name), 0o644)
 }
 
 // hostsFor is the image's /etc/hosts with the machine's own name at 127.0.1.1

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/durable"
 )
 
 // openIn opens path inside root, following the image's links as if root were
@@ -75,6 +77,9 @@ func existsIn(root, path string) bool {
 	return true
 }
 
+// maxSmall is the most that readIn reads: all of a file or nothing.
+const maxSmall = 1 << 20
+
 // readIn reads a small file inside root; a missing one is empty.
 func readIn(root, path string) ([]byte, error) {
 	f, err := openIn(root, path, unix.O_RDONLY|unix.O_NONBLOCK)
@@ -85,13 +90,18 @@ func readIn(root, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, 1<<20))
+	content, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
+	if err == nil && len(content) > maxSmall {
+		return nil, &os.PathError{Op: "read", Path: path, Err: unix.EFBIG}
+	}
+	return content, err
 }
 
 // writeIn makes path inside root a regular file with this content, unless it
 // already reads the same. A link at path is replaced, not followed.
 func writeIn(root, path string, content []byte, mode os.FileMode) error {
-	if old, err := readIn(root, path); err == nil && old != nil && bytes.Equal(old, content) {
+	old, err := readIn(root, path)
+	if err == nil && old != nil && bytes.Equal(old, content) {
 		return nil
 	}
 	dir, err := dirIn(root, filepath.Dir(path), 0o755)
@@ -109,6 +119,12 @@ func writeIn(root, path string, content []byte, mode os.FileMode) error {
 	_, err = f.Write(content)
 	if err := errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
 		return err
+	}
+	// What it replaces may be more than the next boot can write again.
+	if len(old) > 0 {
+		if err := durable.Sync(through(dir) + "/" + next); err != nil {
+			return err
+		}
 	}
 	if err := unix.Renameat(int(dir.Fd()), next, int(dir.Fd()), name); err != nil {
 		return &os.PathError{Op: "rename", Path: path, Err: err}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -83,6 +85,30 @@ func shrugOff() {
 	}()
 }
 
+// Limits of open files: of what programs begin with and may raise, as after a
+// login by sshd. The kernel's own are too low for a server of many streams.
+const (
+	filesSoft = 1024
+	filesHard = 512 << 10
+)
+
+// raiseFiles sets these limits for all that is started from here. A server in Go
+// raises its own to the hard one, and gives what it starts the soft one again.
+func raiseFiles() error {
+	most, _ := os.ReadFile("/proc/sys/fs/nr_open")
+	limit := filesWithin(string(most))
+	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+}
+
+// filesWithin is the limits where the kernel allows no more than most.
+func filesWithin(most string) unix.Rlimit {
+	limit := unix.Rlimit{Cur: filesSoft, Max: filesHard}
+	if n, err := strconv.ParseUint(strings.TrimSpace(most), 10, 64); err == nil {
+		limit.Cur, limit.Max = min(limit.Cur, n), min(limit.Max, n)
+	}
+	return limit
+}
+
 // quickDeath is how long a server must have lived to be started again at once.
 const quickDeath = 2 * time.Second
 
@@ -92,6 +118,9 @@ func runParent() int {
 	shrugOff()
 	setOOMScore(oomNever)
 	openLog()
+	if err := raiseFiles(); err != nil {
+		logf(prioError, "raise the limit of open files: %v", err)
+	}
 	notify, bye := os.NewFile(fdNotify, notifySocket), os.NewFile(fdBye, byeSocket)
 	for {
 		begun := time.Now()

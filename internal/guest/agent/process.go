@@ -123,7 +123,12 @@ func (s *session) startOnTTY(p *process, user account) error {
 		return err
 	}
 	go io.Copy(master, s.channel)
-	p.copyOut(s.channel, master)
+	p.copies.Go(func() {
+		if _, err := io.Copy(s.channel, master); errors.Is(err, os.ErrDeadlineExceeded) {
+			drainTTY(s.channel, master)
+		}
+		master.Close()
+	})
 	return nil
 }
 
@@ -135,13 +140,17 @@ func (p *process) resize(size *ttyRequest) error {
 }
 
 // attend waits for the program's end and for all of its output, and only then
-// tells the client.
+// tells the client. On a terminal that is what was written until then.
 func (s *session) attend(p *process) {
 	p.cmd.Wait()
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
 	close(p.done)
+	if p.tty != nil {
+		// What the program left behind may have the terminal open for ever.
+		p.tty.SetReadDeadline(time.Unix(1, 0))
+	}
 	p.copies.Wait()
 	p.close()
 	kind, payload := exitMessage(p.cmd.ProcessState.Sys().(syscall.WaitStatus))

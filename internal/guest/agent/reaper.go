@@ -26,13 +26,25 @@ func runReaper() int {
 		for verb, v := range verbs {
 			if sig == v.own {
 				err := becomeLastStage(verb, caught)
-				logf(prioError, "become last stage: %v", err)
-				unix.Sync()
-				endMachine(verb, true)
+				logf(prioError, "become last stage: %v; end the machine without", err)
+				endInPlace(verb)
 			}
 		}
 	}
 	return 1
+}
+
+// endInPlace ends a machine that could not become the last stage: the kernel
+// makes the disks read-only, which leaves them clean.
+func endInPlace(verb wire.Verb) {
+	config, err := readConfig(serverConfig())
+	if err != nil {
+		logf(prioError, "last stage: %v", err)
+	}
+	remountReadOnly()
+	sayBye(verb)
+	sayOnConsole(wire.ConsoleBye + config.Nonce + " " + string(verb))
+	endMachine(verb, config.ResetToOff)
 }
 
 func reap() {
@@ -65,6 +77,10 @@ func becomeLastStage(verb wire.Verb, caught <-chan os.Signal) error {
 	endProcesses(unix.SIGTERM, termTime)
 	endProcesses(unix.SIGKILL, killTime)
 	unix.Sync()
+	// Below a shared root, which container engines ask for, nothing can be moved.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
 	if err := unix.Mount(lastRoot, lastRoot, "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", lastRoot, err)
 	}

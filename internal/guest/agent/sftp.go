@@ -7,13 +7,10 @@ import (
 	"github.com/pkg/sftp"
 )
 
-// runSFTP serves files on stdin and stdout as the user it runs as.
+// runSFTP serves files on stdin and stdout as the user it runs as. It is started
+// in the home: told of a directory, the server would make targets of links absolute.
 func runSFTP() int {
-	home, err := os.Getwd()
-	if err != nil {
-		home = "/"
-	}
-	server, err := sftp.NewServer(stdio{}, sftp.WithServerWorkingDirectory(home))
+	server, err := sftp.NewServer(stdio{})
 	if err != nil {
 		return 1
 	}

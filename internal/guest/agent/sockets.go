@@ -102,7 +102,7 @@ func acceptBye(f *os.File, bye func(verb string)) error {
 	}
 	defer listener.Close()
 	for {
-		conn, err := listener.Accept()
+		conn, err := accept(listener)
 		if err != nil {
 			return fmt.Errorf("accept bye: %w", err)
 		}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -258,6 +259,29 @@ func TestSSHTerminal(t *testing.T) {
 	}
 }
 
+// TestSSHTerminalEndsWithItsProgram leaves a program behind that has the terminal
+// open still: the session ends regardless, with all that was written before.
+func TestSSHTerminalEndsWithItsProgram(t *testing.T) {
+	s := newSSHGuest(t).session(t)
+	if err := s.RequestPty("vt220", 24, 80, nil); err != nil {
+		t.Fatal(err)
+	}
+	out, err := s.Output(`mkfifo f; setsid sh -c 'echo $$ >f; sleep 20; echo late' & read pid <f; echo $pid; seq 1 20000; exit 4`)
+	first, rest, _ := strings.Cut(string(out), "\r\n")
+	pid, _ := strconv.Atoi(first)
+	if pid <= 1 {
+		t.Fatalf("output %q", out)
+	}
+	syscall.Kill(-pid, syscall.SIGKILL)
+	var want strings.Builder
+	for i := range 20000 {
+		fmt.Fprintf(&want, "%d\r\n", i+1)
+	}
+	if got := statusOf(err); got != 4 || rest != want.String() {
+		t.Errorf("status %d, %d bytes of output, want 4 and %d", got, len(rest), want.Len())
+	}
+}
+
 func TestSSHWindowChange(t *testing.T) {
 	s := newSSHGuest(t).session(t)
 	if err := s.RequestPty("vt220", 24, 80, ssh.TerminalModes{}); err != nil {
@@ -349,6 +373,20 @@ func TestSFTP(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(g.home, "put"))
 	if err != nil || !bytes.Equal(got, content) {
 		t.Errorf("%d bytes arrived, %v", len(got), err)
+	}
+	if real, err := files.RealPath("."); err != nil || real != g.home {
+		t.Errorf("it begins in %q, %v", real, err)
+	}
+	for _, target := range []string{"put", "../elsewhere", "/abs"} {
+		if err := files.Symlink(target, "link"); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.Readlink(filepath.Join(g.home, "link")); err != nil || got != target {
+			t.Errorf("a link to %s leads to %q, %v", target, got, err)
+		}
+		if err := files.Remove("link"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := files.Close(); err != nil {
 		t.Error(err)

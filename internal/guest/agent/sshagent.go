@@ -39,7 +39,7 @@ func listenAgent(parent string, client *ssh.ServerConn, user account) (*agentSoc
 
 func (a *agentSocket) accept(f *forwards) {
 	for {
-		conn, err := a.listener.Accept()
+		conn, err := accept(a.listener)
 		if err != nil {
 			return
 		}

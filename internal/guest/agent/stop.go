@@ -80,7 +80,13 @@ func (s *server) ask(ctx context.Context, verb wire.Verb, crashed chan<- struct{
 	case initNone:
 		unix.Kill(1, verbs[verb].own)
 	case initSystemd:
-		if !s.askSystemd(ctx, verbs[verb].systemd) {
+		sig := verbs[verb].systemd
+		hears := func() bool { return firstBlocks(sig) }
+		signal := func() (deaf bool) {
+			unix.Kill(1, sig)
+			return closedAll("/proc/1/fd")
+		}
+		if !askSystemd(ctx, s.init, hears, signal) {
 			close(crashed)
 		}
 	default:
@@ -88,21 +94,20 @@ func (s *server) ask(ctx context.Context, verb wire.Verb, crashed chan<- struct{
 	}
 }
 
-// askSystemd sends the signal until systemd says that it has heard: one that
-// comes before it listens is lost without a trace. It returns false when
-// systemd has crashed.
-func (s *server) askSystemd(ctx context.Context, sig unix.Signal) bool {
+// askSystemd signals until systemd says that it ends the machine: a signal that
+// comes before it listens is lost without a trace. It goes on watching then: what
+// has ended may have been a soft reboot's user space alone. It returns false when
+// systemd has crashed. hears is asked when systemd itself has not said so.
+func askSystemd(ctx context.Context, init *initWatch, hears func() bool, signal func() (deaf bool)) bool {
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	for deaf := 0; deaf < 2; {
-		state, changed := s.init.state()
+		state, changed := init.state()
 		switch {
 		case state == wire.InitStopping || state == wire.InitShutdown:
-			return true
-		case state == wire.InitHears || state == wire.InitUp || firstBlocks(sig):
-			unix.Kill(1, sig)
+		case state == wire.InitHears || state == wire.InitUp || hears():
 			deaf++
-			if !closedAll("/proc/1/fd") {
+			if !signal() {
 				deaf = 0
 			}
 		}

@@ -1,10 +1,44 @@
 package agent
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 )
+
+// A stop that is asked for while systemd starts anew without the machine is asked
+// again of the one that comes.
+func TestStopOutlivesASoftReboot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		init := newWatch(t, initSystemd)
+		init.hear("X_SYSTEMD_SIGNALS_LEVEL=2\nSTATUS=Activating special unit soft-reboot.target...")
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := 0
+		returned := make(chan bool, 1)
+		go func() {
+			never := func() bool { return false }
+			returned <- askSystemd(ctx, init, never, func() bool { asked++; return false })
+		}()
+		time.Sleep(10 * askAgain)
+		init.hear("X_SYSTEMD_UNIT_ACTIVE=shutdown.target")
+		synctest.Wait()
+		if asked != 0 {
+			t.Errorf("asked %d times while it ends", asked)
+		}
+		init.hear("X_SYSTEMD_SIGNALS_LEVEL=2")
+		synctest.Wait()
+		if asked != 1 {
+			t.Errorf("asked %d times when it is back", asked)
+		}
+		cancel()
+		if !<-returned {
+			t.Error("an end of the asking is told as a crash")
+		}
+	})
+}
 
 func TestClosedAll(t *testing.T) {
 	fds := t.TempDir()

@@ -28,7 +28,7 @@ func serveVsock(serve link.Handler, ports ...int) error {
 
 func acceptAll(listener net.Listener, serve func(net.Conn)) error {
 	for {
-		conn, err := listener.Accept()
+		conn, err := accept(listener)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,19 @@
+package agent
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestFilesWithin(t *testing.T) {
+	for most, want := range map[string]unix.Rlimit{
+		"1048576\n": {Cur: 1024, Max: 524288},
+		"4096\n":    {Cur: 1024, Max: 4096},
+		"":          {Cur: 1024, Max: 524288},
+	} {
+		if got := filesWithin(most); got != want {
+			t.Errorf("%q: got %+v", most, got)
+		}
+	}
+}

@@ -252,6 +252,18 @@ func TestExecEndsWhenItsOutputCannotBeWritten(t *testing.T) {
 	}
 }
 
+// TestExecWithAKeyInAnAgent: banger has no use for an agent, ssh has.
+func TestExecWithAKeyInAnAgent(t *testing.T) {
+	g := newGuest(t, "otter")
+	g.vm.SSHKey += ".elsewhere"
+	f := newFake(g.vm)
+	f.guest = g.dial
+	r := f.run(t, setup{}, "vm", "exec", "otter", "--", "true")
+	if r.code != 125 || !strings.Contains(r.errOut, "fix: banger vm ssh otter -- command") {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestATerminalIsForProgramsThatWriteToOne(t *testing.T) {
 	a := &app{std: Std{InTTY: true, OutTTY: false}}
 	if _, err := a.program([]string{"top"}, execOptions{tty: true}); banger.KindOf(err) != banger.Invalid {

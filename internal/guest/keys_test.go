@@ -34,7 +34,7 @@ func TestUserKeyElsewhere(t *testing.T) {
 		if err := os.Symlink("/nonexistent/id", path+half); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := UserKey(path); banger.KindOf(err) != banger.Invalid || banger.FixOf(err) != "rm "+path+half {
+		if _, err := UserKey(path); banger.KindOf(err) != banger.Invalid || banger.FixOf(err) != "mount what it leads to, or rm "+path+half {
 			t.Errorf("got %v", err)
 		}
 		if to, err := os.Readlink(path + half); err != nil || to != "/nonexistent/id" {

@@ -66,11 +66,7 @@ func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s
 }
 
 func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, error) {
-	private, err := os.ReadFile(vm.SSHKey)
-	if err != nil {
-		return nil, fmt.Errorf("read SSH key: %w", err)
-	}
-	signer, err := ssh.ParsePrivateKey(private)
+	signer, err := readSigner(vm.SSHKey)
 	if err != nil {
 		return nil, &banger.Error{Kind: banger.Invalid, What: "read SSH key " + vm.SSHKey, Why: err,
 			Fix: fmt.Sprintf("banger vm ssh %s -- command (ssh can ask for a passphrase and use an agent)", vm.Name)}
@@ -100,6 +96,14 @@ func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, err
 	}
 	conn.SetDeadline(time.Time{})
 	return ssh.NewClient(c, channels, requests), nil
+}
+
+func readSigner(path string) (ssh.Signer, error) {
+	private, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.ParsePrivateKey(private)
 }
 
 // nowhere is the address of a stream that has none; knownhosts wants one.

@@ -47,6 +47,9 @@ func TestEndsWithoutInit(t *testing.T) {
 			ended(t, now, c.want, c.detail)
 			if now.Ending.Clean() {
 				cleanVM(t, vm)
+				if strings.Contains(console(t, vm), "become last stage") {
+					t.Errorf("it was ended without the last stage:\n%s", console(t, vm))
+				}
 			}
 		})
 	}
@@ -105,7 +108,7 @@ func TestGuestEnds(t *testing.T) {
 		}
 		h.banger(t, "vm", "stop", vm.Name)
 		ended(t, h.show(t, vm.Name), banger.EndedPoweroff, "the init has crashed")
-		if _, after, _ := strings.Cut(console(t, vm), "Emergency Remount complete"); !strings.Contains(after, wire.ConsoleBye) {
+		if _, after, _ := strings.Cut(console(t, vm), "Emergency Remount R/O"); !strings.Contains(after, wire.ConsoleBye) {
 			t.Errorf("the guest said bye before its disks were written:\n%s", console(t, vm))
 		}
 		cleanVM(t, vm)

@@ -19,7 +19,7 @@ import (
 var floors = [][]string{
 	0: {".", "internal/version", "internal/durable", "internal/durable/durabletest"},
 	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/fetch", "internal/debian",
-		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock"},
+		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
 	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
@@ -44,7 +44,7 @@ var agentMay = []string{
 }
 
 // agentIs lists the packages of this module that the agent is made of.
-var agentIs = []string{"internal/guest/agent", "internal/guest/link", "internal/guest/vsock", "internal/guest/wire", "internal/durable", "internal/version"}
+var agentIs = []string{"internal/guest/agent", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer", "internal/guest/wire", "internal/durable", "internal/version"}
 
 func TestPackagesImportFromLowerFloorsOnly(t *testing.T) {
 	for pkg, p := range packages(t) {

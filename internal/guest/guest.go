@@ -87,7 +87,7 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 		return wire.Hello{}, ErrStranger
 	}
 	if hello.Failed != nil {
-		return wire.Hello{}, &BootError{printableFailure(*hello.Failed)}
+		return wire.Hello{}, &BootError{PrintableFailure(*hello.Failed)}
 	}
 	if !bootID.MatchString(hello.BootID) {
 		hello.BootID = "" // the guest proved who it is: it only goes without an id

@@ -27,7 +27,8 @@ func Printable(s string) string {
 	return s
 }
 
-func printableFailure(f wire.Failure) wire.Failure {
+// PrintableFailure is a failure in such words.
+func PrintableFailure(f wire.Failure) wire.Failure {
 	return wire.Failure{Step: Printable(f.Step), Why: Printable(f.Why), Fix: Printable(f.Fix)}
 }
 

@@ -127,6 +127,7 @@ func listen(console, nonce string) lastWords {
 		if _, rest, ok := strings.Cut(line, wire.ConsoleFailed+nonce+" "); ok {
 			failure := new(wire.Failure)
 			if json.Unmarshal([]byte(rest), failure) == nil {
+				*failure = guest.PrintableFailure(*failure)
 				words.Failed = failure
 			}
 		}

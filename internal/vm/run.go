@@ -260,7 +260,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	case killed || exit.Reason == vmm.ReasonKilled:
 		return banger.EndedKilled, "the VMM was ended by banger"
 	case words.Failed != nil:
-		return banger.EndedUnclean, printable(fmt.Sprintf("boot step %q: %s", words.Failed.Step, words.Failed.Why))
+		return banger.EndedUnclean, fmt.Sprintf("boot step %q: %s", words.Failed.Step, words.Failed.Why)
 	case words.Panic != "":
 		return banger.EndedCrashed, words.Panic
 	case words.Kernel == kernelReset:

@@ -70,9 +70,23 @@ type starting struct {
 	undo    undo.Stack
 }
 
+// mostBoots is how often a guest's kernel may try to measure its timer.
+const mostBoots = 5
+
 // start brings a stopped VM up. The caller holds it. Whatever fails, the VM is
 // stopped again when start returns, and its disks are as the guest left them.
-func (v *VMs) start(ctx context.Context, op *operation, row store.VM, e *entry, timeout time.Duration) (err error) {
+func (v *VMs) start(ctx context.Context, op *operation, row store.VM, e *entry, timeout time.Duration) error {
+	for boots := 1; ; boots++ {
+		err := v.startOnce(ctx, op, row, e, timeout)
+		var failed *guest.BootError
+		if !errors.As(err, &failed) || failed.Step != wire.StepTimer || boots == mostBoots {
+			return err
+		}
+		op.note("boot", failed.Why+"; it boots again")
+	}
+}
+
+func (v *VMs) startOnce(ctx context.Context, op *operation, row store.VM, e *entry, timeout time.Duration) (err error) {
 	s := &starting{operation: op, row: row, dir: v.Dirs.VM(row.ID), entry: e, timeout: timeout, boot: newBoot()}
 	e.setState(banger.Starting)
 	defer func() {
@@ -343,6 +357,9 @@ func (s *starting) awaitReady(ctx context.Context) error {
 		case err := <-r.failed: // told just before the end
 			return err
 		default:
+		}
+		if failed := listen(s.dir.Console(), r.boot.Nonce).Failed; failed != nil {
+			return &guest.BootError{Failure: *failed}
 		}
 		ending, detail := r.ending(s.dir)
 		if detail == "" {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/guest/timer"
 	"banger/internal/guest/wire"
 )
 
@@ -43,6 +44,7 @@ const newRoot = "/newroot"
 var bootSteps = []step{
 	{"mount kernel file systems", (*boot).mountKernel, fixBundle},
 	{"read configuration", (*boot).readConfiguration, "start the VM again"},
+	{wire.StepTimer, (*boot).checkTimer, "start the VM again when the host is less busy"},
 	{"set clock", (*boot).setClock, fixLog},
 	{"load modules", (*boot).loadModules, fixBundle},
 	{"find disks", (*boot).findDisks, "see that the VM's disks are in its directory, or delete the VM"},
@@ -140,6 +142,17 @@ func (b *boot) readConfiguration() error {
 	return os.Remove(path)
 }
 
+// checkTimer is told by the host's way of ending: without a timer nothing else in
+// checkTimer fails where the kernel has no timer to go by.
+func (*boot) checkTimer() error {
+	if err := timer.Check(); errors.Is(err, timer.ErrUnmeasured) {
+		return err
+	} else if err != nil {
+		logf(prioError, "check timer: %v", err) // a kernel without the list has its timer
+	}
+	return nil
+}
+
 // clockBehind and clockAhead are how far the guest's clock may be from the
 // moment the host wrote the configuration. It cannot be earlier; it is later
 // by the time the boot took.
@@ -191,7 +204,9 @@ func (b *boot) fail(f wire.Failure) {
 		nonce = "-"
 	}
 	sayOnConsole(wire.ConsoleFailed + nonce + " " + string(text))
-	serveFailure(b.config, f, failedTime)
+	if f.Step != wire.StepTimer {
+		serveFailure(b.config, f, failedTime)
+	}
 	unix.Sync()
 	endMachine(wire.Poweroff, b.config.ResetToOff)
 }

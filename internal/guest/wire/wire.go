@@ -111,6 +111,11 @@ const (
 	InitShutdown Init = "shutdown" // shutdown.target began: only the last stage is left
 )
 
+// StepTimer is the boot step that fails where the kernel could not measure its
+// timer: it may at the next boot. A guest without one cannot wait, so it tells the
+// console alone.
+const StepTimer = "check timer"
+
 // Failure is a boot step that failed. It is also printed on the console as
 // "banger-failed NONCE {json}".
 type Failure struct {

@@ -23,6 +23,6 @@ func TestContract(t *testing.T) {
 	}
 	guest := realguest.Build(t)
 	vmmtest.Run(t, func(t *testing.T) (vmm.Driver, func(*testing.T) vmm.Spec) {
-		return driver, func(t *testing.T) vmm.Spec { return guest.Spec(t, Name, wire.Config{ResetToOff: true}) }
+		return realguest.Measuring{Driver: driver}, func(t *testing.T) vmm.Spec { return guest.Spec(t, Name, wire.Config{ResetToOff: true}) }
 	})
 }

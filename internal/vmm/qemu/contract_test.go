@@ -15,6 +15,6 @@ import (
 func TestContract(t *testing.T) {
 	guest := realguest.Build(t)
 	vmmtest.Run(t, func(t *testing.T) (vmm.Driver, func(*testing.T) vmm.Spec) {
-		return New(hostcmd.Host{}), func(t *testing.T) vmm.Spec { return guest.Spec(t, Name, wire.Config{}) }
+		return realguest.Measuring{Driver: New(hostcmd.Host{})}, func(t *testing.T) vmm.Spec { return guest.Spec(t, Name, wire.Config{}) }
 	})
 }

@@ -67,7 +67,7 @@ func (neverEnding) Read(b []byte) (int, error) { return len(b), nil }
 
 func launch(t *testing.T, spec vmm.Spec) *machine {
 	t.Helper()
-	m, err := New(hostcmd.Host{}).Launch(t.Context(), spec)
+	m, err := realguest.Measuring{Driver: New(hostcmd.Host{})}.Launch(t.Context(), spec)
 	spec.Lock.Close()
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func runDaemon(dir string) error {
 	if err != nil {
 		return err
 	}
-	m, err := New(hostcmd.Host{}).Launch(context.Background(), realguest.SpecIn(dir, Name, lock))
+	m, err := realguest.Measuring{Driver: New(hostcmd.Host{})}.Launch(context.Background(), realguest.SpecIn(dir, Name, lock))
 	if err != nil {
 		return err
 	}

@@ -139,6 +139,10 @@ func (v *fakeVMM) serve(conn net.Conn) {
 	case faults.has(DiesBooting):
 		fmt.Fprintln(os.Stderr, "fake VMM: told to die while the guest boots")
 		os.Exit(1)
+	case faults.has(HasNoTimer):
+		fmt.Fprintf(v.guest.Console, "%s%s {\"step\":%q,\"why\":\"the host was busy\",\"fix\":\"mend it\"}\n",
+			wire.ConsoleFailed, v.guest.Config.Nonce, wire.StepTimer)
+		os.Exit(1)
 	case !slices.Contains(v.guest.Ports(), port):
 		fmt.Fprintf(conn, "ERR nothing serves port %d\n", port)
 		conn.Close()

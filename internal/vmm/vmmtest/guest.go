@@ -24,6 +24,10 @@ const (
 // Panic is what PortAct understands besides the verbs: an end without a bye.
 const Panic = "panic"
 
+// Measured is what a guest with a kernel of its own says on its console once that is
+// found to have a timer.
+const Measured = "init: the timer is measured"
+
 // Guest is an agent reduced to what a driver's contract needs.
 type Guest struct {
 	Config  wire.Config

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/link"
+	"banger/internal/guest/timer"
 	"banger/internal/guest/vsock"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm/vmmtest"
@@ -39,6 +40,11 @@ func run() error {
 			return fmt.Errorf("mount %s: %w", m[1], err)
 		}
 	}
+	if err := timer.Check(); err != nil {
+		fmt.Println("init:", err)
+		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	}
+	fmt.Println(vmmtest.Measured)
 	if err := loadModules(); err != nil {
 		return err
 	}

@@ -11,7 +11,7 @@ trap 'rm -f "$log" "$status"' EXIT
 
 {
 	"$@" -v 2>&1 && echo 0 >"$status" || echo 1 >"$status"
-} | tee "$log" | grep --line-buffered -E "^(ok|FAIL|panic:|#)|^ *--- (FAIL|SKIP)${VERBOSE:+|^(not here|driver|machines|the lab host)|^ *(=== (RUN|CONT|NAME)|--- PASS|[a-z_]+_test.go)}" || true
+} | tee "$log" | grep --line-buffered -E "^(ok|FAIL|panic:|#)|^ *--- (FAIL|SKIP)${VERBOSE:+|^(not here|driver|machines|the lab host|Firecracker v|svm)|^ *(=== (RUN|CONT|NAME)|--- PASS|[a-z_]+_test.go)}" || true
 
 count() { grep -cE "^ *--- $1: Test|^--- $1: Fuzz" "$log" || true; }
 if [ "$(cat "$status")" != 0 ]; then

@@ -109,10 +109,10 @@ func (h *home) standsStill(t *testing.T, name, filler string) {
 		t.Fatal(err)
 	}
 	r := <-wrote
-	fill(t, filler)
 	if sum := h.sh(t, name, "echo 3 >/proc/sys/vm/drop_caches; md5sum /root/big"); r.code != 0 || sum+"\n" != r.stdout {
 		t.Errorf("exit %d: %s%s, then %s", r.code, r.stdout, r.stderr, sum)
 	}
+	fill(t, filler)
 }
 
 // fill writes a file that takes all the room there is.

@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"major": 9}}, "capabilities": []}}`
@@ -69,13 +72,32 @@ func TestMonitorNudges(t *testing.T) {
 	}
 }
 
+// connected are two ends that take what is written before the other reads it, as
+// those of QEMU's monitor do.
+func connected(t *testing.T) (host, qemu net.Conn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := make([]net.Conn, len(fds))
+	for i, fd := range fds {
+		file := os.NewFile(uintptr(fd), "monitor")
+		defer file.Close() // the connection has a descriptor of its own
+		if ends[i], err = net.FileConn(file); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ends[i].Close() })
+	}
+	return ends[0], ends[1]
+}
+
 // A guest that stands still for lack of room on the host goes on when there may be
 // some.
 func TestMonitorResumes(t *testing.T) {
 	defer func(was time.Duration) { roomPause = was }(roomPause)
 	roomPause = time.Millisecond
-	host, qemu := net.Pipe()
-	defer qemu.Close()
+	host, qemu := connected(t)
 	in := bufio.NewScanner(qemu)
 	asked := func(command string) {
 		if !in.Scan() || !strings.Contains(in.Text(), command) {

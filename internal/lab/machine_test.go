@@ -137,6 +137,15 @@ func TestExec(t *testing.T) {
 			t.Errorf("the server has %q", got)
 		}
 	})
+	t.Run("a kernel that shall not use cmpxchg16b does not", func(t *testing.T) {
+		if line := h.sh(t, vm.Name, "cat /proc/cmdline"); !strings.Contains(line, " clearcpuid=141") {
+			t.Log("this VMM's CPU does it right")
+			return
+		}
+		if got := h.sh(t, vm.Name, "grep -c ' cx16 ' /proc/cpuinfo || true"); got != "0" {
+			t.Errorf("cx16 is a feature of %q of its CPUs", got)
+		}
+	})
 	t.Run("Ctrl-C reaches the program", func(t *testing.T) {
 		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c", `trap 'echo caught; exit 42' INT; echo ready; while :; do sleep 0.1; done`)
 		out, err := cmd.StdoutPipe()

@@ -148,7 +148,7 @@ func TestArgsGiveTheHostItsDisks(t *testing.T) {
 	d := disks{kernel: "/k", image: "/c/a,b.ext4", data: "/c/data.ext4", programs: "/c/programs.ext4"}
 	line := strings.Join(args(d, "/c/initrd.img", 2200, "1"), " ")
 	for _, want := range []string{
-		"-smp 1", "hostfwd=tcp:127.0.0.1:2200-:22", "restrict=on", "readonly=on,file=/c/a,,b.ext4", "serial=image",
+		"-cpu max,cx16=off ", "-smp 1", "hostfwd=tcp:127.0.0.1:2200-:22", "restrict=on", "readonly=on,file=/c/a,,b.ext4", "serial=image",
 		"snapshot=on,file=/c/data.ext4", "file=/k/modules.ext4", "-kernel /k/vmlinux",
 	} {
 		if !strings.Contains(line, want) {

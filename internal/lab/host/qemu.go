@@ -25,13 +25,14 @@ const (
 	notReady = "banger-lab: the host is not ready"
 )
 
-// args are QEMU's. One CPU: with two, the software CPU's threads race with the
+// args are QEMU's. Without cmpxchg16b, after which a QEMU before 8.0 may have
+// anything in the flags (ADR 16); nothing in here needs it. One CPU: with two, the software CPU's threads race with the
 // kernel's changes to its own code, which KVM does at each VM's start.
 func args(d disks, initrd string, port int, khz string) []string {
 	all := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-machine", "microvm,acpi=on,pic=on,pit=on,rtc=on,isa-serial=on",
-		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max", "-smp", "1", "-m", fmt.Sprint(int64(memory / banger.MiB)),
+		"-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,cx16=off", "-smp", "1", "-m", fmt.Sprint(int64(memory / banger.MiB)),
 		"-serial", "stdio",
 		"-kernel", d.kernel.Vmlinux(), "-initrd", initrd, "-append", cmdline(khz),
 		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", port), "-device", "virtio-net-device,netdev=net",

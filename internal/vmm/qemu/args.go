@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"banger"
@@ -29,7 +30,7 @@ const translationCache = 256
 
 // args is QEMU's command line, without its name. No secret is in it, nor in the
 // kernel's: every process of the host can read the one, of the guest the other.
-func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
+func args(spec vmm.Spec, accel accelerator, khz int, p program) []string {
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-name", "banger:" + escape(spec.Name),
@@ -38,7 +39,7 @@ func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
 		"-m", fmt.Sprintf("%dM", spec.Memory/banger.MiB),
 		"-smp", fmt.Sprint(spec.VCPUs),
 	}
-	if sandbox {
+	if p.sandbox {
 		a = append(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 	}
 	if accel.kvm {
@@ -48,7 +49,7 @@ func args(spec vmm.Spec, accel accelerator, khz int, sandbox bool) []string {
 		// is good for nothing.
 		a = append(a, "-accel", emulation(spec.VCPUs), "-cpu", "max,svm=off")
 	}
-	a = append(a, "-kernel", escape(spec.Kernel), "-initrd", escape(spec.Initrd), "-append", cmdline(accel, khz))
+	a = append(a, "-kernel", escape(spec.Kernel), "-initrd", escape(spec.Initrd), "-append", cmdline(accel, khz, p.version))
 	for _, disk := range spec.Disks {
 		a = append(a,
 			"-drive", drive(disk),
@@ -88,14 +89,32 @@ func drive(disk vmm.Disk) string {
 	return d + ",discard=unmap"
 }
 
-func cmdline(accel accelerator, khz int) string {
+func cmdline(accel accelerator, khz int, version string) string {
 	line := "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 systemd.ssh_auto=no"
 	if !accel.kvm {
 		// Measuring it against an emulated timer hangs when the host is busy, and
 		// checking it against one that comes late finds the right clock wrong.
 		line += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
+		if losesFlags(version) {
+			line += " clearcpuid=" + cx16
+		}
 	}
 	return line
+}
+
+// cx16 is how Linux numbers the CPU's feature cmpxchg16b: bit 13 of its word 4
+// (arch/x86/include/asm/cpufeatures.h). Names are taken since Linux 5.19 only.
+const cx16 = "141"
+
+// losesFlags tells a QEMU whose software CPU may have anything in its flags after a
+// cmpxchg16b: interrupts off, or strings that run backwards. They are taken from
+// where they were stored last, not from where they are then. A kernel meets that
+// where it allocates memory. Mended in 8.0 (target/i386/tcg/translate.c,
+// gen_cmpxchg16b); ADR 16 says how it was found.
+func losesFlags(version string) bool {
+	major, _, _ := strings.Cut(version, ".")
+	number, err := strconv.Atoi(major)
+	return err != nil || number < 8
 }
 
 // escape lets a value stand in one of QEMU's comma-separated options.

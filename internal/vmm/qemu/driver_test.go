@@ -172,19 +172,22 @@ func assertLeft(t *testing.T, spec vmm.Spec) {
 func TestArgs(t *testing.T) {
 	spec := plainSpec(t)
 	emulated, kvm := accelerator{}, accelerator{kvm: true}
-	line := func(a accelerator, vcpus int, sandbox bool) string {
+	old, oldSandboxed, newer := program{version: "7.2.22"}, program{version: "7.2.22", sandbox: true}, program{version: "8.0.2", sandbox: true}
+	line := func(a accelerator, vcpus int, p program) string {
 		spec.VCPUs = vcpus
-		return " " + strings.Join(args(spec, a, 2_000_000, sandbox), " ") + " "
+		return " " + strings.Join(args(spec, a, 2_000_000, p), " ") + " "
 	}
 	for _, test := range []struct {
 		line          string
 		has, hasNever []string
 	}{
-		{line(emulated, 1, true),
-			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", ",deflate-on-oom=on,free-page-reporting=on ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
+		{line(emulated, 1, oldSandboxed),
+			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable clearcpuid=141 ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", ",deflate-on-oom=on,free-page-reporting=on ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
 			[]string{"thread=", "mitigations", spec.Dir}},
-		{line(emulated, 2, false), []string{" -accel tcg,tb-size=256,thread=single "}, []string{"-sandbox"}},
-		{line(kvm, 2, true), []string{" -accel kvm -cpu host "}, []string{"tsc", "tcg"}},
+		{line(emulated, 1, newer), []string{" tsc=reliable "}, []string{"clearcpuid"}},
+		{line(emulated, 1, program{version: "unknown"}), []string{" clearcpuid=141 "}, nil},
+		{line(emulated, 2, old), []string{" -accel tcg,tb-size=256,thread=single "}, []string{"-sandbox"}},
+		{line(kvm, 2, oldSandboxed), []string{" -accel kvm -cpu host "}, []string{"tsc", "tcg", "clearcpuid"}},
 	} {
 		for _, has := range test.has {
 			if !strings.Contains(test.line, has) {
@@ -197,7 +200,7 @@ func TestArgs(t *testing.T) {
 			}
 		}
 	}
-	all := args(spec, kvm, 0, true)
+	all := args(spec, kvm, 0, oldSandboxed)
 	if base, work := slices.Index(all, "virtio-blk-device,drive=base"), slices.Index(all, "virtio-blk-device,drive=work"); base < 0 || work < base {
 		t.Errorf("disks out of order: %v", all)
 	}

@@ -16,8 +16,25 @@ import (
 // killTime is how long a VMM may take to end by a signal that asks for it.
 const killTime = 10 * time.Second
 
+// perhapsTime is how long it takes at most to end by one that it may ignore.
+var perhapsTime = time.Second
+
 // deadly are the signals that end a VMM, unless it thinks otherwise.
 var deadly = []unix.Signal{unix.SIGTERM, unix.SIGKILL, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGABRT}
+
+// harmless are the signals that end nobody. All others do, unless a VMM handles them.
+var harmless = []unix.Signal{unix.SIGCHLD, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGURG, unix.SIGWINCH}
+
+// endsWithin is how long a VMM may take to end by a signal; 0 when it does not.
+func endsWithin(sig unix.Signal) time.Duration {
+	switch {
+	case slices.Contains(harmless, sig):
+		return 0
+	case slices.Contains(deadly, sig):
+		return killTime
+	}
+	return perhapsTime
+}
 
 // known are the signals with a name here.
 var known = []string{"TERM", "KILL", "INT", "HUP", "QUIT", "USR1", "USR2"}
@@ -63,12 +80,15 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 		if r == nil {
 			return v.killStranger(ctx, row, e, sig)
 		}
-		if err := r.signal(sig); err != nil || !slices.Contains(deadly, sig) {
+		within := endsWithin(sig)
+		if err := r.signal(sig); err != nil || within == 0 {
 			return err
 		}
-		bounded, cancel := context.WithTimeout(ctx, killTime)
+		bounded, cancel := context.WithTimeout(ctx, within)
 		defer cancel()
-		e.left(bounded, r)
+		if !e.left(bounded, r) && within == perhapsTime {
+			r.survived(sig)
+		}
 		return ctx.Err()
 	})
 	if err != nil {
@@ -80,25 +100,34 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 func (r *run) signal(sig unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if slices.Contains(deadly, sig) {
+	if endsWithin(sig) > 0 {
 		r.sent = sig
 	}
 	return r.machine.Signal(sig)
 }
 
+// survived forgets a signal that a VMM handles: its end, if it comes, has another cause.
+func (r *run) survived(sig unix.Signal) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sent == sig {
+		r.sent = 0
+	}
+}
+
 // left waits until the VM has left a run behind, or ctx ends.
-func (e *entry) left(ctx context.Context, r *run) {
+func (e *entry) left(ctx context.Context, r *run) bool {
 	for {
 		e.mu.Lock()
 		current, changed := e.run, e.changed
 		e.mu.Unlock()
 		if current != r {
-			return
+			return true
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return
+			return false
 		}
 	}
 }

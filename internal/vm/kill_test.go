@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger"
 )
@@ -16,7 +17,10 @@ func TestKill(t *testing.T) {
 	heard := make(chan os.Signal, 1)
 	ossignal.Notify(heard, syscall.SIGHUP)
 	defer ossignal.Stop(heard)
-	for given, want := range map[string]string{"": "SIGTERM", "kill": "SIGKILL", "SIGINT": "SIGINT", "1": "SIGHUP"} {
+	defer func(was time.Duration) { perhapsTime = was }(perhapsTime)
+	perhapsTime = time.Minute
+	// 5 (SIGTRAP) is one that a VMM may handle, and this one does not.
+	for given, want := range map[string]string{"": "SIGTERM", "kill": "SIGKILL", "SIGINT": "SIGINT", "1": "SIGHUP", "5": "SIGTRAP"} {
 		t.Run(want, func(t *testing.T) {
 			w := newWorld(t)
 			w.create("otter")
@@ -58,6 +62,22 @@ func TestKillByWhatDoesNotEnd(t *testing.T) {
 	}
 	w.act("otter", "poweroff")
 	w.until("the end", func() bool { return w.show1("otter").Ending == banger.EndedPoweroff })
+}
+
+// A signal that a VMM survives is not what ends it later.
+func TestKillSurvived(t *testing.T) {
+	defer func(was time.Duration) { perhapsTime = was }(perhapsTime)
+	perhapsTime = 10 * time.Millisecond
+	w := newWorld(t)
+	w.create("otter")
+	vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "USR1"}, nil)
+	if err != nil || vm.State != banger.Running {
+		t.Fatalf("%v, %+v", err, vm)
+	}
+	if err := syscall.Kill(vm.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the end", func() bool { return w.show1("otter").Ending == banger.EndedVMMDied })
 }
 
 func TestRename(t *testing.T) {

@@ -11,7 +11,8 @@ import (
 // stubs stand in for what scripts/try.sh calls: a host on which packages can be
 // missing, and a banger whose one VM is a directory.
 var stubs = map[string]string{
-	"bin/make": `echo "made $2" >>"$LOG"; mkdir -p runtime`,
+	"bin/make": `echo "made $2" >>"$LOG"; mkdir -p runtime
+[ "$2" != runtime-bundle ] || { [ ! -e unreachable ] && touch runtime/firecracker; }`,
 	"bin/go":   `echo "${GO_IS:-go1.26.8}"`,
 	"bin/sudo": `exec "$@"`,
 	"bin/apt-get": `echo "apt-get $*" >>"$LOG"
@@ -20,6 +21,7 @@ case $1 in install) rm -f lacks ;; esac`,
 case "$*" in
 "doctor --preflight") [ ! -e lacks ] || { echo "missing QEMU"; exit 5; } ;;
 "doctor --preflight --packages") [ ! -e lacks ] || { cat lacks; exit 5; } ;;
+"doctor") [ ! -e kvm ] || [ -e runtime/firecracker ] || { echo "warn: Firecracker"; echo "  make runtime-bundle, or else"; exit 5; } ;;
 "vm list") [ ! -e vm ] || echo "first-otter $(cat vm/state)" ;;
 "vm create --name first-otter") echo created >>"$LOG"; mkdir vm; echo running >vm/state; echo 1 >vm/boot ;;
 "vm start first-otter") echo started >>"$LOG"; echo running >vm/state ;;
@@ -101,6 +103,24 @@ func TestTryEndsInARunningMachineAgainAndAgain(t *testing.T) {
 	m.write("vm/state", "stopped\n")
 	if out, code, did = m.try(); code != 0 || !strings.Contains(did, "started") {
 		t.Errorf("stopped: exit code %d, did %q\n%s", code, did, out)
+	}
+}
+
+// Where KVM is usable the tour is on Firecracker, if it can be had.
+func TestTryGetsFirecracker(t *testing.T) {
+	m := newModel(t)
+	m.write("kvm", "")
+	if out, code, did := m.try(); code != 0 || did != "made build\nmade runtime\nmade runtime-bundle\ncreated\n" {
+		t.Errorf("exit code %d, did %q\n%s", code, did, out)
+	}
+	if out, code, did := m.try(); code != 0 || strings.Contains(did, "bundle") {
+		t.Errorf("again: exit code %d, did %q\n%s", code, did, out)
+	}
+	m = newModel(t)
+	m.write("kvm", "")
+	m.write("unreachable", "")
+	if out, code, did := m.try(); code != 0 || !strings.HasSuffix(did, "created\n") || !strings.Contains(out, "VMs run on QEMU without it") {
+		t.Errorf("exit code %d, did %q\n%s", code, did, out)
 	}
 }
 

@@ -71,6 +71,13 @@ preflight() {
 	./banger doctor --preflight || die "this host is still not ready: see the table"
 }
 
+# firecracker gets it where it would run VMs and is all that is missing for that.
+firecracker() {
+	./banger doctor | grep -q '^ *make runtime-bundle' || return 0
+	say "Firecracker, which runs VMs where KVM is usable:"
+	make -s runtime-bundle || say "VMs run on QEMU without it. To try again: make runtime-bundle"
+}
+
 show() {
 	printf '\n$ banger'
 	printf ' %s' "$@"
@@ -130,6 +137,7 @@ make -s build
 preflight
 say "The runtime: a kernel and the default image, made from Debian's packages:"
 make -s runtime
+firecracker
 bring_up
 tour
 farewell

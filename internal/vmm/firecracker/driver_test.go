@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -66,7 +67,9 @@ func TestProbe(t *testing.T) {
 	configured := func(path string) *Driver {
 		return &Driver{run: hostcmd.Host{}, host: goodHost(t), places: Places{Configured: path}}
 	}
-	old := scripted(t, "echo Firecracker v1.11.9")
+	old, bundledOld := scripted(t, "echo Firecracker v1.11.9"), scripted(t, "echo Firecracker v1.11.9")
+	bundledOld.places = Places{Bundled: bundledOld.places.Configured}
+	t.Setenv("PATH", "/usr/bin:/bin")
 	noKVM, root := scripted(t, "echo Firecracker v1.12.1"), scripted(t, "echo Firecracker v1.12.1")
 	noKVM.host, root.host.Root = bad, true
 	root.host.Self = t.TempDir()
@@ -79,14 +82,15 @@ func TestProbe(t *testing.T) {
 		driver   *Driver
 		why, fix string
 	}{
-		"missing":        {configured("/nonexistent/firecracker"), "no Firecracker at /nonexistent/firecracker", "firecracker_bin"},
-		"missing name":   {configured("no-such-firecracker"), "no Firecracker at no-such-firecracker", "firecracker_bin"},
-		"not executable": {configured(plain), "cannot be executed", "chmod +x " + plain},
-		"too old":        {old, "is Firecracker 1.11.9, and 1.12 is the oldest", "firecracker_bin"},
-		"something else": {scripted(t, "echo bash 5"), "does not say that it is Firecracker", "firecracker_bin"},
-		"broken":         {scripted(t, "echo no >&2; exit 3"), "ask Firecracker for its version", "firecracker_bin"},
-		"no KVM":         {noKVM, "no virtualisation", "firmware"},
-		"root":           {root, "root cannot run VMs as somebody else", "plain user"},
+		"missing":         {configured("/nonexistent/firecracker"), "no Firecracker at /nonexistent/firecracker", "firecracker_bin"},
+		"missing name":    {configured("no-such-firecracker"), "no Firecracker at no-such-firecracker", "firecracker_bin"},
+		"not executable":  {configured(plain), "cannot be executed", "chmod +x " + plain},
+		"too old":         {old, "is Firecracker 1.11.9, and 1.12 is the oldest", "firecracker_bin"},
+		"bundled too old": {bundledOld, "is Firecracker 1.11.9, and 1.12 is the oldest", "make runtime-bundle"},
+		"something else":  {scripted(t, "echo bash 5"), "does not say that it is Firecracker", "firecracker_bin"},
+		"broken":          {scripted(t, "echo no >&2; exit 3"), "ask Firecracker for its version", "firecracker_bin"},
+		"no KVM":          {noKVM, "no virtualisation", "firmware"},
+		"root":            {root, "root cannot run VMs as somebody else", "plain user"},
 	} {
 		_, err := test.driver.Probe(t.Context())
 		if banger.KindOf(err) != banger.Unready || !strings.Contains(err.Error(), test.why) || !strings.Contains(banger.FixOf(err), test.fix) {
@@ -109,6 +113,35 @@ func TestProbe(t *testing.T) {
 	}
 }
 
+// Whoever may not open KVM's device is told to join its group.
+func TestProbeWithoutPermission(t *testing.T) {
+	driver := scripted(t, "echo Firecracker v1.12.1")
+	if err := os.Chmod(driver.host.KVM, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 { // root may open everything; this thread gives that up for a while
+		for _, path := range []string{driver.host.KVM, driver.host.CPUInfo} {
+			dir := filepath.Dir(path)
+			if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(driver.host.CPUInfo, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		before, err := unix.SetfsuidRetUid(65534)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SetfsuidRetUid(before)
+	}
+	if _, err := driver.Probe(t.Context()); banger.KindOf(err) != banger.Unready || banger.FixOf(err) != vmm.JoinKVM {
+		t.Errorf("got %v, fix: %s", err, banger.FixOf(err))
+	}
+}
+
 // The bundle's Firecracker serves where PATH has none.
 func TestFind(t *testing.T) {
 	driver := scripted(t, "echo Firecracker v1.12.1")
@@ -124,6 +157,13 @@ func TestFind(t *testing.T) {
 	}
 	if path, err := driver.find(); err != nil || path != inPath {
 		t.Errorf("got %s, %v", path, err)
+	}
+	for _, bundle := range []string{bundled, ""} { // one in PATH is in the way of a good one, or there is none
+		driver.places.Bundled = bundle
+		want := map[bool]string{true: `firecracker_bin = "` + bundled + `"`, false: "replace " + inPath}[bundle != ""]
+		if _, err := driver.inspect(t.Context()); err == nil || !strings.HasPrefix(banger.FixOf(err), want) {
+			t.Errorf("got %v, fix: %s", err, banger.FixOf(err))
+		}
 	}
 	os.Remove(inPath)
 	driver.places.Bundled = filepath.Join(t.TempDir(), "firecracker")

@@ -77,7 +77,22 @@ func (d *Driver) look(name string) (string, error) {
 	if name == binary {
 		return "", unready(errors.New("Firecracker is not on this host"), installFix)
 	}
-	return "", unready(fmt.Errorf("there is no Firecracker at %s", name), installFix)
+	return "", unready(fmt.Errorf("there is no Firecracker at %s", name), d.anotherFix(name))
+}
+
+// anotherFix makes the driver find another Firecracker than the one at path, which
+// comes before those that are elsewhere.
+func (d *Driver) anotherFix(path string) string {
+	switch path {
+	case d.places.Configured:
+		return "correct firecracker_bin in config.toml, or remove it, then: banger daemon stop"
+	case d.places.Bundled:
+		return "make runtime-bundle"
+	}
+	if _, err := os.Stat(d.places.Bundled); err == nil { // it would do, were this one not before it
+		return "firecracker_bin = \"" + d.places.Bundled + "\" in config.toml, then: banger daemon stop"
+	}
+	return "replace " + path + " by a newer one, or set firecracker_bin in config.toml"
 }
 
 func unready(why error, fix string) error {
@@ -92,7 +107,7 @@ func (d *Driver) inspect(ctx context.Context) (program, error) {
 	}
 	file, err := os.Stat(path)
 	if err != nil {
-		return program{}, unready(fmt.Errorf("look at Firecracker: %w", err), installFix)
+		return program{}, unready(fmt.Errorf("look at Firecracker: %w", err), d.anotherFix(path))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,13 +117,13 @@ func (d *Driver) inspect(ctx context.Context) (program, error) {
 	p := program{path: path, file: file}
 	out, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{path, "--version"}})
 	if err != nil {
-		return program{}, &banger.Error{Kind: banger.Unready, What: "ask Firecracker for its version", Why: err, Fix: installFix}
+		return program{}, &banger.Error{Kind: banger.Unready, What: "ask Firecracker for its version", Why: err, Fix: d.anotherFix(path)}
 	}
 	if p.version, p.release, err = parseVersion(string(out)); err != nil {
-		return program{}, unready(fmt.Errorf("%s: %w", path, err), installFix)
+		return program{}, unready(fmt.Errorf("%s: %w", path, err), d.anotherFix(path))
 	}
 	if !p.release.atLeast(oldest) {
-		return program{}, unready(fmt.Errorf("%s is Firecracker %s, and %d.%d is the oldest that works", path, p.version, oldest.major, oldest.minor), installFix)
+		return program{}, unready(fmt.Errorf("%s is Firecracker %s, and %d.%d is the oldest that works", path, p.version, oldest.major, oldest.minor), d.anotherFix(path))
 	}
 	d.last = p
 	return p, nil

@@ -221,8 +221,30 @@ func TestKilledVMM(t *testing.T) {
 			t.Errorf("%s holds %q, the guest had synced %q", file, got, told)
 		}
 	}
+	starved(t, h, vm)
 	h.banger(t, "vm", "stop", vm.Name)
 	cleanVM(t, vm)
+}
+
+// starved has the kernel end the VMM for lack of memory, where systemd gives it a
+// control group that can be bounded. The VM runs again when it returns.
+func starved(t *testing.T, h *home, vm banger.VM) {
+	t.Helper()
+	pid := h.vmm(t, vm.Name)
+	ownGroup(t, h, pid)
+	bound := groupOf(t, pid) + "/memory.max"
+	if !strings.HasSuffix(groupOf(t, pid), ".scope") {
+		t.Log("no systemd gives a VMM a control group here, so none is starved")
+		return
+	}
+	if err := os.WriteFile(bound, []byte("16M"), 0); err != nil {
+		t.Fatal(err)
+	}
+	until(t, time.Minute, "the end for lack of memory", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedVMMDied || !strings.Contains(now.EndingBy, "for lack of memory") {
+		t.Errorf("the last end is %s %q", now.Ending, now.EndingBy)
+	}
+	h.banger(t, "vm", "start", vm.Name)
 }
 
 func number(t *testing.T, text string) int {

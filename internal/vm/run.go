@@ -255,7 +255,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedUnclean, "the guest halted without unmounting its disks"
 	case words.Kernel == kernelOff:
 		return banger.EndedUnclean, switchedOff
-	case sent != 0 && (exit.Reason == vmm.ReasonSignal || exit.Reason == vmm.ReasonKilled || exit.Reason == vmm.ReasonUnknown):
+	case sent != 0 && exit.Reason != vmm.ReasonPoweroff && exit.Reason != vmm.ReasonReset:
 		return banger.EndedKilled, "the VMM ended after it was sent " + signalName(sent)
 	case killed || exit.Reason == vmm.ReasonKilled:
 		return banger.EndedKilled, "the VMM was ended by banger"
@@ -274,7 +274,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	case vmm.ReasonSignal, vmm.ReasonFailed:
 		return banger.EndedVMMDied, printable(exit.Detail)
 	case vmm.ReasonUnknown:
-		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it"
+		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it" + in(exit.Detail)
 	}
 	return banger.EndedHostDown, "it ended while no daemon watched, and left no word"
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -18,6 +20,8 @@ type Process struct {
 	done   chan struct{}
 	status *unix.WaitStatus // nil unless it was our child; set before done is closed
 	killed atomic.Bool
+	before int64 // what outOfMemory said when the process was opened
+	short  bool  // the host has been out of memory since; set before done is closed
 }
 
 // OpenProcess watches a process. For a child that nobody else waits for, it
@@ -31,7 +35,7 @@ func OpenProcess(pid int) (*Process, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	p := &Process{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd %d", pid)), done: make(chan struct{})}
+	p := &Process{pid: pid, fd: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd %d", pid)), done: make(chan struct{}), before: outOfMemory()}
 	go p.watch()
 	return p, nil
 }
@@ -117,8 +121,32 @@ func (p *Process) watch() {
 	if pid, err := unix.Wait4(p.pid, &status, unix.WNOHANG, nil); err == nil && pid == p.pid {
 		p.status = &status
 	}
+	p.short = outOfMemory() > p.before
 	close(p.done)
 }
+
+// kernelCounts is a file of numbers that the kernel counts, one to a line.
+var kernelCounts = "/proc/vmstat"
+
+// outOfMemory is how many processes the host's kernel has ended for lack of memory, of
+// the host or of a control group; 0 where it does not tell. Nothing tells a plain user
+// which they were: the signal is the one that anybody can send.
+func outOfMemory() int64 {
+	text, err := os.ReadFile(kernelCounts)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if count, found := strings.CutPrefix(line, "oom_kill "); found {
+			n, _ := strconv.ParseInt(strings.TrimSpace(count), 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// forLackOfMemory is what may have ended a process that was killed.
+const forLackOfMemory = "this host has ended processes for lack of memory meanwhile"
 
 // PID is the process's number.
 func (p *Process) PID() int { return p.pid }
@@ -157,8 +185,12 @@ func (p *Process) Exit() Exit {
 	switch {
 	case p.killed.Load():
 		return Exit{Reason: ReasonKilled}
+	case p.status == nil && p.short:
+		return Exit{Reason: ReasonUnknown, Detail: forLackOfMemory}
 	case p.status == nil:
 		return Exit{Reason: ReasonUnknown}
+	case p.status.Signaled() && p.status.Signal() == unix.SIGKILL && p.short:
+		return Exit{Reason: ReasonSignal, Detail: "SIGKILL; " + forLackOfMemory}
 	case p.status.Signaled():
 		return Exit{Reason: ReasonSignal, Detail: unix.SignalName(p.status.Signal())}
 	case p.status.ExitStatus() != 0:

@@ -60,6 +60,44 @@ func TestProcessExit(t *testing.T) {
 	}
 }
 
+// Who is killed while the host ends processes for lack of memory may have been one
+// of them, and who ended otherwise was not.
+func TestProcessEndsForLackOfMemory(t *testing.T) {
+	defer func(was string) { kernelCounts = was }(kernelCounts)
+	kernelCounts = filepath.Join(t.TempDir(), "vmstat")
+	count := func(n int) {
+		if err := os.WriteFile(kernelCounts, fmt.Appendf(nil, "nr_free_pages 7\noom_kill %d\nunevictable 1\n", n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count(2)
+	const starved = "this host has ended processes for lack of memory meanwhile"
+	for script, want := range map[string][2]string{
+		"kill -KILL $$": {"SIGKILL", "SIGKILL; " + starved},
+		"kill -TERM $$": {"SIGTERM", "SIGTERM"},
+		"exit 3":        {"exit status 3", "exit status 3"},
+	} {
+		for more, detail := range want {
+			wait, goOn, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := start(t, "read line <&3; "+script, wait)
+			count(2 + more)
+			goOn.Close()
+			<-p.Done()
+			if got := p.Exit(); got.Detail != detail {
+				t.Errorf("%s, %d more ended: got %+v, want %s", script, more, got, detail)
+			}
+			wait.Close()
+			count(2)
+		}
+	}
+	if got := (&Process{short: true}).Exit(); got.Reason != ReasonUnknown || got.Detail != starved {
+		t.Errorf("of another's child: %+v", got)
+	}
+}
+
 func TestProcessCloseLetsGo(t *testing.T) {
 	p := start(t, "exec sleep 60")
 	other, err := OpenProcess(p.PID())

@@ -69,7 +69,7 @@ type VMStats struct {
 	CPUTime  time.Duration `json:"cpu_time_ns,omitempty"`
 	Resident Size          `json:"resident_bytes,omitempty"`
 	Launched Size          `json:"launched_memory_bytes,omitempty"`
-	Balloon  Size          `json:"balloon_bytes,omitempty"` // what the guest has given back
+	Balloon  *Size         `json:"balloon_bytes,omitempty"` // what the guest has given back; nil when the VMM cannot tell
 
 	// What the sparse files of the disks take on the host.
 	OverlayOnHost Size `json:"overlay_on_host_bytes"`
@@ -82,6 +82,9 @@ type VMStats struct {
 type GuestStats struct {
 	Uptime          time.Duration `json:"uptime_ns"`
 	Load            [3]float64    `json:"load"` // over 1, 5 and 15 minutes
+	CPUs            int           `json:"cpus,omitempty"`
+	CPUBusy         time.Duration `json:"cpu_busy_ns,omitempty"`  // of all CPUs together, since the boot
+	CPUTotal        time.Duration `json:"cpu_total_ns,omitempty"` // with what they were idle; 0 when an older agent does not tell
 	MemoryTotal     Size          `json:"memory_total_bytes"`
 	MemoryAvailable Size          `json:"memory_available_bytes"`
 	FileSystems     []FileSystem  `json:"file_systems"`

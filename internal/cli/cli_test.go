@@ -29,6 +29,7 @@ type fakeDaemon struct {
 	logs    string
 	guest   func(banger.VM) (net.Conn, error)
 	looked  func(times int) // by stats
+	works   time.Duration   // grows with each look at a guest
 	looks   int
 	took    []string // what was asked, in words
 
@@ -201,11 +202,14 @@ func (f *fakeDaemon) VMStats(_ context.Context, ref string) (banger.VMStats, err
 	if err != nil {
 		return banger.VMStats{}, err
 	}
-	s := banger.VMStats{Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB}
+	s := banger.VMStats{ID: vm.ID, Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB}
 	if vm.State == banger.Running {
+		f.works++
 		s.PID, s.CPUTime, s.Resident = 9, 3*time.Second, 600*banger.MiB
-		s.Launched, s.Balloon = banger.GiB, 256*banger.MiB
-		s.Guest = &banger.GuestStats{Uptime: time.Minute, Load: [3]float64{0.5, 1, 2}, MemoryTotal: banger.GiB, MemoryAvailable: banger.GiB / 4,
+		s.Launched, s.Balloon = banger.GiB, new(banger.Size)
+		*s.Balloon = 256 * banger.MiB
+		s.Guest = &banger.GuestStats{Uptime: time.Minute,
+			CPUs: 2, CPUBusy: 3*time.Second + 9*time.Second*f.works, CPUTotal: 90*time.Second + 10*time.Second*f.works, Load: [3]float64{0.5, 1, 2}, MemoryTotal: banger.GiB, MemoryAvailable: banger.GiB / 4,
 			FileSystems: []banger.FileSystem{{Path: "/", Size: 8 * banger.GiB, Used: banger.GiB}, {Path: "/root", Size: 16 * banger.GiB, Used: 2 * banger.GiB}}}
 	}
 	return s, nil

@@ -22,7 +22,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside. With --watch it goes on until it is interrupted.",
+		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside. CPU is how much of all its CPUs a guest has used since its\nboot. With --watch it goes on until it is interrupted, and CPU is since the last look.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
@@ -49,8 +49,9 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		return err
 	}
 	if !opts.watch {
-		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats))
+		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats), nil)
 	}
+	last := map[banger.VMID]banger.GuestStats{}
 	tick := time.NewTicker(opts.interval)
 	defer tick.Stop()
 	for {
@@ -61,7 +62,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		if a.std.OutTTY && !a.json {
 			fmt.Fprint(a.std.Out, "\x1b[H\x1b[2J")
 		}
-		if err := a.showStats(a.std.Out, results); err != nil {
+		if err := a.showStats(a.std.Out, results, last); err != nil {
 			return err
 		}
 		select {
@@ -75,13 +76,18 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	}
 }
 
-func (a *app) showStats(out io.Writer, results []result[banger.VMStats]) error {
-	rows := [][]string{{"NAME", "STATE", "UPTIME", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
+// showStats prints a table. What the guests said the last time, if there was one,
+// is replaced by what they say now.
+func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last map[banger.VMID]banger.GuestStats) error {
+	rows := [][]string{{"NAME", "STATE", "UPTIME", "CPU", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
 	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
 		if a.json {
 			return a.printJSON(s)
 		}
-		rows = append(rows, statsRow(s))
+		rows = append(rows, statsRow(s, last[s.ID]))
+		if s.Guest != nil && last != nil {
+			last[s.ID] = *s.Guest
+		}
 		return nil
 	})
 	if len(rows) > 1 {
@@ -93,30 +99,43 @@ func (a *app) showStats(out io.Writer, results []result[banger.VMStats]) error {
 }
 
 // statsRow has a dash for whatever is not known.
-func statsRow(s banger.VMStats) []string {
-	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
+func statsRow(s banger.VMStats, last banger.GuestStats) []string {
+	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
 	if s.PID != 0 {
-		row[7], row[8] = s.CPUTime.Round(time.Second).String(), s.Resident.String()
+		row[8], row[9] = s.CPUTime.Round(time.Second).String(), s.Resident.String()
 	}
-	if s.Launched != 0 {
-		row[9] = s.Balloon.String()
+	if s.Balloon != nil {
+		row[10] = s.Balloon.String()
 	}
 	g := s.Guest
 	if g == nil {
 		return row
 	}
 	row[2] = g.Uptime.Round(time.Second).String()
-	row[3] = fmt.Sprintf("%.2f", g.Load[0])
-	row[4] = portion(g.MemoryTotal-g.MemoryAvailable, g.MemoryTotal)
+	row[3] = busy(*g, last)
+	row[4] = fmt.Sprintf("%.2f", g.Load[0])
+	row[5] = portion(g.MemoryTotal-g.MemoryAvailable, g.MemoryTotal)
 	for _, fs := range g.FileSystems {
 		switch fs.Path {
 		case "/":
-			row[5] = portion(fs.Used, fs.Size)
-		case "/root":
 			row[6] = portion(fs.Used, fs.Size)
+		case "/root":
+			row[7] = portion(fs.Used, fs.Size)
 		}
 	}
 	return row
+}
+
+// busy is the part of its CPUs that a guest has used since the last time, or since
+// its boot where that was later.
+func busy(now, last banger.GuestStats) string {
+	if last.CPUTotal >= now.CPUTotal || last.CPUBusy > now.CPUBusy {
+		last = banger.GuestStats{}
+	}
+	if now.CPUTotal == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.0f%%", 100*float64(now.CPUBusy-last.CPUBusy)/float64(now.CPUTotal-last.CPUTotal))
 }
 
 func portion(used, of banger.Size) string { return used.String() + "/" + of.String() }

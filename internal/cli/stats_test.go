@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"banger"
 )
@@ -12,9 +13,9 @@ import (
 func TestStats(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.run(t, setup{}, "vm", "stats", "otter", "wombat").want(t, 0,
-		"NAME    STATE    UPTIME  LOAD  MEMORY   /      /root   CPU TIME  RESIDENT  BALLOON  OVERLAY  WORK DISK\n"+
-			"otter   running  1m0s    0.50  768M/1G  1G/8G  2G/16G  3s        600M      256M     5M       6M\n"+
-			"wombat  stopped  -       -     -        -      -       -         -         -        5M       6M\n", "")
+		"NAME    STATE    UPTIME  CPU  LOAD  MEMORY   /      /root   CPU TIME  RESIDENT  BALLOON  OVERLAY  WORK DISK\n"+
+			"otter   running  1m0s    12%  0.50  768M/1G  1G/8G  2G/16G  3s        600M      256M     5M       6M\n"+
+			"wombat  stopped  -       -    -     -        -      -       -         -         -        5M       6M\n", "")
 	r := f.run(t, setup{}, "vm", "stats", "--json", "otter", "nobody")
 	decoder := json.NewDecoder(strings.NewReader(r.out))
 	var s banger.VMStats
@@ -29,6 +30,27 @@ func TestStats(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	at := func(busy, total time.Duration) banger.GuestStats {
+		return banger.GuestStats{CPUBusy: busy, CPUTotal: total}
+	}
+	for _, c := range []struct {
+		now, last banger.GuestStats
+		want      string
+	}{
+		{at(0, 0), at(0, 0), "-"},
+		{at(1, 4), at(0, 0), "25%"},
+		{at(5, 8), at(1, 4), "100%"},
+		{at(1, 4), at(2, 8), "25%"}, // it has booted since
+		{at(1, 4), at(1, 4), "25%"},
+		{at(1, -4), at(1, 4), "-25%"}, // a guest may say anything
+	} {
+		if got := busy(c.now, c.last); got != c.want {
+			t.Errorf("%v after %v: %s, want %s", c.now, c.last, got, c.want)
+		}
+	}
+}
+
 func TestStatsWatch(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running))
 	signals := make(chan os.Signal, 1)
@@ -38,7 +60,7 @@ func TestStatsWatch(t *testing.T) {
 		}
 	}
 	r := f.run(t, setup{tty: true, signals: signals}, "vm", "stats", "--watch", "--interval", "100ms", "otter")
-	if r.code != exitInterrupted || strings.Count(r.out, "\x1b[H\x1b[2JNAME ") < 2 {
+	if r.code != exitInterrupted || strings.Count(r.out, "\x1b[H\x1b[2JNAME ") < 2 || !strings.Contains(r.out, "  12%  ") || !strings.Contains(r.out, "  90%  ") {
 		t.Errorf("%+v", r)
 	}
 }

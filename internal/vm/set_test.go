@@ -215,7 +215,7 @@ func TestSetMemoryOfARunningVM(t *testing.T) {
 		t.Helper()
 		vm := w.show1("otter")
 		stats, err := w.VMStats(t.Context(), "otter")
-		if err != nil || vm.Memory != memory || vm.Launched != full || vm.PID != before.PID || stats.Launched != full || stats.Balloon != full-memory {
+		if err != nil || vm.Memory != memory || vm.Launched != full || vm.PID != before.PID || stats.Launched != full || stats.Balloon == nil || *stats.Balloon != full-memory {
 			t.Errorf("want %v: %+v, %+v, %v", memory, vm, stats, err)
 		}
 	}

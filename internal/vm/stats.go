@@ -49,7 +49,10 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 		return s, err
 	}
 	if memory, err := r.machine.Memory(ctx); err == nil {
-		s.Launched, s.Balloon = memory.Launched, memory.Balloon
+		s.Launched = memory.Launched
+		if memory.Told {
+			s.Balloon = &memory.Balloon
+		}
 	} else if r.alive() && r.launched != 0 {
 		v.Log.Warn("ask the VMM for its memory", "vm", row.Name, "id", row.ID, "err", err)
 	}
@@ -119,6 +122,7 @@ func askStats(ctx context.Context, control *guest.Control) (*banger.GuestStats, 
 		return nil, err
 	}
 	s := &banger.GuestStats{Uptime: time.Duration(told.UptimeMS) * time.Millisecond, Load: told.Load,
+		CPUs: told.CPUs, CPUBusy: time.Duration(told.CPUBusyMS) * time.Millisecond, CPUTotal: time.Duration(told.CPUTotalMS) * time.Millisecond,
 		MemoryTotal: banger.Size(told.MemoryTotal), MemoryAvailable: banger.Size(told.MemoryAvailable), FileSystems: []banger.FileSystem{}}
 	for _, fs := range told.FileSystems[:min(len(told.FileSystems), mostFileSystems)] {
 		s.FileSystems = append(s.FileSystems, banger.FileSystem{Path: printable(fs.Path), Size: banger.Size(fs.Size), Used: banger.Size(fs.Used)})

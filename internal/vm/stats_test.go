@@ -20,7 +20,7 @@ func TestStats(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	g := s.Guest
-	if g == nil || g.Uptime != 5*time.Second || g.Load[1] != 0.5 || g.MemoryAvailable != banger.MiB || len(g.FileSystems) != 2 {
+	if g == nil || g.Uptime != 5*time.Second || g.Load[1] != 0.5 || g.CPUs != 2 || g.CPUBusy != time.Second || g.CPUTotal != 10*time.Second || g.MemoryAvailable != banger.MiB || len(g.FileSystems) != 2 {
 		t.Fatalf("%+v", g)
 	}
 	if fs := g.FileSystems[1]; fs != (banger.FileSystem{Path: "/root[2J", Size: 4096, Used: 512}) {

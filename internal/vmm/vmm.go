@@ -130,7 +130,8 @@ type Machine interface {
 // Memory is what a guest has of its host's memory.
 type Memory struct {
 	Launched banger.Size `json:"launched"` // what the VMM was launched with: the most there can be
-	Balloon  banger.Size `json:"balloon"`  // what the guest has given back; 0 where the VMM does not tell
+	Balloon  banger.Size `json:"balloon"`  // what the guest has given back
+	Told     bool        `json:"told"`     // Balloon is known: not every VMM can tell
 }
 
 // CheckMemory refuses more than the VMM was launched with.

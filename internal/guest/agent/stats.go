@@ -28,6 +28,9 @@ func stats(c wire.Config) (wire.Stats, error) {
 	for i, load := range info.Loads {
 		s.Load[i] = float64(load) / (1 << 16)
 	}
+	if err := cpus(&s); err != nil {
+		return s, err
+	}
 	file, err := os.Open("/proc/meminfo")
 	if err != nil {
 		return s, err
@@ -45,6 +48,52 @@ func stats(c wire.Config) (wire.Stats, error) {
 			Size: int64(fs.Blocks) * fs.Bsize, Used: int64(fs.Blocks-fs.Bfree) * fs.Bsize})
 	}
 	return s, nil
+}
+
+// cpus looks at what the CPUs have done since the boot.
+func cpus(s *wire.Stats) error {
+	file, err := os.Open("/proc/stat")
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	s.CPUs, s.CPUBusyMS, s.CPUTotalMS, err = cpuTimes(file)
+	return err
+}
+
+// cpuTimes reads /proc/stat: "cpu" and the times of all CPUs together, in hundredths
+// of a second, then a line for each (man 5 proc).
+func cpuTimes(r io.Reader) (count int, busy, total int64, err error) {
+	const (
+		idle, iowait, steal = 3, 4, 7
+		all                 = 8 // those that follow are in the first two already
+		ms                  = 10
+	)
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		name, times, _ := strings.Cut(lines.Text(), " ")
+		if !strings.HasPrefix(name, "cpu") {
+			break
+		}
+		if name != "cpu" {
+			count++
+			continue
+		}
+		fields := strings.Fields(times)
+		for i, field := range fields[:min(all, len(fields))] {
+			spent, err := strconv.ParseInt(field, 10, 64)
+			if err != nil {
+				return 0, 0, 0, fmt.Errorf("read /proc/stat: %w", err)
+			}
+			total += spent * ms
+			if i != idle && i != iowait && i != steal {
+				busy += spent * ms
+			}
+		}
+	}
+	if count == 0 || total == 0 {
+		return 0, 0, 0, errors.New("/proc/stat does not tell what the CPUs do")
+	}
+	return count, busy, total, nil
 }
 
 // memory reads /proc/meminfo.

@@ -194,6 +194,9 @@ type Info struct {
 type Stats struct {
 	UptimeMS        int64        `json:"uptime_ms"`
 	Load            [3]float64   `json:"load"` // over 1, 5 and 15 minutes
+	CPUs            int          `json:"cpus"`
+	CPUBusyMS       int64        `json:"cpu_busy_ms"`  // of all of them together, since the boot
+	CPUTotalMS      int64        `json:"cpu_total_ms"` // with what they were idle
 	MemoryTotal     int64        `json:"memory_total"`
 	MemoryAvailable int64        `json:"memory_available"`
 	FileSystems     []FileSystem `json:"file_systems"`

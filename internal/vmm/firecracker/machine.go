@@ -151,6 +151,7 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 	if err := m.api.do(ctx, getBalloon, nil, &stats); err != nil {
 		return vmm.Memory{}, err
 	}
+	memory.Told = true
 	memory.Balloon = banger.Size(stats.ActualMiB) * banger.MiB
 	return memory, nil
 }

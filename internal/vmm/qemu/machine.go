@@ -127,7 +127,7 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 	if err := m.monitor.ask(ctx, "query-balloon", nil, &left); err != nil {
 		return vmm.Memory{}, err
 	}
-	return vmm.Memory{Launched: banger.Size(launched.Base), Balloon: banger.Size(max(0, launched.Base-left.Actual))}, nil
+	return vmm.Memory{Launched: banger.Size(launched.Base), Balloon: banger.Size(max(0, launched.Base-left.Actual)), Told: true}, nil
 }
 
 // Close implements vmm.Machine.

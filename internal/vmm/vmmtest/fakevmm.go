@@ -90,7 +90,7 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 	if err != nil {
 		return err
 	}
-	v.memory.Launched = o.Memory
+	v.memory.Launched, v.memory.Told = o.Memory, true
 	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signals := make(chan os.Signal, 1)

@@ -136,7 +136,7 @@ func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 	case wire.MethodInfo:
 		reply.Result, _ = json.Marshal(wire.Info{BootID: g.ID(), Init: wire.InitUp})
 	case wire.MethodStats:
-		reply.Result, _ = json.Marshal(wire.Stats{UptimeMS: 5000, Load: [3]float64{1, 0.5, 0.25}, MemoryTotal: 2 << 20, MemoryAvailable: 1 << 20,
+		reply.Result, _ = json.Marshal(wire.Stats{UptimeMS: 5000, Load: [3]float64{1, 0.5, 0.25}, CPUs: 2, CPUBusyMS: 1000, CPUTotalMS: 10_000, MemoryTotal: 2 << 20, MemoryAvailable: 1 << 20,
 			FileSystems: []wire.FileSystem{{Path: "/", Size: 8192, Used: 4096}, {Path: "/root\x1b[2J", Size: 4096, Used: 512}}})
 	case wire.MethodStop:
 		g.stop(request, out)

@@ -210,9 +210,7 @@ func TestDefaultImage(t *testing.T) {
 
 // files are copied in each way there is.
 func (c *client) files(t *testing.T) {
-	const size = 6 << 20
-	sum := noise(t, filepath.Join(c.dir, "big"), size)
-	less := noise(t, filepath.Join(c.dir, "less"), size/6)
+	less := noise(t, filepath.Join(c.dir, "less"), 1<<20)
 	inGuest := func(t *testing.T, path string) string {
 		t.Helper()
 		return strings.Fields(c.h.sh(t, c.name, "sha256sum "+path))[0]
@@ -224,8 +222,10 @@ func (c *client) files(t *testing.T) {
 		}
 	}
 	t.Run("sftp", func(t *testing.T) {
+		const size = 20 << 20
+		sum := noise(t, filepath.Join(c.dir, "bulk"), size)
 		begun := time.Now()
-		c.run(t, "put big sftp-up\n", "sftp", "-F", c.file, "-b", "-", c.name)
+		c.run(t, "put bulk sftp-up\n", "sftp", "-F", c.file, "-b", "-", c.name)
 		t.Logf("up: %s", rate(size, time.Since(begun)))
 		same(t, "the guest", inGuest(t, "sftp-up"), sum)
 		begun = time.Now()

@@ -212,7 +212,7 @@ func TestManyFiles(t *testing.T) {
 	begun := time.Now()
 	h.importTar(t, "many", archive)
 	t.Logf("import of %d MiB, %d files: %v", len(archive)>>20, count, time.Since(begun).Round(time.Millisecond))
-	vm := h.create(t, "--name", "img-many", "--image", "many")
+	vm := contract(t, h, "many", "img-many", guestEnd{told: banger.EndedPoweroff})
 	got := h.sh(t, vm.Name, "find /many -type f | wc -l; cat /many/199/99999 /"+deep+" /many/linked; stat -c %h /many/linked")
 	if want := fmt.Sprintf("%d\n99999deeplong2", count+3); got != want {
 		t.Errorf("got %q, want %q", got, want)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -156,15 +157,18 @@ func TestChange(t *testing.T) {
 			t.Errorf("%q: exit %d, want %d with %q and a fix:\n%s", c.args, r.code, c.code, c.want, r.stderr)
 		}
 	}
+	low := func() string { return h.sh(t, vm.Name, "awk '/MemFree/ { print ($2 < 700 * 1024) }' /proc/meminfo") }
 	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
-	until(t, time.Minute, "the guest's giving back", func() bool {
-		return h.sh(t, vm.Name, "awk '/MemFree/ { print ($2 < 700 * 1024) }' /proc/meminfo") == "1"
-	})
+	until(t, time.Minute, "the guest's giving back", func() bool { return low() == "1" })
 	if vm.Driver != firecracker.Name { // not every version tells
 		until(t, time.Minute, "the balloon's size", func() bool {
 			return strings.Contains(h.banger(t, "vm", "stats", "--json", vm.Name), fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
 		})
 	}
+	h.banger(t, "vm", "set", "--memory", strconv.Itoa(int(vm.Memory/banger.MiB)), vm.Name)
+	until(t, time.Minute, "the guest's getting it back", func() bool { return low() == "0" })
+	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
+	until(t, time.Minute, "the guest's giving back again", func() bool { return low() == "1" })
 	if again := h.bootID(t, vm.Name); again != boot {
 		t.Error("less memory restarted the VM")
 	}

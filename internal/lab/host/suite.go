@@ -21,7 +21,7 @@ type Suite struct {
 
 // Suites are all there are.
 var Suites = []Suite{
-	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^TestContract$", Short: "^TestContract$"},
+	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^(TestContract$|TestReal)", Short: "^(TestContract$|TestReal)"},
 	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$"},
 }
 
@@ -63,7 +63,7 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 
 // surroundings tell the tests what host they are on: one with Firecracker only,
 // where everything takes its time.
-const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5 BANGER_TEST_SMALL=/small"
+const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5 BANGER_TEST_SMALL=/small BANGER_TEST_FIRECRACKER=" + Root + "/runtime/firecracker"
 
 // handedOn are the settings of tests that hold in the host too.
 func handedOn() (words string) {

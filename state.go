@@ -27,7 +27,7 @@ const (
 	EndedCrashed  Ending = "crashed"   // the guest was reset without a bye: a panic
 	EndedKilled   Ending = "killed"    // we killed the VMM: `vm kill`, `vm stop` that ran out of time, or --force
 	EndedVMMDied  Ending = "vmm-died"  // the VMM was killed from outside, or broke
-	EndedHostDown Ending = "unwatched" // it ended while no daemon lived, and left no word
+	EndedHostDown Ending = "unwatched" // it ended while no daemon lived, and left no word: as by a power cut of the host
 )
 
 // Clean says whether the guest unmounted its disks before it ended.

@@ -100,9 +100,7 @@ func TestDaemonDies(t *testing.T) {
 		if err := gone(pid, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		if now := h.show(t, vm.Name); now.State != banger.Stopped || now.Ending != banger.EndedHostDown {
-			t.Errorf("it is %s, ended %s %s", now.State, now.Ending, now.EndingBy)
-		}
+		ended(t, h.show(t, vm.Name), banger.EndedVMMDied, "killed while no daemon watched")
 	})
 }
 

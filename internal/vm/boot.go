@@ -29,10 +29,23 @@ func newID(n int) string {
 type boot struct {
 	guest.Identity
 	StartedAt time.Time `json:"started_at"`
+	Host      string    `json:"host,omitempty"` // the host's own boot id
 }
 
 func newBoot() boot {
-	return boot{guest.Identity{Token: newID(32), Nonce: newID(16)}, time.Now().UTC()}
+	return boot{Identity: guest.Identity{Token: newID(32), Nonce: newID(16)}, StartedAt: time.Now().UTC(), Host: hostBoot()}
+}
+
+// hostBootID is the kernel's file with an id of its own for each of its boots.
+var hostBootID = "/proc/sys/kernel/random/boot_id"
+
+// hostBoot is the host's boot id, or empty where it has none.
+func hostBoot() string {
+	id, err := os.ReadFile(hostBootID)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
 }
 
 func writeBoot(dir config.VMDir, b boot) error {

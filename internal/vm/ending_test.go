@@ -2,6 +2,7 @@ package vm
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 
 	"banger"
@@ -77,6 +78,28 @@ func TestEndingByTheVMMsWord(t *testing.T) {
 		close(r.tended)
 		if got, detail := r.ending(config.VMDir(t.TempDir())); string(got)+" "+detail != want {
 			t.Errorf("%+v: got %q %q", exit, got, detail)
+		}
+	}
+}
+
+// TestEndingByTheHostsBoot: a VMM that left no word was killed, unless the host went
+// down with it.
+func TestEndingByTheHostsBoot(t *testing.T) {
+	begun := newBoot()
+	if begun.Host == "" {
+		t.Fatal("this host has no boot id")
+	}
+	defer func(was string) { hostBootID = was }(hostBootID)
+	another := filepath.Join(t.TempDir(), "boot_id")
+	if err := os.WriteFile(another, []byte("another\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]banger.Ending{hostBootID: banger.EndedVMMDied, another: banger.EndedHostDown, another + "-none": banger.EndedHostDown} {
+		hostBootID = file
+		r := newRun(ended{}, begun)
+		close(r.tended)
+		if got, detail := r.ending(config.VMDir(t.TempDir())); got != want || detail == "" {
+			t.Errorf("%s: got %q %q, want %s", file, got, detail, want)
 		}
 	}
 }

@@ -276,6 +276,9 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	case vmm.ReasonUnknown:
 		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it" + in(exit.Detail)
 	}
+	if r.boot.Host != "" && r.boot.Host == hostBoot() {
+		return banger.EndedVMMDied, "the VMM was killed while no daemon watched: it left no word, and this host has been up since"
+	}
 	return banger.EndedHostDown, "it ended while no daemon watched, and left no word"
 }
 

@@ -140,10 +140,14 @@ func TestNobodyLooks(t *testing.T) {
 	t.Parallel()
 	h := own(t)
 	tiny := h.tiny(t)
-	names := []string{"stays", "off", "again", "panics"}
+	names := []string{"stays", "halts", "off", "again", "panics"}
 	boots, pids := map[string]string{}, map[string]int{}
+	var halts banger.VM
 	for _, name := range names {
-		h.create(t, "--name", name, "--image", tiny)
+		vm := h.create(t, "--name", name, "--image", tiny)
+		if name == "halts" {
+			halts = vm
+		}
 		boots[name], pids[name] = h.bootID(t, name), h.vmm(t, name)
 	}
 	session := h.command(t.Context(), "vm", "ssh", "stays", "--", "cat")
@@ -169,22 +173,24 @@ func TestNobodyLooks(t *testing.T) {
 	echo("before")
 	outlives := h.show(t, "stays").Driver == firecracker.Name // QEMU's one port of streams is the daemon's
 	// Without a daemon nobody can ask them.
-	for name, act := range map[string]string{"off": "poweroff", "again": "reboot", "panics": "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"} {
+	for name, act := range map[string]string{"halts": "halt -f", "off": "poweroff", "again": "reboot", "panics": "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"} {
 		h.sh(t, name, fmt.Sprintf("(sleep %d; sync; %s) >/dev/null 2>&1 </dev/null &", 10*patience(t), act))
 	}
 	h.killDaemon(t)
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pids["off"])); err != nil {
 		t.Fatal("the daemon was killed too late")
 	}
-	for _, name := range names[1:] {
+	for _, name := range names[2:] {
 		if err := gone(pids[name], bootTime); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 	}
+	until(t, bootTime, "the halt", func() bool { return strings.Contains(read(t, h.dirs.VM(halts.ID).Console()), "reboot: System halted") })
 	if outlives {
 		echo("while nobody looks")
 	}
 	ended(t, h.show(t, "off"), banger.EndedPoweroff, "")
+	ended(t, h.ended(t, "halts"), banger.EndedUnclean, "the guest halted without unmounting")
 	ended(t, h.show(t, "panics"), banger.EndedCrashed, "kernel panic: ")
 	h.comesBack(t, "again", boots["again"])
 	if now := h.show(t, "again"); now.Ending != banger.EndedReboot {

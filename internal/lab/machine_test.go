@@ -20,6 +20,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/vmm/firecracker"
 )
 
 // TestData is the life of two VMs of one image: what is written stays, each has
@@ -221,6 +222,15 @@ func TestKilledVMM(t *testing.T) {
 			t.Errorf("%s holds %q, the guest had synced %q", file, got, told)
 		}
 	}
+	if err := syscall.Kill(h.vmm(t, vm.Name), syscall.SIGSEGV); err != nil {
+		t.Fatal(err)
+	}
+	crash := "SIGSEGV"
+	if vm.Driver == firecracker.Name { // it takes the signal, tells its log, and ends with a status
+		crash = "signal 11"
+	}
+	ended(t, h.ended(t, vm.Name), banger.EndedVMMDied, crash)
+	h.banger(t, "vm", "start", vm.Name)
 	starved(t, h, vm)
 	h.banger(t, "vm", "stop", vm.Name)
 	cleanVM(t, vm)

@@ -40,6 +40,8 @@ func TestEndsWithoutInit(t *testing.T) {
 		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
 		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
 		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
+		{"sync; echo triple >/sys/kernel/reboot/type; echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger",
+			banger.EndedCrashed, "reset without a word ("}, // a triple fault
 	} {
 		t.Run(c.script, func(t *testing.T) {
 			act(t, c.script)

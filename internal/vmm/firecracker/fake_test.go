@@ -314,6 +314,7 @@ func (f *fake) connect(listener net.Listener) {
 		if guest == nil && f.started && !f.orders.NoGuest {
 			config, _ := vmmtest.ReadConfig(f.boot.Initrd)
 			guest = &vmmtest.Guest{Config: config, Console: os.Stdout, End: f.end,
+				Disk:  func() (*os.File, error) { f.mu.Lock(); defer f.mu.Unlock(); return os.OpenFile(f.drives[1].File, os.O_RDWR, 0) },
 				Sizes: func() []int64 { f.mu.Lock(); defer f.mu.Unlock(); return slices.Clone(f.sizes) }}
 		}
 		f.mu.Unlock()
@@ -378,7 +379,7 @@ func newSpec(t *testing.T) vmm.Spec {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, content := range map[string]string{dir.Kernel(): "", dir.Base(): "", dir.Overlay(): "", dir.Initrd(): newc(wire.ConfigPath, string(data))} {
+	for path, content := range map[string]string{dir.Kernel(): "", dir.Base(): "", dir.Overlay(): strings.Repeat("\x00", 64<<10), dir.Initrd(): newc(wire.ConfigPath, string(data))} {
 		mode := os.FileMode(0o600)
 		if path == dir.Kernel() || path == dir.Base() {
 			mode = 0o644 // shared with other VMs

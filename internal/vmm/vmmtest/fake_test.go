@@ -64,7 +64,7 @@ func newSpec(t *testing.T) vmm.Spec {
 		return newc(wire.ConfigPath, string(data))
 	}
 	for name, data := range map[string][]byte{
-		"vmlinux": nil, "base.ext4": nil, "overlay.ext4": nil,
+		"vmlinux": nil, "base.ext4": nil, "overlay.ext4": make([]byte, 64<<10),
 		"initrd.img": append(append(newc("init", "#!"), config("old")...), config("new")...),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {

@@ -91,7 +91,9 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 		return err
 	}
 	v.memory.Launched, v.memory.Told = o.Memory, true
-	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end, Sizes: func() []int64 { return sizes(o.Disks) }}
+	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end,
+		Disk:  func() (*os.File, error) { return os.OpenFile(o.Disks[1], os.O_RDWR, 0) },
+		Sizes: func() []int64 { return sizes(o.Disks) }}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"banger/internal/guest/wire"
@@ -32,6 +33,24 @@ func (f *fixture) context(t *testing.T) context.Context {
 func (f *fixture) launch(t *testing.T) (vmm.Machine, vmm.Spec) {
 	t.Helper()
 	spec := f.newSpec(t)
+	return f.boot(t, spec), spec
+}
+
+// again launches a VM that has ended.
+func (f *fixture) again(t *testing.T, spec vmm.Spec) vmm.Machine {
+	t.Helper()
+	if err := os.Remove(filepath.Join(spec.Dir, spec.Console)); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if spec.Lock, err = vmm.Lock(filepath.Join(spec.Dir, LockName)); err != nil {
+		t.Fatal(err)
+	}
+	return f.boot(t, spec)
+}
+
+func (f *fixture) boot(t *testing.T, spec vmm.Spec) vmm.Machine {
+	t.Helper()
 	m, err := f.driver.Launch(f.context(t), spec)
 	spec.Lock.Close()
 	if err != nil {
@@ -44,7 +63,7 @@ func (f *fixture) launch(t *testing.T) (vmm.Machine, vmm.Spec) {
 		m.Kill()
 		m.Close()
 	})
-	return m, spec
+	return m
 }
 
 // adopt takes over a VM that was launched; the test's end ends it.
@@ -169,6 +188,19 @@ func (f *fixture) echo(t *testing.T, m vmm.Machine) {
 	if _, err := io.ReadFull(conn, got); err != nil || string(got) != said {
 		t.Fatalf("echo: %q, %v", got, err)
 	}
+}
+
+// swap has the guest write a line to its disk, and returns the last one.
+func (f *fixture) swap(t *testing.T, m vmm.Machine, line string) string {
+	t.Helper()
+	conn := f.dial(t, m, PortData)
+	defer conn.Close()
+	fmt.Fprintln(conn, line)
+	last, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(last, "\n")
 }
 
 func (f *fixture) act(t *testing.T, m vmm.Machine, verb wire.Verb) {

@@ -2,11 +2,13 @@ package vmmtest
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 
@@ -17,6 +19,7 @@ import (
 const (
 	PortEcho  = 7   // sends back what it gets
 	PortFull  = 19  // sends without end
+	PortData  = 997 // reads a line, has it on the writable disk in place of the last one, and sends that
 	PortSizes = 998 // sends the sizes of the disks in bytes, a JSON array
 	PortAct   = 999 // reads a line, a Verb or Panic, and does it unasked
 )
@@ -32,7 +35,8 @@ const Measured = "init: the timer is measured"
 type Guest struct {
 	Config  wire.Config
 	Sizes   func() []int64
-	End     func(verb wire.Verb) // ends the machine, Panic included; does not return
+	Disk    func() (*os.File, error) // opens the writable disk
+	End     func(verb wire.Verb)     // ends the machine, Panic included; does not return
 	Console io.Writer
 	Faults  Faults
 	More    []Port // beyond its own
@@ -43,7 +47,7 @@ type Guest struct {
 
 // Ports are the ports that Serve serves.
 func (g *Guest) Ports() []int {
-	ports := []int{wire.PortControl, PortEcho, PortFull, PortSizes, PortAct}
+	ports := []int{wire.PortControl, PortEcho, PortFull, PortData, PortSizes, PortAct}
 	for _, port := range g.More {
 		ports = append(ports, port.Number)
 	}
@@ -62,6 +66,13 @@ func (g *Guest) Serve(stream net.Conn, port int) {
 				return
 			}
 		}
+	case PortData:
+		line, _ := bufio.NewReader(stream).ReadString('\n')
+		last, err := g.swap(strings.TrimSpace(line))
+		if err != nil {
+			last = "error: " + err.Error()
+		}
+		fmt.Fprintln(stream, last)
 	case PortSizes:
 		json.NewEncoder(stream).Encode(g.Sizes())
 	case PortAct:
@@ -75,6 +86,35 @@ func (g *Guest) Serve(stream net.Conn, port int) {
 			more.Serve(g.Config, stream)
 		}
 	}
+}
+
+// Where on the disk the line is that PortData writes, and how much it takes there.
+const (
+	dataAt = 4096
+	dataIs = 512
+)
+
+// swap writes a line to the disk, unless it is empty, and returns what was there.
+func (g *Guest) swap(line string) (string, error) {
+	disk, err := g.Disk()
+	if err != nil {
+		return "", err
+	}
+	defer disk.Close()
+	block := make([]byte, dataIs)
+	if _, err := disk.ReadAt(block, dataAt); err != nil {
+		return "", err
+	}
+	last := string(bytes.TrimRight(block, "\x00"))
+	if line == "" {
+		return last, nil
+	}
+	clear(block)
+	copy(block, line)
+	if _, err := disk.WriteAt(block, dataAt); err != nil {
+		return "", err
+	}
+	return last, disk.Sync()
 }
 
 // act brings the machine down as a real guest would.

@@ -1,6 +1,7 @@
 package vmmtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,7 @@ func Run(t *testing.T, newDriver Make) {
 		{"Lock", testLock},
 		{"Adopt", testAdopt},
 		{"AdoptGone", testAdoptGone},
+		{"Data", testData},
 		{"Exit", testExit},
 		{"Signal", testSignal},
 		{"Grow", testGrow},
@@ -167,6 +169,28 @@ func testAdoptGone(t *testing.T, f *fixture) {
 		t.Errorf("killed: got %v", err)
 	}
 	f.told(t, spec, vmm.ReasonUnknown)
+}
+
+// What a guest has synced is on its disk's file, survives the VMM's death, and is
+// there for the next one.
+func testData(t *testing.T, f *fixture) {
+	m, spec := f.launch(t)
+	for i, line := range []string{"first", "second"} {
+		if got, want := f.swap(t, m, line), []string{"", "first"}[i]; got != want {
+			t.Errorf("before %q the disk held %q, want %q", line, got, want)
+		}
+	}
+	if err := m.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	f.ended(t, m, vmm.ReasonKilled)
+	data, err := os.ReadFile(filepath.Join(spec.Dir, spec.Disks[1].File))
+	if err != nil || !bytes.HasPrefix(data[dataAt:], []byte("second\x00")) {
+		t.Errorf("the disk's file holds %q, %v", data[dataAt:dataAt+dataIs], err)
+	}
+	if got := f.swap(t, f.again(t, spec), ""); got != "second" {
+		t.Errorf("the next boot found %q", got)
+	}
 }
 
 func testExit(t *testing.T, f *fixture) {

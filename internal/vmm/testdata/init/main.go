@@ -61,7 +61,7 @@ func run() error {
 		return err
 	}
 	resetToOff = config.ResetToOff
-	guest := &vmmtest.Guest{Config: config, Sizes: sizes, End: end, Console: console}
+	guest := &vmmtest.Guest{Config: config, Sizes: sizes, Disk: disk, End: end, Console: console}
 	failed := make(chan error)
 	if err := serveSerial(guest, failed); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -127,6 +127,8 @@ func loadModules() error {
 	}
 	return nil
 }
+
+func disk() (*os.File, error) { return os.OpenFile("/dev/vdb", os.O_RDWR, 0) }
 
 func sizes() []int64 {
 	files, _ := filepath.Glob("/sys/block/vd?/size")

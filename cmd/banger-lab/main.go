@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ import (
 const usage = `usage: banger-lab build
        banger-lab shell
        banger-lab bench [--run REGEX]
-       banger-lab test [--short] [--suite driver|machines] [--run REGEX]
+       banger-lab test [--short] [--suite driver|qemu|machines] [--run REGEX]
 `
 
 // exits are the exit codes of the kinds of errors that have their own.
@@ -135,13 +136,15 @@ func runBench(ctx context.Context, l *host.Lab, c choice) error {
 
 func runTest(ctx context.Context, l *host.Lab, c choice) error {
 	var suites []host.Suite
+	var names []string
 	for _, suite := range host.Suites {
+		names = append(names, suite.Name)
 		if c.suite == "" || c.suite == suite.Name {
 			suites = append(suites, suite)
 		}
 	}
 	if len(suites) == 0 {
-		return banger.Invalidf("name driver or machines", "there is no suite %q", c.suite)
+		return banger.Invalidf("name one of "+strings.Join(names, ", "), "there is no suite %q", c.suite)
 	}
 	h, err := start(ctx, l, suites)
 	if err != nil {
@@ -163,7 +166,7 @@ func runTest(ctx context.Context, l *host.Lab, c choice) error {
 		began := time.Now()
 		passed, err := h.Test(ctx, suite, cmp.Or(c.tests, tests), out)
 		if err != nil {
-			return fmt.Errorf("run the suite %s: %w", suite.Name, err)
+			return errors.Join(fmt.Errorf("run the suite %s: %w", suite.Name, err), l.KeepLogs(ctx, h))
 		}
 		fmt.Fprintf(out, "%s: %.0f s\n", suite.Name, time.Since(began).Seconds())
 		failed = failed || !passed

@@ -20,6 +20,16 @@ const (
 	maxConfig = 1 << 20
 )
 
+// Page is what an initrd's size is a multiple of. QEMU loads one so that it ends less
+// than a page below the end of the guest's memory, and the SeaBIOS of Debian 13 has
+// put ACPI's tables into the last page by then, without which a kernel finds no device.
+// An initrd that fills its pages ends a page below.
+const Page = 4096
+
+// Rest is how many zeros make an initrd of this size one that fills its pages. Kernels
+// skip them.
+func Rest(size int64) int64 { return -size & (Page - 1) }
+
 // WriteBase writes what all VMs with this kernel set and this agent share:
 // the agent as /init, what a first process needs before it has mounted anything,
 // and bootModules, which is an archive already.
@@ -115,6 +125,10 @@ func Make(path, base string, config []byte) (err error) {
 	archive := NewWriter(out)
 	archive.File(wire.ConfigPath, 0o600, int64(len(config)), bytes.NewReader(config))
 	if err := archive.Close(); err != nil {
+		return fmt.Errorf("write initrd: %w", err)
+	}
+	size += archive.written
+	if err := out.Truncate(size + Rest(size)); err != nil {
 		return fmt.Errorf("write initrd: %w", err)
 	}
 	if err := out.Close(); err != nil {

@@ -50,8 +50,8 @@ func TestMakeIsBaseAndConfiguration(t *testing.T) {
 		}
 	}
 	info, err := os.Stat(path)
-	if err != nil || info.Mode() != 0o600 {
-		t.Errorf("mode %v, %v", info, err)
+	if err != nil || info.Mode() != 0o600 || info.Size()%Page != 0 {
+		t.Errorf("mode and size %v, %v", info, err)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -76,6 +76,14 @@ func TestMakeIsBaseAndConfiguration(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	assertNames(t, dir, "agent", "base", "boot.cpio", "initrd.img")
+}
+
+func TestRest(t *testing.T) {
+	for size, want := range map[int64]int64{0: 0, 1: Page - 1, Page - 1: 1, Page: 0, 3*Page + 512: Page - 512} {
+		if got := Rest(size); got != want {
+			t.Errorf("%d and %d, want %d", size, got, want)
+		}
+	}
 }
 
 func TestMakeLeavesNothingWhenItFails(t *testing.T) {

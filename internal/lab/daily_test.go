@@ -195,4 +195,26 @@ func TestChange(t *testing.T) {
 	}
 	h.banger(t, "vm", "stop", "changed")
 	cleanVM(t, vm)
+	if vm.Driver == firecracker.Name { // QEMU runs VMs wherever this does
+		moves(t, h, vm)
+	}
+}
+
+// moves takes a stopped VM to QEMU and back: its disks stay as they are.
+func moves(t *testing.T, h *home, vm banger.VM) {
+	t.Helper()
+	for _, driver := range []string{"qemu", firecracker.Name} {
+		h.banger(t, "vm", "set", "--driver", driver, vm.Name)
+		h.banger(t, "vm", "start", vm.Name)
+		if now := h.show(t, vm.Name); now.Driver != driver {
+			t.Errorf("it runs on %s, not on %s", now.Driver, driver)
+		}
+		h.sh(t, vm.Name, "echo "+driver+" >>/root/drivers; echo "+driver+" >>/etc/drivers")
+		h.stopped(t, vm)
+	}
+	h.banger(t, "vm", "start", vm.Name)
+	if got, want := h.sh(t, vm.Name, "cat /root/drivers /etc/drivers"), "qemu\nfirecracker\nqemu\nfirecracker"; got != want {
+		t.Errorf("the disks hold %q, want %q", got, want)
+	}
+	h.stopped(t, vm)
 }

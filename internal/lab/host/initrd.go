@@ -3,7 +3,6 @@ package host
 import (
 	"bytes"
 	"embed"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -53,7 +52,9 @@ func (l *Lab) writeInitrd(keys keys) (string, error) {
 	if err := archive.Close(); err != nil {
 		return "", err
 	}
-	return l.writeFile("initrd.img", 0o600, io.MultiReader(&out, bytes.NewReader(modules)))
+	out.Write(modules)
+	out.Write(make([]byte, initrd.Rest(int64(out.Len()))))
+	return l.writeFile("initrd.img", 0o600, &out)
 }
 
 // above makes the directories above a file, as private as the file.

@@ -50,11 +50,11 @@ func (h *Host) Terminal(ctx context.Context, in, out *os.File) error {
 
 // KeepLogs copies what the host's kernel and journal have said into the run's directory.
 func (l *Lab) KeepLogs(ctx context.Context, h *Host) error {
-	file, err := os.Create(l.run + "/dmesg.log")
+	file, err := os.Create(l.run + "/host.log")
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	_, err = h.Shell(ctx, "dmesg", file)
+	_, err = h.Shell(ctx, "dmesg; journalctl --no-pager --boot", file)
 	return err
 }

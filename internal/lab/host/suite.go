@@ -22,6 +22,7 @@ type Suite struct {
 // Suites are all there are.
 var Suites = []Suite{
 	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^(TestContract$|TestReal)", Short: "^(TestContract$|TestReal)"},
+	{Name: "qemu", Package: "internal/vmm/qemu", Tests: "^(TestContract|TestReconnect|TestDaemonKilled)$", Short: "^TestContract$/^Guest$"},
 	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$"},
 }
 

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/store"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
 )
@@ -65,6 +68,26 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// TestDeletionWaitsForTheVMM: also one that an earlier daemon has begun.
+func TestDeletionWaitsForTheVMM(t *testing.T) {
+	w := newWorld(t)
+	vm := w.create("otter")
+	if err := w.Store.SetPhase(t.Context(), vm.ID, store.Deleting); err != nil {
+		t.Fatal(err)
+	}
+	w.again()
+	dir := w.Dirs.VM(vm.ID)
+	if pid, err := vmm.Holder(dir.Lock()); err != nil || pid != vm.PID {
+		t.Errorf("process %d has the lock, want %d: %v", pid, vm.PID, err)
+	}
+	if _, err := os.Stat(dir.Work()); err != nil {
+		t.Errorf("its disks, while process %d has them: %v", vm.PID, err)
+	}
+	if err := w.DeleteVM(t.Context(), "otter", banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestDeletionOffTheRecord: on a full disk a directory's name is all that tells of
 // a deletion.
 func TestDeletionOffTheRecord(t *testing.T) {
@@ -80,6 +103,28 @@ func TestDeletionOffTheRecord(t *testing.T) {
 	}
 	if _, err := os.Stat(string(w.Dirs.GoneVM(id))); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("its files: %v", err)
+	}
+}
+
+// TestMarkOffTheRecord: that name is on the disk before the first file is removed.
+func TestMarkOffTheRecord(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	dir := string(w.Dirs.VM(w.show1("otter").ID))
+	w.disk.Each(func() {
+		_, err := os.Stat(dir)
+		if err != nil && slices.Contains(w.disk.Names(w.Dirs.VMs()), filepath.Base(dir)) {
+			t.Error("a power cut brings back a VM without its files")
+		}
+	})
+	w.Before = func(step string) error {
+		if step == "mark" {
+			return store.ErrFull
+		}
+		return nil
+	}
+	if err := w.DeleteVM(t.Context(), "otter", banger.DeleteVM{}, nil); err != nil {
+		t.Error(err)
 	}
 }
 

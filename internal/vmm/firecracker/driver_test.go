@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -220,7 +221,8 @@ func TestLaunchFailures(t *testing.T) {
 	}
 }
 
-// assertLeft says that a launch which failed left no VMM, no lock and no socket.
+// assertLeft says that a launch which failed left no VMM, no lock and no socket, and
+// has nothing open.
 func assertLeft(t *testing.T, spec vmm.Spec) {
 	t.Helper()
 	spec.Lock.Close()
@@ -239,6 +241,20 @@ func assertLeft(t *testing.T, spec vmm.Spec) {
 		info, err := entry.Info()
 		if err != nil || entry.Type()&os.ModeSocket != 0 || info.Mode().Perm() != want {
 			t.Errorf("%s: %v, %v", entry.Name(), info.Mode(), err)
+		}
+	}
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range open {
+		if file, err := os.Readlink("/proc/self/fd/" + entry.Name()); err == nil && strings.HasPrefix(file, spec.Dir) {
+			t.Errorf("%s is still open", file)
+		}
+		fd, _ := strconv.Atoi(entry.Name())
+		address, _ := unix.Getsockname(fd)
+		if socket, is := address.(*unix.SockaddrUnix); is && strings.HasSuffix(socket.Name, knockSocket) {
+			t.Error("it still listens for the guest")
 		}
 	}
 }

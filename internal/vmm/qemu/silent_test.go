@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +59,21 @@ func TestAdoptOfASilentQEMU(t *testing.T) {
 	case <-proc.Done():
 		t.Error("it was ended")
 	default:
+	}
+}
+
+// Who only reads a VM's lock is no QEMU.
+func TestAdoptOfABystander(t *testing.T) {
+	driver, spec := asPlainUser(script(t, "")), plainSpec(t)
+	bystander := exec.Command("sleep", "60")
+	bystander.Stdin, _ = os.Open(spec.Lock.Name())
+	if err := errors.Join(spec.Lock.Close(), bystander.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer bystander.Wait()
+	defer bystander.Process.Kill()
+	if _, err := driver.Adopt(t.Context(), spec.Dir); !errors.Is(err, vmm.ErrGone) {
+		t.Errorf("got %v", err)
 	}
 }
 

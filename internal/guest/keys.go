@@ -101,14 +101,18 @@ func makeUserKey(path string) (string, error) {
 // so that neither a renamed VM nor a name used again meets an old key.
 func HostAlias(id banger.VMID) string { return "banger-" + string(id) }
 
-// AddKnownHost records a VM's host key, in place of what was there for the ID.
+// AddKnownHost records a VM's host key, in place of what was there for the ID. What
+// is on record already is not written again.
 func AddKnownHost(path string, id banger.VMID, name, public string) error {
+	line := fmt.Sprintf("%s,%s.vm %s", HostAlias(id), name, public)
+	if text, err := os.ReadFile(path); err == nil && strings.Contains("\n"+string(text), "\n"+line) {
+		return nil
+	}
 	lines, err := otherHosts(path, id)
 	if err != nil {
 		return err
 	}
-	lines = append(lines, fmt.Sprintf("%s,%s.vm %s", HostAlias(id), name, public))
-	return writeHosts(path, lines)
+	return writeHosts(path, append(lines, line))
 }
 
 // RemoveKnownHost forgets a VM's host key. It may be called twice.

@@ -56,6 +56,10 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 		log.Info("reconcile: remove what was left", "phase", row.Phase)
 		return v.remove(ctx, row)
 	}
+	// A rename that was cut off may have left the old one.
+	if err := v.knowName(row); err != nil {
+		log.Warn("reconcile: know the host", "err", err)
+	}
 	dir, e := v.Dirs.VM(row.ID), v.entry(row.ID)
 	b, err := readBoot(dir)
 	if err != nil {
@@ -74,7 +78,9 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	}
 	log.Info("reconcile: adopted", "pid", machine.PID())
 	r := newRun(machine, b)
-	r.askLaunched(ctx)
+	if err := r.askLaunched(ctx, row.Memory); err != nil {
+		log.Warn("reconcile: set memory", "err", err)
+	}
 	e.set(banger.Running, r)
 	v.boundLogs(row, r)
 	v.isolate(row, r)
@@ -99,14 +105,18 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 // memoryTime bounds how long an adopted VMM may take to tell of its memory.
 const memoryTime = 5 * time.Second
 
-// askLaunched asks an adopted VMM what it was launched with. One without a
-// balloon, which an older banger launched, does not tell.
-func (r *run) askLaunched(ctx context.Context) {
+// askLaunched asks an adopted VMM what it was launched with, and has its guest have
+// what is on record: a set that was cut off may have asked for something else. One
+// without a balloon, which an older banger launched, does not tell.
+func (r *run) askLaunched(ctx context.Context, recorded banger.Size) error {
 	ctx, cancel := context.WithTimeout(ctx, memoryTime)
 	defer cancel()
-	if memory, err := r.machine.Memory(ctx); err == nil {
-		r.launched = memory.Launched
+	memory, err := r.machine.Memory(ctx)
+	if err != nil {
+		return nil
 	}
+	r.launched = memory.Launched
+	return r.machine.SetMemory(ctx, recorded)
 }
 
 // dropInitrd removes the initrd of an adopted VM, which holds the boot's

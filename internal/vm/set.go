@@ -172,8 +172,13 @@ func exact(size banger.Size) string {
 // again as it was.
 func (s *setting) restarted(ctx context.Context) error {
 	s.undo.Push("stop", func(ctx context.Context) error {
-		if s.entry.current() != nil {
-			return nil // it did not stop
+		switch r := s.entry.current(); {
+		case r != nil && !r.stops():
+			return nil
+		case r != nil: // it goes on stopping, whoever has cancelled
+			if err := r.awaitStop(ctx, time.After(defaultGrace+lastStage)); err != nil {
+				return err
+			}
 		}
 		return s.v.start(ctx, s.operation, s.was, s.entry, 0)
 	})

@@ -124,16 +124,19 @@ func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) 
 		op.log.Warn("the guest cannot be asked to stop", "err", err)
 		return op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
 	}
-	return op.step(ctx, "wait for the guest", func(ctx context.Context) error {
-		select {
-		case <-r.over:
-			return nil
-		case <-end.C:
-			return r.forceOff(ctx)
-		case <-ctx.Done():
-			return fmt.Errorf("%w; the guest goes on stopping", ctx.Err())
-		}
-	})
+	return op.step(ctx, "wait for the guest", func(ctx context.Context) error { return r.awaitStop(ctx, end.C) })
+}
+
+// awaitStop waits for a guest that was asked to stop, and ends one that takes too long.
+func (r *run) awaitStop(ctx context.Context, tooLong <-chan time.Time) error {
+	select {
+	case <-r.over:
+		return nil
+	case <-tooLong:
+		return r.forceOff(ctx)
+	case <-ctx.Done():
+		return fmt.Errorf("%w; the guest goes on stopping", ctx.Err())
+	}
 }
 
 // stops says whether the guest was asked to stop, or is ended.

@@ -27,7 +27,7 @@ func (w *world) bundled() *bundle.Bundle {
 	kernel := dir.Kernel()
 	err = errors.Join(err, os.MkdirAll(string(kernel), 0o700))
 	for path, text := range map[string]string{
-		kernel.Vmlinux(): "vmlinux", kernel.Modules(): "modules", kernel.BootModules(): string(boot), kernel.Info(): "{}", dir.Rootfs(): "rootfs",
+		kernel.Vmlinux(): "vmlinux", kernel.Modules(): "modules", kernel.BootModules(): string(boot), kernel.Info(): "{}", dir.Rootfs(): "rootfs", dir.Agent(): "agent",
 	} {
 		err = errors.Join(err, os.WriteFile(path, []byte(text), 0o400))
 	}
@@ -37,9 +37,10 @@ func (w *world) bundled() *bundle.Bundle {
 	m.Kernel.Digest, _, errK = bundle.KernelDigest(w.t.Context(), kernel)
 	m.Image.Digest, _, errI = bundle.FileDigest(w.t.Context(), dir.Rootfs())
 	w.Bundle = &bundle.Bundle{Dir: dir, Manifest: m}
-	w.Installed.Kernel, w.Installed.Image = banger.Kernel{Name: "6.13", ID: m.Kernel.Digest}, banger.Image{Name: "docker", ID: m.Image.Digest}
+	var errP error
+	w.Installed, errP = bundle.Install(w.t.Context(), w.Bundle, w.Dirs)
 	other := banger.Image{Name: "other", ID: banger.Digest("sha256:" + strings.Repeat("1", 64))}
-	err = errors.Join(err, errK, errI, w.Store.PutImage(w.t.Context(), other), w.Store.PutImage(w.t.Context(), w.Installed.Image))
+	err = errors.Join(err, errK, errI, errP, w.Store.PutImage(w.t.Context(), other), w.Store.PutImage(w.t.Context(), w.Installed.Image))
 	if err != nil {
 		w.t.Fatal(err)
 	}

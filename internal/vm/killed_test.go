@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -31,91 +33,10 @@ type shortLife struct {
 	Verb  string
 	Step  int           // counted from 0; one too many means right after the last
 	After time.Duration // since the step's begin
-}
 
-// dieIn are the verbs and the state a VM has before them.
-var dieIn = map[string]struct {
-	from   banger.State
-	do     func(context.Context, *VMs) error
-	may    []banger.State // become by it
-	ending banger.Ending  // of a VM that is stopped then
-}{
-	"create": {absent, func(ctx context.Context, v *VMs) error {
-		_, err := v.CreateVM(ctx, banger.CreateVM{Name: "otter"}, nil)
-		return err
-	}, []banger.State{absent, banger.Stopped, banger.Running}, banger.EndedNever},
-	"start": {banger.Stopped, func(ctx context.Context, v *VMs) error {
-		_, err := v.StartVM(ctx, "otter", banger.StartVM{}, nil)
-		return err
-	}, []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
-	"stop": {banger.Running, func(ctx context.Context, v *VMs) error {
-		_, err := v.StopVM(ctx, "otter", banger.StopVM{}, nil)
-		return err
-	}, []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
-	"stop by force": {banger.Running, func(ctx context.Context, v *VMs) error {
-		_, err := v.StopVM(ctx, "otter", banger.StopVM{Force: true}, nil)
-		return err
-	}, []banger.State{banger.Stopped, banger.Running}, anyEnding},
-	"restart": {banger.Running, func(ctx context.Context, v *VMs) error {
-		_, err := v.RestartVM(ctx, "otter", banger.StopVM{}, nil)
-		return err
-	}, []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
-	"set":               {banger.Stopped, setMore(false), []banger.State{banger.Stopped}, banger.EndedPoweroff},
-	"set while it runs": {banger.Running, setMore(false), []banger.State{banger.Running}, anyEnding},
-	"set by a restart":  {banger.Running, setMore(true), []banger.State{banger.Stopped, banger.Running}, banger.EndedPoweroff},
-	"delete": {banger.Stopped, func(ctx context.Context, v *VMs) error {
-		return v.DeleteVM(ctx, "otter", banger.DeleteVM{}, nil)
-	}, []banger.State{banger.Stopped, absent}, banger.EndedPoweroff},
-	"delete by force": {banger.Running, func(ctx context.Context, v *VMs) error {
-		return v.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil)
-	}, []banger.State{banger.Running, banger.Stopped, absent}, anyEnding},
-	"the guest's reboot": {banger.Running, reboot, []banger.State{banger.Running}, anyEnding},
+	Bundle    *bundle.Bundle
+	Installed bundle.Installed
 }
-
-// setMore gives the VM larger disks and, if it may be restarted, other memory.
-func setMore(restart bool) func(context.Context, *VMs) error {
-	return func(ctx context.Context, v *VMs) error {
-		vm, err := v.ShowVM(ctx, "otter")
-		if err != nil {
-			return err
-		}
-		opts := banger.SetVM{Disk: vm.Disk + 8*banger.MiB, Overlay: vm.Overlay + 8*banger.MiB, Apply: restart}
-		if restart {
-			opts.Memory = 500*banger.MiB - vm.Memory
-		}
-		_, err = v.SetVM(ctx, "otter", opts, nil)
-		return err
-	}
-}
-
-// reboot makes the guest do so, and waits until it is back.
-func reboot(ctx context.Context, v *VMs) error {
-	conn, err := v.DialVM(ctx, "otter", vmmtest.PortAct)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	was, err := v.ShowVM(ctx, "otter")
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(conn, "reboot")
-	for {
-		now, err := v.ShowVM(ctx, "otter")
-		if err == nil && now.State == banger.Stopped && now.EndingBy != "" {
-			err = errors.New(now.EndingBy)
-		}
-		if err != nil || now.State == banger.Running && now.PID != was.PID {
-			return err
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-const (
-	absent    banger.State  = "absent"
-	anyEnding banger.Ending = "any"
-)
 
 // liveShort does not return in a process that is to be killed.
 func liveShort() {
@@ -140,6 +61,7 @@ func (l shortLife) live(ctx context.Context) error {
 	if host.Store, err = store.Open(ctx, l.Dirs.DB()); err != nil {
 		return err
 	}
+	host.Bundle, host.Installed = l.Bundle, l.Installed
 	die := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 	begun := 0
 	host.Before = func(string) error {
@@ -153,7 +75,7 @@ func (l shortLife) live(ctx context.Context) error {
 	}
 	v, err := Open(ctx, host)
 	if err == nil {
-		err = dieIn[l.Verb].do(ctx, v)
+		err = verbs[l.Verb].do(ctx, v)
 	}
 	if err == nil {
 		die()
@@ -165,16 +87,14 @@ func (l shortLife) live(ctx context.Context) error {
 // step, amid each, and after the last. It finds the steps by itself. The next
 // daemon must make of what is left a VM like any other.
 func TestKilledAtEveryStep(t *testing.T) {
-	for verb, v := range dieIn {
+	for verb, v := range verbs {
+		if v.dies == nil {
+			continue
+		}
 		t.Run(verb, func(t *testing.T) {
 			w := newWorld(t)
 			t.Cleanup(w.endVMMs)
-			looks := map[banger.State]string{}
-			for _, state := range []banger.State{banger.Stopped, banger.Running, absent} {
-				w.bring(state)
-				looks[state] = w.anonymous()
-			}
-			w.bring(v.from)
+			looks := w.looks(v)
 			var steps []string
 			begins := []time.Time{}
 			w.Before = func(step string) error {
@@ -200,32 +120,38 @@ func TestKilledAtEveryStep(t *testing.T) {
 // killed does it once and looks at what the next daemon makes of it.
 func (w *world) killed(life shortLife, when string, looks map[banger.State]string) {
 	w.t.Helper()
-	v := dieIn[life.Verb]
+	v := verbs[life.Verb]
 	w.outlive(life)
 	var now banger.State
 	w.until("killed "+when+": a VM like any other", func() bool {
 		look := w.anonymous()
-		for _, may := range v.may {
-			if look == looks[may] {
+		for _, may := range v.dies {
+			if v.same(settings.ReplaceAllString(look, ""), settings.ReplaceAllString(looks[may], "")) {
 				now = may
 			}
 		}
 		return now != ""
 	})
 	w.t.Logf("killed %s: %s", when, now)
-	if now == banger.Stopped && v.ending != anyEnding && w.show1("otter").Ending != v.ending {
-		w.t.Errorf("killed %s: ended by %q, want %q", when, w.show1("otter").Ending, v.ending)
+	if vm, there := w.otter(); there && now == banger.Stopped && v.ending != anyEnding && vm.Ending != v.ending {
+		w.t.Errorf("killed %s: ended by %q, want %q", when, vm.Ending, v.ending)
 	}
 	w.wholeDisks()
 	w.bring(banger.Running)
 	w.onlyOne("otter")
+	if look, want := settings.ReplaceAllString(w.anonymous(), ""), settings.ReplaceAllString(looks[banger.Running], ""); look != want {
+		w.t.Errorf("killed %s, and then started:\n%s\nwant:\n%s", when, look, want)
+	}
 }
+
+// settings are what a set may have changed, whenever it was ended.
+var settings = regexp.MustCompile(grown.String() + `|(memory|vCPUs) \S+`)
 
 // wholeDisks checks that no disk is smaller than its record.
 func (w *world) wholeDisks() {
 	w.t.Helper()
-	vm, err := w.ShowVM(w.t.Context(), "otter")
-	if err != nil {
+	vm, there := w.otter()
+	if !there {
 		return // deleted
 	}
 	dir := w.Dirs.VM(vm.ID)
@@ -251,8 +177,8 @@ func (w *world) hurried(life shortLife, when string) {
 // outlive is a daemon's life that ends early, and the next daemon's begin.
 func (w *world) outlive(life shortLife) {
 	w.t.Helper()
-	w.bring(dieIn[life.Verb].from)
-	life.Dirs = w.Dirs
+	w.begin(verbs[life.Verb])
+	life.Dirs, life.Bundle, life.Installed = w.Dirs, w.Bundle, w.Installed
 	host := w.Host
 	w.Close()
 	w.Store.Close()
@@ -282,11 +208,17 @@ func (l shortLife) end() error {
 func (w *world) bring(to banger.State) {
 	w.t.Helper()
 	ctx := w.t.Context()
-	_, err := w.ShowVM(ctx, "otter")
-	there := err == nil
+	vm, there := w.otter()
+	var err error
+	if there && vm.Name != "otter" {
+		_, err = w.RenameVM(ctx, string(vm.ID), banger.RenameVM{Name: "otter"}, nil)
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	switch to {
 	case absent:
-		if err = nil; there {
+		if there {
 			err = w.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil)
 		}
 	case banger.Running:
@@ -304,11 +236,24 @@ func (w *world) bring(to banger.State) {
 	}
 }
 
-// anonymous is the world without the VM's ID and keys.
+// otter is the one VM there is, if there is one, whatever its name.
+func (w *world) otter() (vm banger.VM, there bool) {
+	w.t.Helper()
+	all, err := w.ListVMs(w.t.Context())
+	if err != nil || len(all) > 1 {
+		w.t.Fatalf("there are %d VMs: %v", len(all), err)
+	}
+	if len(all) == 0 {
+		return vm, false
+	}
+	return all[0], true
+}
+
+// anonymous is the world without the VM's ID, name and keys.
 func (w *world) anonymous() string {
 	look := w.String()
-	if vm, err := w.ShowVM(w.t.Context(), "otter"); err == nil {
-		look = strings.ReplaceAll(look, string(vm.ID), "ID")
+	if vm, there := w.otter(); there {
+		look = strings.NewReplacer(string(vm.ID), "ID", vm.Name, "NAME").Replace(look)
 	}
 	before, _, _ := strings.Cut(look, " ssh-ed25519 ")
 	_, after, _ := strings.Cut(look, " ssh-ed25519 ")

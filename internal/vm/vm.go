@@ -38,9 +38,10 @@ type Host struct {
 	// Isolate gives a VMM a control group of its own; nil: none is given.
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 
-	// Before, when set, is called before each step of each operation, and its
-	// error is the step's. Tests use it to make every step fail once.
-	Before func(step string) error
+	// Before and After, when set, are called before each step of each operation
+	// and when it has done its work, and their error is the step's. Tests use them
+	// to make every step fail once.
+	Before, After func(step string) error
 }
 
 // VMs implements banger.VMService.
@@ -281,6 +282,9 @@ func (o *operation) step(ctx context.Context, name string, do func(context.Conte
 	}
 	if err == nil {
 		err = do(ctx)
+	}
+	if err == nil && o.v.After != nil {
+		err = o.v.After(name)
 	}
 	took := time.Since(begun)
 	if err != nil {

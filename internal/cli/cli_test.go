@@ -33,6 +33,7 @@ type fakeDaemon struct {
 	looks   int
 	took    []string // what was asked, in words
 
+	kernels  []banger.Kernel
 	imported []importedFile
 }
 
@@ -260,7 +261,7 @@ func (f *fakeDaemon) ImportImage(_ context.Context, spec banger.ImportImage, _ b
 	return banger.Image{Name: spec.Name, ID: "sha256:0123456789abcdef", Size: banger.GiB, Origin: spec.Origin}, err
 }
 func (f *fakeDaemon) DeleteImage(context.Context, string, banger.Progress) error { return nil }
-func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error)       { return nil, nil }
+func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error)       { return f.kernels, nil }
 
 // run is one run of the program and what came of it.
 type run struct {

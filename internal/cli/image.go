@@ -82,10 +82,11 @@ func newKernel(a *app) *cobra.Command {
 	}
 	a.addJSON(list)
 	show := &cobra.Command{
-		Use:     "show NAME...",
-		Short:   "Show everything about kernels",
-		Example: "  banger kernel show 6.12.117+deb13-cloud-amd64\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
-		Args:    cobra.MinimumNArgs(1),
+		Use:               "show NAME...",
+		Short:             "Show everything about kernels",
+		Example:           "  banger kernel show 6.12.117+deb13-cloud-amd64\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.kernelNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
 			if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
@@ -124,12 +123,9 @@ func newImageDelete(a *app) *cobra.Command {
 		Short:   "Delete images that no VM was made from",
 		Long: "Delete images that no VM was made from. Content that has another name stays.\n" +
 			"The image of the runtime bundle comes back by itself when the daemon starts the\nnext time.",
-		Example: "  banger image delete box\n  banger image delete --json box debian",
-		Args:    cobra.MinimumNArgs(1),
-		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-			names, directive := a.imageNames(cmd, args, word)
-			return slices.DeleteFunc(names, func(name string) bool { return slices.Contains(args, name) }), directive
-		},
+		Example:           "  banger image delete box\n  banger image delete --json box debian",
+		Args:              cobra.MinimumNArgs(1),
+		ValidArgsFunction: a.imageNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.runImageDelete(cmd.Context(), names)
 		},

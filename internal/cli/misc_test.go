@@ -71,9 +71,20 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-func TestCompletionKnowsTheVMs(t *testing.T) {
+// TestCompletion offers what is there, and nothing twice.
+func TestCompletion(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
-	f.run(t, setup{}, "__complete", "vm", "stop", "otter", "").want(t, 0, "wombat\tstopped\n:4\n", "Completion ended with directive: ShellCompDirectiveNoFileComp\n")
+	f.kernels = []banger.Kernel{{Name: "6.12"}, {Name: "6.13"}}
+	for args, want := range map[string]string{
+		"vm stop otter":       "wombat\tstopped\n",
+		"image show":          "docker\n",
+		"image show docker":   "",
+		"image delete docker": "",
+		"kernel show":         "6.12\n6.13\n",
+		"kernel show 6.12":    "6.13\n",
+	} {
+		f.run(t, setup{}, append(append([]string{"__complete"}, strings.Fields(args)...), "")...).want(t, 0, want+":4\n", "Completion ended with directive: ShellCompDirectiveNoFileComp\n")
+	}
 }
 
 // TestEveryCommandExplainsItself parses each example as a shell would hand it over.

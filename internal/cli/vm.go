@@ -5,6 +5,8 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+
+	"banger"
 )
 
 func newVM(a *app) *cobra.Command {
@@ -50,16 +52,27 @@ func (a *app) firstVM(cmd *cobra.Command, args []string, word string) ([]string,
 	return a.vmNames(cmd, args, word)
 }
 
-// imageNames completes the names of images.
-func (a *app) imageNames(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+// imageNames completes the names of images, kernelNames those of kernels.
+func (a *app) imageNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return completed(a, cmd, args, service.ListImages, func(i banger.Image) string { return i.Name })
+}
+
+func (a *app) kernelNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return completed(a, cmd, args, service.ListKernels, func(k banger.Kernel) string { return k.Name })
+}
+
+// completed are the names of what is listed, without those that are given already.
+func completed[T any](a *app, cmd *cobra.Command, args []string, list func(service, context.Context) ([]T, error), name func(T) string) ([]string, cobra.ShellCompDirective) {
 	svc, err := a.connect(cmd.Context(), noStart)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	images, _ := svc.ListImages(cmd.Context())
+	things, _ := list(svc, cmd.Context())
 	var names []string
-	for _, image := range images {
-		names = append(names, image.Name)
+	for _, thing := range things {
+		if !slices.Contains(args, name(thing)) {
+			names = append(names, name(thing))
+		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -254,6 +254,37 @@ func TestDelete(t *testing.T) {
 	}
 }
 
+// TestEveryStepOfADeletionFails: the image is there as before, and what was amiss
+// with its files is made good by the next daemon.
+func TestEveryStepOfADeletionFails(t *testing.T) {
+	i := newImages(t)
+	image, err := i.Import(t.Context(), banger.ImportImage{Name: "old", File: archive(t, small(t))}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	injected := errors.New("injected")
+	var steps []string
+	i.Before = func(step string) error { steps = append(steps, step); return injected }
+	if err := i.Delete(t.Context(), "old", nil); !errors.Is(err, injected) || !slices.Equal(steps, []string{"delete"}) {
+		t.Errorf("%v, steps %q", err, steps)
+	}
+	if after := i.state(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	i.Before = nil
+	// A daemon that is killed here has forgotten the image and removed nothing.
+	if _, last, err := i.Store.ForgetImage(t.Context(), "old"); err != nil || !last {
+		t.Errorf("last %v, %v", last, err)
+	}
+	if err := i.Sweep(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(string(i.Dirs.Image(image.ID))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its files: %v", err)
+	}
+}
+
 // TestImportWhileDeleting: content whose last name goes while it comes in again
 // is there in the end if the import said so.
 func TestImportWhileDeleting(t *testing.T) {

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -55,9 +56,9 @@ func Locked(path string) (bool, error) {
 	return false, file.Close()
 }
 
-// Holder returns the process, other than this one, that has the lock file at
-// path open, or ErrGone. It reads /proc, so that nothing about a running VM
-// need be written down. Only adoption needs it.
+// Holder returns the process, other than this one, that holds the lock at path, or
+// ErrGone. It reads /proc, so that nothing about a running VM need be written down.
+// Only adoption needs it.
 func Holder(path string) (int, error) {
 	want, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -75,21 +76,27 @@ func Holder(path string) (int, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if opens(pid, want) {
+		if holds(pid, want) {
 			return pid, nil
 		}
 	}
 	return 0, ErrGone
 }
 
-func opens(pid int, want os.FileInfo) bool {
-	fds := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-	names, err := os.ReadDir(fds)
+// holds says whether a process has a lock's file open by a descriptor that has the
+// lock: who only reads the file, as a backup does, is no VMM.
+func holds(pid int, want os.FileInfo) bool {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	names, err := os.ReadDir(filepath.Join(proc, "fd"))
 	if err != nil {
 		return false // another user's process, or one that has just ended
 	}
 	for _, fd := range names {
-		if got, err := os.Stat(filepath.Join(fds, fd.Name())); err == nil && os.SameFile(got, want) {
+		if got, err := os.Stat(filepath.Join(proc, "fd", fd.Name())); err != nil || !os.SameFile(got, want) {
+			continue
+		}
+		// Whoever took it: the lock belongs to the open file.
+		if info, err := os.ReadFile(filepath.Join(proc, "fdinfo", fd.Name())); err == nil && bytes.Contains(info, []byte(" FLOCK ")) {
 			return true
 		}
 	}

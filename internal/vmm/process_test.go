@@ -149,6 +149,33 @@ func TestOpenHolder(t *testing.T) {
 	}
 }
 
+// Who has a lock's file open and not the lock is not taken for the VMM, whether there
+// is one or not.
+func TestBystander(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	lock, err := Lock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := start(t, "exec sleep 60", opened)
+	child := start(t, "exec sleep 60", lock)
+	after := start(t, "exec sleep 60", opened)
+	lock.Close()
+	opened.Close()
+	if pid, err := Holder(path); err != nil || pid != child.PID() {
+		t.Errorf("got %d, %v, want %d; bystanders are %d and %d", pid, err, child.PID(), before.PID(), after.PID())
+	}
+	child.Kill()
+	<-child.Done()
+	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestDirSockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a directory whose name alone is longer than the hundred and eight bytes that the address of a socket may have")
 	if err := os.Mkdir(path, 0o700); err != nil {

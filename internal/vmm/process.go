@@ -45,6 +45,11 @@ func OpenProcess(pid int) (*Process, error) {
 // the lock until its last thread is gone: then that is waited for.
 func OpenHolder(path string) (*Process, error) {
 	for {
+		if locked, err := Locked(path); err != nil {
+			return nil, err
+		} else if !locked { // as most are: that is quicker to tell than who it is
+			return nil, ErrGone
+		}
 		pid, err := Holder(path)
 		if errors.Is(err, ErrGone) {
 			if err := awaitFree(path, endTime); err != nil {

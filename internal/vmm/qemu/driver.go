@@ -116,11 +116,7 @@ const lastMoment = time.Second
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU
 // need not have opened anything yet.
 func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
-	lock := config.VMDir(dir).Lock()
-	if locked, err := vmm.Locked(lock); err != nil || !locked {
-		return nil, errors.Join(err, gone(locked))
-	}
-	proc, err := vmm.OpenHolder(lock)
+	proc, err := vmm.OpenHolder(config.VMDir(dir).Lock())
 	if err != nil {
 		return nil, err
 	}
@@ -144,11 +140,4 @@ func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
 	case <-time.After(lastMoment):
 	}
 	return nil, fmt.Errorf("adopt QEMU, process %d: %w", proc.PID(), err)
-}
-
-func gone(locked bool) error {
-	if locked {
-		return nil
-	}
-	return vmm.ErrGone
 }

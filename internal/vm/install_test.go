@@ -69,9 +69,20 @@ func TestTheFirstVMBringsWhatItNeeds(t *testing.T) {
 	w.disk.Check(w.Dirs.Images())
 }
 
+// TestFirstVMsAtOnce: one brings what all of them need, and the others wait.
 func TestFirstVMsAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.bundled()
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.installing <- struct{}{}
+	for range 64 { // one that need not wait is as likely to go on as to be cancelled
+		err := w.install(ended, func(context.Context, config.Dirs) error { return errors.New("two at once") })
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+	}
+	<-w.installing
 	var all sync.WaitGroup
 	for i := range 4 {
 		all.Go(func() {

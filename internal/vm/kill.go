@@ -103,7 +103,10 @@ func (r *run) signal(sig unix.Signal) error {
 	if endsWithin(sig) > 0 {
 		r.sent = sig
 	}
-	return r.machine.Signal(sig)
+	if err := r.machine.Signal(sig); err != nil && r.alive() {
+		return err
+	}
+	return nil // a VMM that has ended just now has nothing to hear
 }
 
 // survived forgets a signal that a VMM handles: its end, if it comes, has another cause.

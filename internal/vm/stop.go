@@ -178,9 +178,9 @@ func (r *run) forceOff(ctx context.Context) error {
 	return nil
 }
 
-// off kills the VMM.
+// off kills the VMM, which may have ended just now.
 func (r *run) off(ctx context.Context) error {
-	if err := r.kill(); err != nil {
+	if err := r.kill(); err != nil && r.alive() {
 		return err
 	}
 	return r.ended(ctx)

@@ -22,7 +22,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside. CPU is how much of all its CPUs a guest has used since its\nboot. With --watch it goes on until it is interrupted, and CPU is since the last look.",
+		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside.\nCPU is how much of all its CPUs a guest has used since its boot. With --watch it goes on\nuntil it is interrupted, and CPU is since the last look.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
@@ -48,10 +48,10 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	if err != nil || len(named) == 0 {
 		return err
 	}
-	if !opts.watch {
-		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats), nil)
-	}
 	last := map[banger.VMID]banger.GuestStats{}
+	if !opts.watch {
+		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats), last)
+	}
 	tick := time.NewTicker(opts.interval)
 	defer tick.Stop()
 	for {
@@ -76,8 +76,8 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	}
 }
 
-// showStats prints a table. What the guests said the last time, if there was one,
-// is replaced by what they say now.
+// showStats prints a table. What the guests said the last time is replaced by what
+// they say now.
 func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last map[banger.VMID]banger.GuestStats) error {
 	rows := [][]string{{"NAME", "STATE", "UPTIME", "CPU", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
 	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
@@ -85,7 +85,7 @@ func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last ma
 			return a.printJSON(s)
 		}
 		rows = append(rows, statsRow(s, last[s.ID]))
-		if s.Guest != nil && last != nil {
+		if s.Guest != nil {
 			last[s.ID] = *s.Guest
 		}
 		return nil

@@ -105,7 +105,7 @@ func HostAlias(id banger.VMID) string { return "banger-" + string(id) }
 // is on record already is not written again.
 func AddKnownHost(path string, id banger.VMID, name, public string) error {
 	line := fmt.Sprintf("%s,%s.vm %s", HostAlias(id), name, public)
-	if text, err := os.ReadFile(path); err == nil && strings.Contains("\n"+string(text), "\n"+line) {
+	if text, err := os.ReadFile(path); err == nil && strings.Contains("\n"+string(text), "\n"+line+"\n") {
 		return nil
 	}
 	lines, err := otherHosts(path, id)

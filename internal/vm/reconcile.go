@@ -78,7 +78,7 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 	}
 	log.Info("reconcile: adopted", "pid", machine.PID())
 	r := newRun(machine, b)
-	if err := r.askLaunched(ctx, row.Memory); err != nil {
+	if err := r.settleMemory(ctx, row.Memory); err != nil {
 		log.Warn("reconcile: set memory", "err", err)
 	}
 	e.set(banger.Running, r)
@@ -105,10 +105,10 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 // memoryTime bounds how long an adopted VMM may take to tell of its memory.
 const memoryTime = 5 * time.Second
 
-// askLaunched asks an adopted VMM what it was launched with, and has its guest have
+// settleMemory asks an adopted VMM what it was launched with, and has its guest have
 // what is on record: a set that was cut off may have asked for something else. One
 // without a balloon, which an older banger launched, does not tell.
-func (r *run) askLaunched(ctx context.Context, recorded banger.Size) error {
+func (r *run) settleMemory(ctx context.Context, recorded banger.Size) error {
 	ctx, cancel := context.WithTimeout(ctx, memoryTime)
 	defer cancel()
 	memory, err := r.machine.Memory(ctx)

@@ -36,6 +36,7 @@ func (r release) atLeast(other release) bool {
 // binary is looked up in PATH.
 const binary = "firecracker"
 
+// installFix begins with what scripts/try.sh looks for.
 const installFix = "make runtime-bundle, or put firecracker into PATH, or set firecracker_bin in config.toml"
 
 // program is the Firecracker found on this host.
@@ -83,10 +84,10 @@ func (d *Driver) look(name string) (string, error) {
 // anotherFix makes the driver find another Firecracker than the one at path, which
 // comes before those that are elsewhere.
 func (d *Driver) anotherFix(path string) string {
-	switch path {
-	case d.places.Configured:
+	switch {
+	case d.places.Configured != "": // then nothing else is looked at
 		return "correct firecracker_bin in config.toml, or remove it, then: banger daemon stop"
-	case d.places.Bundled:
+	case path == d.places.Bundled:
 		return "make runtime-bundle"
 	}
 	if _, err := os.Stat(d.places.Bundled); err == nil { // it would do, were this one not before it

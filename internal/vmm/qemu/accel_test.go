@@ -1,16 +1,13 @@
 package qemu
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
 )
 
 func testHost(t *testing.T, cpuinfo string) vmm.Host {
@@ -78,19 +75,7 @@ func TestAcceleratorWithoutPermission(t *testing.T) {
 	if err := os.WriteFile(h.KVM, nil, 0); err != nil {
 		t.Fatal(err)
 	}
-	if os.Getuid() == 0 { // root may open everything; this thread gives that up for a while
-		dir := filepath.Dir(h.KVM)
-		if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), os.Chmod(h.CPUInfo, 0o644)); err != nil {
-			t.Fatal(err)
-		}
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		before, err := unix.SetfsuidRetUid(65534)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.SetfsuidRetUid(before)
-	}
+	defer vmmtest.Plain(t, h)()
 	if a := acceleratorOf(h); a.kvm || a.fix != vmm.JoinKVM {
 		t.Errorf("got %+v", a)
 	}

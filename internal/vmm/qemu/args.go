@@ -103,7 +103,7 @@ func cmdline(accel accelerator, khz int, version string) string {
 }
 
 // cx16 is how Linux numbers the CPU's feature cmpxchg16b: bit 13 of its word 4
-// (arch/x86/include/asm/cpufeatures.h). Names are taken since Linux 5.19 only.
+// (arch/x86/include/asm/cpufeatures.h). Every kernel takes the number.
 const cx16 = "141"
 
 // losesFlags tells a QEMU whose software CPU may have anything in its flags after a

@@ -185,8 +185,8 @@ func testData(t *testing.T, f *fixture) {
 	}
 	f.ended(t, m, vmm.ReasonKilled)
 	data, err := os.ReadFile(filepath.Join(spec.Dir, spec.Disks[1].File))
-	if err != nil || !bytes.HasPrefix(data[dataAt:], []byte("second\x00")) {
-		t.Errorf("the disk's file holds %q, %v", data[dataAt:dataAt+dataIs], err)
+	if at := bytes.Index(data, []byte("second\x00")); err != nil || at != dataAt {
+		t.Errorf("the disk's file has it at %d, %v", at, err)
 	}
 	if got := f.swap(t, f.again(t, spec), ""); got != "second" {
 		t.Errorf("the next boot found %q", got)

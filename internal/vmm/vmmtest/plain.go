@@ -1,0 +1,41 @@
+package vmmtest
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/vmm"
+)
+
+// Plain has this thread open files as a plain user until it is undone: root may open
+// everything. What a host's files are in opens for all meanwhile.
+func Plain(t *testing.T, host vmm.Host) (undo func()) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return func() {}
+	}
+	for _, path := range []string{host.KVM, host.CPUInfo} {
+		for _, dir := range []string{filepath.Dir(filepath.Dir(path)), filepath.Dir(path)} {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.Chmod(host.CPUInfo, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const nobody = 65534
+	runtime.LockOSThread()
+	before, err := unix.SetfsuidRetUid(nobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		unix.SetfsuidRetUid(before)
+		runtime.UnlockOSThread()
+	}
+}

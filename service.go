@@ -67,27 +67,26 @@ type HostService interface {
 
 // CreateVM describes a VM to be made. Zero values mean the configured default.
 type CreateVM struct {
-	Name    string `json:"name,omitempty"` // generated when empty
-	Image   string `json:"image,omitempty"`
-	VCPUs   int    `json:"vcpus,omitempty"`
-	Memory  Size   `json:"memory_bytes,omitempty"`
-	Disk    Size   `json:"disk_bytes,omitempty"`
-	Overlay Size   `json:"overlay_bytes,omitempty"`
-	Driver  string `json:"driver,omitempty"` // "auto" or a driver's name
-	NoStart bool   `json:"no_start,omitempty"`
+	Name    string `json:"name,omitempty"`          // generated when absent
+	Image   string `json:"image,omitempty"`         // an image's name
+	VCPUs   int    `json:"vcpus,omitempty"`         // number of virtual CPUs
+	Memory  Size   `json:"memory_bytes,omitempty"`  // memory
+	Disk    Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
+	Overlay Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
+	Driver  string `json:"driver,omitempty"`        // `auto` or a driver's name
+	NoStart bool   `json:"no_start,omitempty"`      // create the VM without starting it
 }
 
 // ImportImage says what to make an image of.
 type ImportImage struct {
-	Name   string `json:"name"`
-	File   string `json:"file"`             // the archive's absolute path
-	Origin string `json:"origin,omitempty"` // where it comes from, for people; the file's name when empty
+	Name   string `json:"name"`             // the image's name
+	File   string `json:"file"`             // absolute path of the archive, which the daemon reads
+	Origin string `json:"origin,omitempty"` // where the archive comes from, for people; the file's name when absent
 }
 
 // StartVM says how to start a VM.
 type StartVM struct {
-	// Timeout bounds the wait for the guest's agent; 0 means the driver's default.
-	Timeout time.Duration `json:"timeout_ns,omitempty"`
+	Timeout time.Duration `json:"timeout_ns,omitempty"` // how long to wait for the guest's agent; 0 means the driver's default
 }
 
 // StopVM says how to stop a VM. Starting it again, in RestartVM, waits as StartVM does.
@@ -109,33 +108,33 @@ const (
 
 // WaitVM says what to wait for.
 type WaitVM struct {
-	For     Milestone     `json:"for"`
-	Timeout time.Duration `json:"timeout_ns,omitempty"` // 0: as long as the caller waits
+	For     Milestone     `json:"for"`                  // `agent`, `boot` or `stopped`
+	Timeout time.Duration `json:"timeout_ns,omitempty"` // 0 means no limit
 }
 
 // SetVM says what to change about a VM. Zero values leave things as they are.
 type SetVM struct {
-	Driver  string `json:"driver,omitempty"` // as in CreateVM; the disks stay
-	VCPUs   int    `json:"vcpus,omitempty"`
-	Memory  Size   `json:"memory_bytes,omitempty"`
-	Disk    Size   `json:"disk_bytes,omitempty"`
-	Overlay Size   `json:"overlay_bytes,omitempty"`
-	Apply   bool   `json:"apply,omitempty"` // restart a running VM if that is needed
+	Driver  string `json:"driver,omitempty"`        // `auto` or a driver's name; the disks stay
+	VCPUs   int    `json:"vcpus,omitempty"`         // number of virtual CPUs
+	Memory  Size   `json:"memory_bytes,omitempty"`  // memory
+	Disk    Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
+	Overlay Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
+	Apply   bool   `json:"apply,omitempty"`         // restart a running VM if the change needs it
 }
 
 // KillVM says how to end a VMM from outside: nothing is asked of the guest.
 type KillVM struct {
-	Signal string `json:"signal,omitempty"` // a name, with or without SIG, or a number; TERM when empty
+	Signal string `json:"signal,omitempty"` // a name, with or without SIG, or a number; TERM when absent
 }
 
 // RenameVM says what a VM is called from now on.
 type RenameVM struct {
-	Name string `json:"name"`
+	Name string `json:"name"` // the new name
 }
 
 // DeleteVM says how to delete a VM. A running VM is a Conflict without Force.
 type DeleteVM struct {
-	Force bool `json:"force,omitempty"`
+	Force bool `json:"force,omitempty"` // also end and delete a running VM
 }
 
 // LogKind names one of a VM's logs.
@@ -149,17 +148,17 @@ const (
 
 // VMLogs says which log to stream.
 type VMLogs struct {
-	Kind   LogKind `json:"kind"`
-	Follow bool    `json:"follow,omitempty"`
+	Kind   LogKind `json:"kind"`             // `console` (default) or `vmm`
+	Follow bool    `json:"follow,omitempty"` // stay open for new lines
 }
 
 // Event is a step of a long operation, as logs, CLI and TUI name it.
 type Event struct {
-	VM   string        `json:"vm,omitempty"`
-	Step string        `json:"step"`           // "create disks", "boot"
-	Done bool          `json:"done,omitempty"` // false: begun
-	Took time.Duration `json:"took_ns,omitempty"`
-	Note string        `json:"note,omitempty"` // one line worth showing to a person
+	VM   string        `json:"vm,omitempty"`      // the VM's name
+	Step string        `json:"step"`              // name of the step: `create disks`, `boot`
+	Done bool          `json:"done,omitempty"`    // absent when the step begins
+	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
+	Note string        `json:"note,omitempty"`    // one line for the user
 }
 
 // Progress receives events in order; nil means nobody listens.
@@ -174,12 +173,12 @@ func (p Progress) Send(e Event) {
 
 // Daemon describes the daemon that answers.
 type Daemon struct {
-	PID     int    `json:"pid"`
-	Version string `json:"version"`
-	Socket  string `json:"socket"`
-	Log     string `json:"log"`
-	State   string `json:"state_dir"`
-	Runtime string `json:"runtime_dir"`
-	Driver  string `json:"driver"`
-	Running int    `json:"running_vms"`
+	PID     int    `json:"pid"`         // its process ID
+	Version string `json:"version"`     // its version
+	Socket  string `json:"socket"`      // where it listens
+	Log     string `json:"log"`         // file of its log
+	State   string `json:"state_dir"`   // the state directory
+	Runtime string `json:"runtime_dir"` // the runtime bundle
+	Driver  string `json:"driver"`      // driver of new VMs
+	Running int    `json:"running_vms"` // number of running VMs
 }

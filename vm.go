@@ -10,115 +10,115 @@ type Digest string
 
 // VM is a persistent machine as its daemon describes it.
 type VM struct {
-	ID        VMID      `json:"id"`
-	Name      string    `json:"name"`
-	State     State     `json:"state"`
-	Image     string    `json:"image"`        // the image's name when the VM was made
-	ImageID   Digest    `json:"image_digest"` // what the VM is pinned to
-	Kernel    string    `json:"kernel"`
-	KernelID  Digest    `json:"kernel_digest"`
-	VCPUs     int       `json:"vcpus"`
-	Memory    Size      `json:"memory_bytes"`
-	Overlay   Size      `json:"overlay_bytes"`
-	Disk      Size      `json:"disk_bytes"`
-	Driver    string    `json:"driver"`
-	Network   string    `json:"network"`
-	CreatedAt time.Time `json:"created_at"`
+	ID        VMID      `json:"id"`            // 12 hexadecimal digits; never changes
+	Name      string    `json:"name"`          // the VM's name
+	State     State     `json:"state"`         // what the VM is doing
+	Image     string    `json:"image"`         // the image's name when the VM was created
+	ImageID   Digest    `json:"image_digest"`  // the image that the VM keeps using
+	Kernel    string    `json:"kernel"`        // the kernel's release
+	KernelID  Digest    `json:"kernel_digest"` // the kernel set that the VM keeps using
+	VCPUs     int       `json:"vcpus"`         // number of virtual CPUs
+	Memory    Size      `json:"memory_bytes"`  // memory of the next start, or of the running VM
+	Overlay   Size      `json:"overlay_bytes"` // maximum size of all changes to /
+	Disk      Size      `json:"disk_bytes"`    // maximum size of /root
+	Driver    string    `json:"driver"`        // `firecracker` or `qemu`
+	Network   string    `json:"network"`       // `none` so far
+	CreatedAt time.Time `json:"created_at"`    // when the VM was created
 
 	// Of the current run; zero when the VM is stopped.
-	PID       int       `json:"pid,omitempty"`     // of the VMM
-	BootID    string    `json:"boot_id,omitempty"` // the guest kernel's
-	StartedAt time.Time `json:"started_at,omitzero"`
-	Launched  Size      `json:"launched_memory_bytes,omitempty"` // the most it can have while it runs
+	PID       int       `json:"pid,omitempty"`                   // process ID of the VMM
+	BootID    string    `json:"boot_id,omitempty"`               // the guest kernel's boot ID
+	StartedAt time.Time `json:"started_at,omitzero"`             // when this run began
+	Launched  Size      `json:"launched_memory_bytes,omitempty"` // memory that the VM was started with: its maximum until the next start
 
 	// Of the last run that ended.
-	Ending   Ending    `json:"ending,omitempty"`
-	EndingBy string    `json:"ending_detail,omitempty"` // one line: the panic, the signal
-	EndedAt  time.Time `json:"ended_at,omitzero"`
+	Ending   Ending    `json:"ending,omitempty"`        // how the last run ended
+	EndingBy string    `json:"ending_detail,omitempty"` // one line about the ending: the panic, the signal
+	EndedAt  time.Time `json:"ended_at,omitzero"`       // when the last run ended
 
 	// Where things lie on the host of the daemon.
-	Dir        string `json:"dir"`
-	Console    string `json:"console_log"`
-	VMMLog     string `json:"vmm_log"`
-	SSHKey     string `json:"ssh_key"`
-	KnownHosts string `json:"known_hosts"`
+	Dir        string `json:"dir"`         // the VM's directory
+	Console    string `json:"console_log"` // file of the serial console
+	VMMLog     string `json:"vmm_log"`     // file of the VMM's own output
+	SSHKey     string `json:"ssh_key"`     // private key for logging in
+	KnownHosts string `json:"known_hosts"` // file with the VM's host key
 }
 
 // VMSummary is what a list tells of a VM. It exists because there may be a
 // thousand of them in one, and most of what a VM is goes into no table.
 type VMSummary struct {
-	Name      string    `json:"name"`
-	State     State     `json:"state"`
-	Image     string    `json:"image"`
-	VCPUs     int       `json:"vcpus"`
-	Memory    Size      `json:"memory_bytes"`
-	Disk      Size      `json:"disk_bytes"`
-	CreatedAt time.Time `json:"created_at"`
-	Ending    Ending    `json:"ending,omitempty"`
+	Name      string    `json:"name"`             // the VM's name
+	State     State     `json:"state"`            // what the VM is doing
+	Image     string    `json:"image"`            // the image's name when the VM was created
+	VCPUs     int       `json:"vcpus"`            // number of virtual CPUs
+	Memory    Size      `json:"memory_bytes"`     // memory
+	Disk      Size      `json:"disk_bytes"`       // maximum size of /root
+	CreatedAt time.Time `json:"created_at"`       // when the VM was created
+	Ending    Ending    `json:"ending,omitempty"` // how the last run ended
 }
 
 // VMStats is what a VM uses at one moment. Of a VM that does not run only its
 // disks are known.
 type VMStats struct {
-	ID    VMID   `json:"id"`
-	Name  string `json:"name"`
-	State State  `json:"state"`
+	ID    VMID   `json:"id"`    // the VM's ID
+	Name  string `json:"name"`  // the VM's name
+	State State  `json:"state"` // what the VM is doing
 
 	// Of the VMM, as the host sees it.
-	PID      int           `json:"pid,omitempty"`
-	CPUTime  time.Duration `json:"cpu_time_ns,omitempty"`
-	Resident Size          `json:"resident_bytes,omitempty"`
-	Launched Size          `json:"launched_memory_bytes,omitempty"`
-	Balloon  *Size         `json:"balloon_bytes,omitempty"` // what the guest has given back; nil when the VMM cannot tell
+	PID      int           `json:"pid,omitempty"`                   // process ID of the VMM
+	CPUTime  time.Duration `json:"cpu_time_ns,omitempty"`           // CPU time that the VMM has used
+	Resident Size          `json:"resident_bytes,omitempty"`        // host memory that the VMM uses
+	Launched Size          `json:"launched_memory_bytes,omitempty"` // memory that the VM was started with
+	Balloon  *Size         `json:"balloon_bytes,omitempty"`         // memory that the guest has given back; absent if the VMM cannot tell
 
 	// What the sparse files of the disks take on the host.
-	OverlayOnHost Size `json:"overlay_on_host_bytes"`
-	DiskOnHost    Size `json:"disk_on_host_bytes"`
+	OverlayOnHost Size `json:"overlay_on_host_bytes"` // space that the overlay uses on the host
+	DiskOnHost    Size `json:"disk_on_host_bytes"`    // space that the work disk uses on the host
 
-	Guest *GuestStats `json:"guest,omitempty"` // nil when its agent cannot tell
+	Guest *GuestStats `json:"guest,omitempty"` // absent if the agent cannot tell
 }
 
 // GuestStats is what a guest says of itself.
 type GuestStats struct {
-	Uptime          time.Duration `json:"uptime_ns"`
-	Load            [3]float64    `json:"load"` // over 1, 5 and 15 minutes
-	CPUs            int           `json:"cpus,omitempty"`
-	CPUBusy         time.Duration `json:"cpu_busy_ns,omitempty"`  // of all CPUs together, since the boot
-	CPUTotal        time.Duration `json:"cpu_total_ns,omitempty"` // with what they were idle; 0 when an older agent does not tell
-	MemoryTotal     Size          `json:"memory_total_bytes"`
-	MemoryAvailable Size          `json:"memory_available_bytes"`
-	FileSystems     []FileSystem  `json:"file_systems"`
+	Uptime          time.Duration `json:"uptime_ns"`              // time since the guest booted
+	Load            [3]float64    `json:"load"`                   // load average over 1, 5 and 15 minutes
+	CPUs            int           `json:"cpus,omitempty"`         // number of CPUs; absent with an older agent
+	CPUBusy         time.Duration `json:"cpu_busy_ns,omitempty"`  // busy time of all CPUs since the boot
+	CPUTotal        time.Duration `json:"cpu_total_ns,omitempty"` // busy and idle time of all CPUs since the boot
+	MemoryTotal     Size          `json:"memory_total_bytes"`     // memory that the guest can use
+	MemoryAvailable Size          `json:"memory_available_bytes"` // memory that programs could still get
+	FileSystems     []FileSystem  `json:"file_systems"`           // `/`, `/root` and Docker's directory
 }
 
 // FileSystem is how full a file system of a guest is.
 type FileSystem struct {
-	Path string `json:"path"`
-	Size Size   `json:"size_bytes"`
-	Used Size   `json:"used_bytes"`
+	Path string `json:"path"`       // where it is mounted
+	Size Size   `json:"size_bytes"` // its size
+	Used Size   `json:"used_bytes"` // space in use
 }
 
 // Image is a read-only root filesystem.
 type Image struct {
-	Name      string    `json:"name"`
-	ID        Digest    `json:"digest"`
-	Size      Size      `json:"size_bytes"`
-	Origin    string    `json:"origin"`
-	CreatedAt time.Time `json:"created_at"`
-	Use       *Use      `json:"use,omitempty"` // not on record: asked when it is listed
+	Name      string    `json:"name"`          // the image's name
+	ID        Digest    `json:"digest"`        // SHA-256 of the content
+	Size      Size      `json:"size_bytes"`    // its size
+	Origin    string    `json:"origin"`        // what it was made from
+	CreatedAt time.Time `json:"created_at"`    // when it was made
+	Use       *Use      `json:"use,omitempty"` // which VMs use it
 }
 
 // Kernel is a kernel set: vmlinux, boot modules and the modules disk.
 type Kernel struct {
-	Name      string    `json:"name"` // the kernel's release: 6.12.117+deb13-cloud-amd64
-	ID        Digest    `json:"digest"`
-	Size      Size      `json:"size_bytes"`
-	Origin    string    `json:"origin"`
-	CreatedAt time.Time `json:"created_at"`
-	Use       *Use      `json:"use,omitempty"` // not on record: asked when it is listed
+	Name      string    `json:"name"`          // the kernel's release, such as 6.12.117+deb13-cloud-amd64
+	ID        Digest    `json:"digest"`        // SHA-256 of the content
+	Size      Size      `json:"size_bytes"`    // its size
+	Origin    string    `json:"origin"`        // what it was made from
+	CreatedAt time.Time `json:"created_at"`    // when it was made
+	Use       *Use      `json:"use,omitempty"` // which VMs use it
 }
 
 // Use is what an image or a kernel set costs, and who needs it.
 type Use struct {
-	OnHost Size     `json:"on_host_bytes"` // what its files take on the host
-	VMs    []string `json:"vms"`           // names of the VMs that were made from it
+	OnHost Size     `json:"on_host_bytes"` // space that the files use on the host
+	VMs    []string `json:"vms"`           // names of the VMs that use it
 }

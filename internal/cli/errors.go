@@ -65,11 +65,11 @@ func usageError(cmd *cobra.Command, err error) error {
 
 // errorJSON is an error as --json prints it.
 type errorJSON struct {
-	Kind banger.Kind `json:"kind"`
-	What string      `json:"what,omitempty"`
-	Why  string      `json:"why,omitempty"`
-	Fix  string      `json:"fix,omitempty"`
-	Op   string      `json:"op,omitempty"`
+	Kind banger.Kind `json:"kind"`           // see [kind](#kind-of-an-error)
+	What string      `json:"what,omitempty"` // what was attempted
+	Why  string      `json:"why,omitempty"`  // the cause
+	Fix  string      `json:"fix,omitempty"`  // one command or one sentence
+	Op   string      `json:"op,omitempty"`   // the operation's ID in the daemon's log
 }
 
 func describe(err error) errorJSON {

@@ -32,10 +32,10 @@ const (
 
 // Check is one row of the table.
 type Check struct {
-	Name    string `json:"name"`
-	State   State  `json:"state"`
-	Detail  string `json:"detail"`
-	Fix     string `json:"fix,omitempty"`     // one command to paste, or one sentence
+	Name    string `json:"name"`              // what was checked
+	State   State  `json:"state"`             // `ok`, `warn` or `missing`
+	Detail  string `json:"detail"`            // what was found
+	Fix     string `json:"fix,omitempty"`     // one command or one sentence
 	Package string `json:"package,omitempty"` // the Debian package that is missing
 }
 

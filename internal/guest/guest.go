@@ -53,7 +53,8 @@ type Control struct {
 
 // OpenControl takes over conn, checks who is there and reads until the
 // connection ends. onEvent is called in order, from one goroutine, and must not
-// block. A guest whose boot failed gives a *BootError.
+// block; an event's Why and Disks are bounded and printable. A guest whose boot
+// failed gives a *BootError.
 func OpenControl(ctx context.Context, conn net.Conn, want Identity, program string, onEvent func(wire.Event)) (*Control, error) {
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -92,6 +93,7 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 	if !bootID.MatchString(hello.BootID) {
 		hello.BootID = "" // the guest proved who it is: it only goes without an id
 	}
+	hello.InitWhy, hello.Disks = Printable(hello.InitWhy), ReadDisks(hello.Disks)
 	ours := wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: program}}
 	if err := writeMessage(conn, ours); err != nil {
 		return wire.Hello{}, fmt.Errorf("send hello: %w", err)
@@ -101,9 +103,10 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 
 func same(got, want string) bool { return subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1 }
 
-// Hello is what the guest said of itself when the connection was opened, with
-// the state of its init as it was heard last: an event may come before the
-// caller of OpenControl has looked.
+// Hello returns what the guest said of itself when the connection was opened,
+// with the init's state and the disk errors as the last event told them: an
+// event may come before the caller of OpenControl has looked. InitWhy and Disks
+// are bounded and printable.
 func (c *Control) Hello() wire.Hello {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,8 +189,10 @@ func (c *Control) read(in *bufio.Reader) {
 		}
 		switch {
 		case message.Event != nil:
-			c.remember(*message.Event)
-			c.onEvent(*message.Event)
+			event := *message.Event
+			event.Why, event.Disks = Printable(event.Why), ReadDisks(event.Disks)
+			c.remember(event)
+			c.onEvent(event)
 		case message.Reply != nil:
 			c.mu.Lock()
 			if answer, ok := c.waiting[message.Reply.ID]; ok {
@@ -200,12 +205,14 @@ func (c *Control) read(in *bufio.Reader) {
 }
 
 func (c *Control) remember(event wire.Event) {
-	if event.Kind != wire.EventInit {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hello.Init = event.Init
+	switch event.Kind {
+	case wire.EventInit:
+		c.hello.Init, c.hello.InitWhy = event.Init, event.Why
+	case wire.EventDisks:
+		c.hello.Disks = event.Disks
+	}
 }
 
 func writeMessage(conn net.Conn, message wire.Message) error {

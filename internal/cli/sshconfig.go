@@ -20,7 +20,7 @@ func newSSHConfig(a *app) *cobra.Command {
 			"NAME.vm: those named, or all. No file of yours is touched. With them in ~/.ssh/banger, put `Include banger` first\n" +
 			"in ~/.ssh/config, or give the file by -F: `rsync -a -e 'ssh -F ~/.ssh/banger' src/ NAME:src/`.\n" +
 			"An entry lasts as long as its VM and that VM's name.",
-		Example:           "  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter >>~/.ssh/config",
+		Example:           "  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter",
 		ValidArgsFunction: a.vmNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.runSSHConfig(cmd.Context(), names)
@@ -40,7 +40,7 @@ func (a *app) runSSHConfig(ctx context.Context, names []string) error {
 	}
 	var entries []string
 	for _, vm := range vms {
-		proxy, err := proxyCommand(vm)
+		proxy, err := proxyCommand(vm, "--name", vm.Name)
 		if err != nil {
 			return err
 		}

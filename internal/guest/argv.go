@@ -7,58 +7,35 @@ import (
 	"banger"
 )
 
-// SSHArgv is the command line of the user's own ssh that reaches a VM through
-// proxy, a command whose stdin and stdout are the guest's port 22. args follow
-// the host's name: ssh hands them to a shell in the guest, joined by spaces.
-// Options of ssh go between, by inserting them at index 1.
+// SSHArgv returns the command line of the user's own ssh that reaches a VM
+// through proxy, a command whose stdin and stdout are the guest's port 22. args
+// follow the host's name: ssh joins them by spaces and hands them to a shell in
+// the guest. Further options of ssh can be inserted at index 1.
 func SSHArgv(vm banger.VM, proxy []string, args []string) []string {
-	argv := []string{"ssh"}
-	for _, o := range sshOptions(vm, proxy) {
-		argv = append(argv, "-o", o.name+"="+o.value)
+	// The forwards of a user's `Host *` would take ports of this host for the VM.
+	argv := []string{"ssh", "-o", "ClearAllForwardings=yes"}
+	for _, o := range sshOptions {
+		if o.value != nil {
+			argv = append(argv, "-o", o.keyword+"="+o.value(route{vm, proxy}))
+		}
 	}
 	return append(append(argv, "--", vm.Name+".vm"), args...)
 }
 
-// SSHConfig is what SSHArgv says, as a host's entry in a configuration of ssh:
-// for scp, sftp, rsync and editors. The host has the VM's name, with .vm behind
-// it and without.
+// SSHConfig returns the options of SSHArgv as an entry of an ssh configuration,
+// for scp, sftp, rsync and editors. Its hosts are the VM's name and NAME.vm.
 func SSHConfig(vm banger.VM, proxy []string) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "Host %s %s.vm\n", vm.Name, vm.Name)
-	for _, o := range sshOptions(vm, proxy) {
-		if strings.ContainsAny(o.value, "\n\r") {
-			return "", fmt.Errorf("a path with an end of line has no place in a configuration of ssh: %q", o.value)
+	for _, o := range sshOptions {
+		if o.value == nil {
+			continue
 		}
-		fmt.Fprintf(&text, "  %s %s\n", o.name, o.value)
+		value := o.value(route{vm, proxy})
+		if strings.ContainsAny(value, "\n\r") {
+			return "", fmt.Errorf("an ssh configuration cannot hold a path with a line break: %q", value)
+		}
+		fmt.Fprintf(&text, "  %s %s\n", o.keyword, value)
 	}
 	return text.String(), nil
-}
-
-type sshOption struct{ name, value string }
-
-// sshOptions are the options by which ssh reaches a VM and knows it for sure.
-func sshOptions(vm banger.VM, proxy []string) []sshOption {
-	words := make([]string, len(proxy))
-	for i, word := range proxy {
-		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
-	}
-	// ssh expands % in all of them; the shell that runs the proxy command undoes its quotes.
-	escape := func(s string) string { return strings.ReplaceAll(s, "%", "%%") }
-	file := func(s string) string {
-		return `"` + strings.NewReplacer("%", "%%", `\`, `\\`, `"`, `\"`).Replace(s) + `"`
-	}
-	return []sshOption{
-		{"ProxyCommand", escape(strings.Join(words, " "))},
-		{"User", "root"},
-		{"HostKeyAlias", HostAlias(vm.ID)},
-		{"UserKnownHostsFile", file(vm.KnownHosts)},
-		{"GlobalKnownHostsFile", "/dev/null"},
-		{"StrictHostKeyChecking", "yes"},
-		{"UpdateHostKeys", "no"},
-		{"CheckHostIP", "no"},
-		{"IdentityFile", file(vm.SSHKey)},
-		{"IdentitiesOnly", "yes"},
-		{"PasswordAuthentication", "no"},
-		{"LogLevel", "ERROR"},
-	}
 }

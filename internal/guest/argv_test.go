@@ -38,7 +38,7 @@ func understands(t *testing.T, args, want []string) {
 
 func TestSSHArgv(t *testing.T) {
 	argv := SSHArgv(oddVM, oddProxy, []string{"echo", "hi"})
-	understands(t, append([]string{"-F", "none"}, argv[1:]...), append([]string{"hostname otter.vm"}, understood...))
+	understands(t, append([]string{"-F", "none"}, argv[1:]...), append([]string{"hostname banger-a1b2"}, understood...))
 }
 
 func TestSSHConfig(t *testing.T) {

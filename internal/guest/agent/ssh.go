@@ -90,7 +90,9 @@ const loginTime = 60 * time.Second
 // serve speaks SSH on conn until it ends, and closes it.
 func (s *sshServer) serve(conn net.Conn) {
 	defer conn.Close()
-	config := &ssh.ServerConfig{PublicKeyCallback: s.authorize, ServerVersion: "SSH-2.0-banger"}
+	// ssh offers the keys and certificates of the user's agent first; loginTime is
+	// the only limit to them.
+	config := &ssh.ServerConfig{PublicKeyCallback: s.authorize, ServerVersion: "SSH-2.0-banger", MaxAuthTries: -1}
 	config.AddHostKey(s.host)
 	conn.SetDeadline(time.Now().Add(loginTime))
 	client, channels, requests, err := ssh.NewServerConn(conn, config)

@@ -55,7 +55,7 @@ func newSSHGuest(t *testing.T) *sshGuest {
 }
 
 // dial opens an SSH connection over a socket pair.
-func (g *sshGuest) dial(t *testing.T, key ssh.Signer) (*ssh.Client, error) {
+func (g *sshGuest) dial(t *testing.T, keys ...ssh.Signer) (*ssh.Client, error) {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
@@ -77,7 +77,7 @@ func (g *sshGuest) dial(t *testing.T, key ssh.Signer) (*ssh.Client, error) {
 	t.Cleanup(func() { conn.Close(); <-served })
 	c, channels, requests, err := ssh.NewClientConn(conn, "guest", &ssh.ClientConfig{
 		User:            g.name,
-		Auth:            []ssh.AuthMethod{ssh.PublicKeys(key)},
+		Auth:            []ssh.AuthMethod{ssh.PublicKeys(keys...)},
 		HostKeyCallback: ssh.FixedHostKey(g.server.host.PublicKey()),
 	})
 	if err != nil {
@@ -162,6 +162,18 @@ func TestSSHRefusesUnknownKeysAndUsers(t *testing.T) {
 	g.name = "nobody-here"
 	if _, err := g.dial(t, g.key); err == nil {
 		t.Error("an unknown user was accepted")
+	}
+}
+
+// TestSSHTakesTheLastOfManyKeys: ssh offers all keys of the user's agent first.
+func TestSSHTakesTheLastOfManyKeys(t *testing.T) {
+	g := newSSHGuest(t)
+	var keys []ssh.Signer
+	for range 20 {
+		keys = append(keys, newSigner(t))
+	}
+	if _, err := g.dial(t, append(keys, g.key)...); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -52,6 +52,7 @@ type Capabilities struct {
 	Balloon      bool          // a running guest can be given less memory, and that back
 	TellsBalloon bool          // and how much it has given back
 	PowersOff    bool          // the guest's power-off ends the VMM; else only a reset does
+	Pauses       bool          // a guest is paused while its disk cannot be written; else it gets an error
 	BootTimeout  time.Duration // a sane bound for the wait for the agent
 }
 
@@ -108,6 +109,11 @@ type Machine interface {
 	// Memory asks the VMM what the guest has. It fails for a VMM that was
 	// launched without a balloon.
 	Memory(ctx context.Context) (Memory, error)
+
+	// DiskErrors returns the disks that fail now, and a channel that is closed when
+	// that changes. An error that paused the guest goes when the guest continues;
+	// one that the guest got stays, for its file system may be damaged.
+	DiskErrors() ([]DiskError, <-chan struct{})
 
 	// Kill ends the VMM at once (SIGKILL). Disks are left as they are. It may
 	// be called twice, and after the end.

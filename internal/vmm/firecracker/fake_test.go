@@ -314,7 +314,7 @@ func (f *fake) connect(listener net.Listener) {
 		if guest == nil && f.started && !f.orders.NoGuest {
 			config, _ := vmmtest.ReadConfig(f.boot.Initrd)
 			guest = &vmmtest.Guest{Config: config, Console: os.Stdout, End: f.end,
-				Disk: func() (*os.File, error) {
+				Disk: func() (vmmtest.Disk, error) {
 					f.mu.Lock()
 					defer f.mu.Unlock()
 					return os.OpenFile(f.drives[1].File, os.O_RDWR, 0)

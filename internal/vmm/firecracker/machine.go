@@ -17,6 +17,7 @@ import (
 // machine implements vmm.Machine.
 type machine struct {
 	*vmm.Life
+	vmm.Disks
 	proc    *vmm.Process
 	dir     *vmm.Dir
 	api     *client

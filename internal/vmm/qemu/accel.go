@@ -28,7 +28,7 @@ func acceleratorOf(h vmm.Host) accelerator {
 // can break it if they do not: one is the right number.
 func (a accelerator) capabilities(version string) vmm.Capabilities {
 	c := vmm.Capabilities{Version: version, Accelerator: "kvm", MaxVCPUs: 64, DefaultVCPUs: 2,
-		GrowOnline: true, Balloon: true, TellsBalloon: true, PowersOff: true, BootTimeout: 60 * time.Second}
+		GrowOnline: true, Balloon: true, TellsBalloon: true, PowersOff: true, Pauses: true, BootTimeout: 60 * time.Second}
 	if !a.kvm {
 		c.Accelerator, c.Note, c.Fix = "tcg", a.note, a.fix
 		c.MaxVCPUs, c.DefaultVCPUs, c.BootTimeout = 8, 1, 180*time.Second

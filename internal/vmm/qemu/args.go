@@ -86,7 +86,9 @@ func drive(disk vmm.Disk) string {
 	if disk.ReadOnly {
 		return d + ",readonly=on"
 	}
-	return d + ",discard=unmap"
+	// QEMU's default pauses the guest when the host's disk is full, and gives it all
+	// other errors, after which its file system is read-only or damaged.
+	return d + ",discard=unmap,werror=stop"
 }
 
 func cmdline(accel accelerator, khz int, version string) string {

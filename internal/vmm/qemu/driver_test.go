@@ -182,7 +182,7 @@ func TestArgs(t *testing.T) {
 		has, hasNever []string
 	}{
 		{line(emulated, 1, oldSandboxed),
-			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable clearcpuid=141 ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", ",deflate-on-oom=on,free-page-reporting=on ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap "},
+			[]string{" -accel tcg,tb-size=256 -cpu max,svm=off ", " -sandbox on,", " tsc_early_khz=2000000 tsc=reliable clearcpuid=141 ", " -kernel vm,,linux ", " -name banger:otter,,2 ", " -m 1024M ", ",deflate-on-oom=on,free-page-reporting=on ", "file=base.ext4,format=raw,cache=writeback,aio=threads,readonly=on ", "file=work.ext4,format=raw,cache=writeback,aio=threads,discard=unmap,werror=stop "},
 			[]string{"thread=", "mitigations", spec.Dir}},
 		{line(emulated, 1, newer), []string{" tsc=reliable "}, []string{"clearcpuid"}},
 		{line(emulated, 1, program{version: "unknown"}), []string{" clearcpuid=141 "}, nil},

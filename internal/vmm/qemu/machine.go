@@ -33,7 +33,10 @@ func attach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*
 	if err != nil {
 		return nil, err
 	}
-	mon.resume() // the last daemon may have ended while it stood still
+	if err := mon.takeOver(ctx); err != nil {
+		mon.close()
+		return nil, err
+	}
 	return &machine{dir: dir, monitor: mon, control: newLane(dir, controlSocket), streams: newLane(dir, streamsSocket),
 		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(mon, proc, dir.Path(log)) })}, nil
 }
@@ -97,6 +100,11 @@ func (m *machine) Grow(ctx context.Context, role vmm.Role, size banger.Size) err
 		Device string `json:"device"`
 		Size   int64  `json:"size"`
 	}{string(role), int64(size)})
+}
+
+// DiskErrors implements vmm.Machine.
+func (m *machine) DiskErrors() ([]vmm.DiskError, <-chan struct{}) {
+	return m.monitor.disks.DiskErrors()
 }
 
 // SetMemory implements vmm.Machine.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"banger/internal/vmm"
 )
 
 // monitor is a connection to QEMU's monitor. QEMU serves one at a time, the
@@ -21,7 +23,9 @@ type monitor struct {
 	last     int
 	waiting  map[int]chan response
 	shutdown *shutdownEvent
-	resuming bool // the guest stands still, and will be told to go on
+
+	disks vmm.Disks
+	pause pause
 }
 
 // shutdownEvent is the data of QEMU's SHUTDOWN event.
@@ -111,7 +115,13 @@ func (m *monitor) take(r response) {
 	case portChange:
 		go m.nudge()
 	case diskError:
-		m.resumeLater()
+		m.diskFailed(r.Data)
+	case stopped:
+		if !m.pause.on { // the error was reported to a daemon before this one
+			go m.findFailed(context.Background())
+		}
+	case resumed:
+		m.awaitWrites()
 	}
 	if reply := m.waiting[r.ID]; reply != nil && r.Event == "" {
 		delete(m.waiting, r.ID)
@@ -131,32 +141,6 @@ func (m *monitor) nudge() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.send(0, "query-status", nil) // where the monitor is closed nobody waits for the guest either
-}
-
-// diskError is QEMU's event when the host could not write what its guest did. For
-// lack of room it also stops the guest, which then has lost nothing.
-const diskError = "BLOCK_IO_ERROR"
-
-// roomPause is how long after that the guest is told to go on. Nothing tells when
-// there is room again; where there is none, it is the same once more.
-var roomPause = 5 * time.Second
-
-// resumeLater has a guest go on that was stopped for lack of room. The caller
-// holds mu.
-func (m *monitor) resumeLater() {
-	if m.resuming {
-		return
-	}
-	m.resuming = true
-	time.AfterFunc(roomPause, m.resume)
-}
-
-// resume has the guest go on, if it stands still.
-func (m *monitor) resume() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.resuming = false
-	m.send(0, "cont", nil) // where the monitor is closed, the next daemon does
 }
 
 // do runs a command of the monitor.

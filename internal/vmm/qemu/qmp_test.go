@@ -92,38 +92,6 @@ func connected(t *testing.T) (host, qemu net.Conn) {
 	return ends[0], ends[1]
 }
 
-// A guest that stands still for lack of room on the host goes on when there may be
-// some.
-func TestMonitorResumes(t *testing.T) {
-	defer func(was time.Duration) { roomPause = was }(roomPause)
-	roomPause = time.Millisecond
-	host, qemu := connected(t)
-	in := bufio.NewScanner(qemu)
-	asked := func(command string) {
-		if !in.Scan() || !strings.Contains(in.Text(), command) {
-			t.Errorf("got %q, want %s", in.Text(), command)
-		}
-	}
-	go func() {
-		fmt.Fprintln(qemu, greeting)
-		asked("qmp_capabilities")
-		fmt.Fprintln(qemu, `{"return": {}, "id": 1}`)
-	}()
-	m, err := openMonitor(t.Context(), host)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer m.close()
-	qemu.SetDeadline(time.Now().Add(10 * time.Second))
-	for range 2 {
-		for range 3 { // one for each of its writes
-			fmt.Fprintln(qemu, `{"event": "BLOCK_IO_ERROR", "data": {"action": "stop", "nospace": true}}`)
-		}
-		asked("cont")
-		fmt.Fprintln(qemu, `{"return": {}, "id": 0}`)
-	}
-}
-
 func TestMonitorThatIsNone(t *testing.T) {
 	for _, first := range []string{"hello", `{"return": {}}`, strings.Repeat("x", maxResponse+1)} {
 		if _, err := openMonitor(t.Context(), serveMonitor(t, first)); err == nil {

@@ -66,7 +66,7 @@ func (f *Fake) Probe(context.Context) (vmm.Capabilities, error) {
 		return vmm.Capabilities{}, &banger.Error{Kind: banger.Unready, Why: errors.New("the fake driver was told not to work here"), Fix: "banger doctor"}
 	}
 	return vmm.Capabilities{Version: "1", Accelerator: "fake", MaxVCPUs: 8, DefaultVCPUs: 1,
-		GrowOnline: true, Balloon: true, TellsBalloon: true, PowersOff: true, BootTimeout: 20 * time.Second}, nil
+		GrowOnline: true, Balloon: true, TellsBalloon: true, PowersOff: true, Pauses: true, BootTimeout: 20 * time.Second}, nil
 }
 
 // Launch implements vmm.Driver.
@@ -119,10 +119,7 @@ func (f *Fake) endWithTest(pid int) error {
 }
 
 func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) {
-	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Memory: spec.Memory, Faults: faults}
-	for _, disk := range spec.Disks {
-		orders.Disks = append(orders.Disks, disk.File)
-	}
+	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults}
 	env, err := json.Marshal(orders)
 	if err != nil {
 		return nil, err

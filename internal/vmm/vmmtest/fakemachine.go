@@ -1,13 +1,14 @@
 package vmmtest
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"banger"
@@ -17,24 +18,51 @@ import (
 // fakeMachine implements vmm.Machine.
 type fakeMachine struct {
 	*vmm.Life
+	vmm.Disks
 	proc    *vmm.Process
 	dir     *vmm.Dir
-	monitor net.Conn // says one word at the end: the reason
+	monitor net.Conn
+	reason  chan vmm.Reason // closed when the monitor is
 }
 
 func attachFake(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*fakeMachine, error) {
-	m := &fakeMachine{proc: proc, dir: dir}
+	m := &fakeMachine{proc: proc, dir: dir, reason: make(chan vmm.Reason, 1)}
 	var err error
 	if m.monitor, err = m.Dial(ctx, portMonitor); err != nil {
 		return nil, err
 	}
-	m.Life = vmm.NewLife(proc, func() vmm.Exit { return fakeEnding(m.monitor, proc, dir, log) })
+	lines := bufio.NewScanner(m.monitor)
+	if lines.Scan() { // the first line says how the disks are now
+		m.hear(lines.Text())
+	}
+	go func() {
+		defer close(m.reason)
+		for lines.Scan() {
+			m.hear(lines.Text())
+		}
+	}()
+	m.Life = vmm.NewLife(proc, func() vmm.Exit { return fakeEnding(m.reason, proc, dir, log) })
 	return m, nil
 }
 
-func fakeEnding(monitor io.Reader, proc *vmm.Process, dir *vmm.Dir, log string) vmm.Exit {
-	word, _ := io.ReadAll(io.LimitReader(monitor, maxLine))
-	if reason := vmm.Reason(bytes.TrimSpace(word)); reason != "" {
+// hear takes a line of the monitor.
+func (m *fakeMachine) hear(line string) {
+	text, disks := strings.CutPrefix(line, saysDisks)
+	if !disks {
+		select {
+		case m.reason <- vmm.Reason(line):
+		default: // the first counts
+		}
+		return
+	}
+	var errs []vmm.DiskError
+	if json.Unmarshal([]byte(text), &errs) == nil {
+		m.SetDiskErrors(errs)
+	}
+}
+
+func fakeEnding(reason <-chan vmm.Reason, proc *vmm.Process, dir *vmm.Dir, log string) vmm.Exit {
+	if reason, told := <-reason; told {
 		return vmm.Exit{Reason: reason}
 	}
 	exit := proc.Exit()

@@ -20,16 +20,22 @@ import (
 // ordersEnv makes a binary a fake VMM; its value is the JSON of orders.
 const ordersEnv = "BANGER_FAKE_VMM"
 
-// The fake VMM's own ports, which no guest has: portMonitor says one word at the
-// end, portMemory reads a size, or 0 for none, and tells of the memory.
+// The fake VMM's own ports, which no guest has. portMonitor sends lines: the disk
+// errors whenever they change, and the reason at the end. portMemory reads a size,
+// or 0 for none, and answers with the memory. portDisks reads disk errors, and
+// answers once they are in effect.
 const (
 	portMonitor = 0
 	portMemory  = 1 << 16
+	portDisks   = 1<<16 + 1
 )
+
+// saysDisks begins a line of portMonitor about disk errors.
+const saysDisks = "disks "
 
 type orders struct {
 	Kernel, Initrd, Console string
-	Disks                   []string
+	Disks                   []vmm.Disk
 	Memory                  banger.Size
 	Faults                  Faults
 }
@@ -66,6 +72,8 @@ func RunVMM(more ...Port) {
 type fakeVMM struct {
 	guest *Guest
 
+	disks vmm.Disks
+
 	mu       sync.Mutex
 	monitors []net.Conn
 	memory   vmm.Memory
@@ -92,9 +100,11 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 	}
 	v.memory.Launched, v.memory.Told = o.Memory, true
 	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end,
-		Disk:  func() (*os.File, error) { return os.OpenFile(o.Disks[1], os.O_RDWR, 0) },
+		Disk:  func() (Disk, error) { return v.openDisk(o.Disks[1]) },
 		Sizes: func() []int64 { return sizes(o.Disks) }}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
+	signal.Ignore(syscall.SIGXFSZ) // a write beyond a limit is an error, as in a real VMM
+	go v.sendDisks()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
 	go func() {
@@ -130,11 +140,15 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.monitors = append(v.monitors, conn)
-		fmt.Fprintf(conn, "OK %d\n", port)
+		errs, _ := v.disks.DiskErrors()
+		fmt.Fprintf(conn, "OK %d\n%s", port, disksLine(errs))
 		return
 	case port == portMemory:
 		fmt.Fprintf(conn, "OK %d\n", port)
 		v.tellMemory(conn)
+		return
+	case port == portDisks:
+		v.setDisks(conn)
 		return
 	case faults.has(NeverReady):
 		return // the connection stays open, unanswered
@@ -150,8 +164,9 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		conn.Close()
 		return
 	}
+	v.awaitRunning() // a guest that stands still answers nobody
 	fmt.Fprintf(conn, "OK %d\n", port)
-	v.guest.Serve(conn, port)
+	v.guest.Serve(pausing{conn, v}, port)
 }
 
 func (v *fakeVMM) tellMemory(conn net.Conn) {
@@ -184,10 +199,10 @@ func (v *fakeVMM) exit(reason vmm.Reason) {
 	os.Exit(0)
 }
 
-func sizes(disks []string) []int64 {
+func sizes(disks []vmm.Disk) []int64 {
 	var all []int64
 	for _, disk := range disks {
-		info, err := os.Stat(disk)
+		info, err := os.Stat(disk.File)
 		if err != nil {
 			return nil
 		}

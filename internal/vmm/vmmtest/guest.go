@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
@@ -35,14 +34,22 @@ const Measured = "init: the timer is measured"
 type Guest struct {
 	Config  wire.Config
 	Sizes   func() []int64
-	Disk    func() (*os.File, error) // opens the writable disk
-	End     func(verb wire.Verb)     // ends the machine, Panic included; does not return
+	Disk    func() (Disk, error) // opens the writable disk
+	End     func(verb wire.Verb) // ends the machine, Panic included; does not return
 	Console io.Writer
 	Faults  Faults
 	More    []Port // beyond its own
 
 	once   sync.Once
 	bootID string
+}
+
+// Disk is an open disk of a guest.
+type Disk interface {
+	io.ReaderAt
+	io.WriterAt
+	io.Closer
+	Sync() error
 }
 
 // Ports are the ports that Serve serves.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -44,6 +46,7 @@ func Run(t *testing.T, newDriver Make) {
 		{"Signal", testSignal},
 		{"Grow", testGrow},
 		{"Balloon", testBalloon},
+		{"DiskErrors", testDiskErrors},
 		{"DialWithinContext", testDialWithinContext},
 		{"LaunchFails", testLaunchFails},
 		{"LaunchCanceled", testLaunchCanceled},
@@ -290,6 +293,59 @@ func testBalloon(t *testing.T, f *fixture) {
 	}
 	f.given(t, m, 0)
 	f.echo(t, m)
+}
+
+// A guest whose disk cannot be written is paused, and the driver reports which disk
+// and why, also one that adopts the VMM meanwhile. When the disk works again the
+// guest continues, and has lost nothing.
+func testDiskErrors(t *testing.T, f *fixture) {
+	if !f.capabilities.Pauses {
+		t.Skipf("%s does not pause a guest whose disk cannot be written", f.driver.Name())
+	}
+	m, spec := f.launch(t)
+	f.echo(t, m)
+	if errs, _ := m.DiskErrors(); len(errs) > 0 {
+		t.Fatalf("before any failure: %v", errs)
+	}
+	limit := func(size uint64) {
+		t.Helper()
+		if err := limitFiles(m.PID(), size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(dataAt)
+	conn := f.dial(t, m, PortData)
+	fmt.Fprintln(conn, "written in the end")
+	want := []vmm.DiskError{{Role: spec.Disks[1].Role, Errno: unix.EFBIG, Paused: true}}
+	f.failing(t, m, want)
+	if err := m.Close(); err != nil {
+		t.Error(err)
+	}
+	m = f.adopt(t, spec)
+	if errs, _ := m.DiskErrors(); len(errs) != 1 || errs[0].Role != want[0].Role || !errs[0].Paused {
+		t.Errorf("adopted with %v, want %v", errs, want)
+	}
+	limit(unix.RLIM_INFINITY)
+	f.failing(t, m, nil)
+	if got := f.swap(t, m, ""); got != "written in the end" {
+		t.Errorf("the disk has %q", got)
+	}
+}
+
+// failing waits until a machine reports these disk errors.
+func (f *fixture) failing(t *testing.T, m vmm.Machine, want []vmm.DiskError) {
+	t.Helper()
+	for {
+		errs, changed := m.DiskErrors()
+		if slices.Equal(errs, want) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-f.context(t).Done():
+			t.Fatalf("disk errors %v, want %v", errs, want)
+		}
+	}
 }
 
 // given waits until a guest has given back this much, where the VMM can tell. It

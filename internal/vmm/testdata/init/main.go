@@ -128,7 +128,7 @@ func loadModules() error {
 	return nil
 }
 
-func disk() (*os.File, error) { return os.OpenFile("/dev/vdb", os.O_RDWR, 0) }
+func disk() (vmmtest.Disk, error) { return os.OpenFile("/dev/vdb", os.O_RDWR, 0) }
 
 func sizes() []int64 {
 	files, _ := filepath.Glob("/sys/block/vd?/size")

@@ -49,11 +49,11 @@ unit: ## vet, format and unit tests: no root, no VM, no network
 		{ echo "the race detector needs a C compiler; fix: sudo apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@test -z "$$(gofmt -l cmd internal *.go)" || { gofmt -d cmd internal *.go; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags vm ./internal/lab ./internal/vmm/qemu ./internal/vmm/firecracker ./internal/kernel
+	$(GO) vet -tags vm ./internal/lab ./internal/vmm/qemu ./internal/vmm/firecracker ./internal/build/kernel
 	@CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 sh scripts/test.sh unit $(GO) test -race $(race_quick) ./...
 
 vmtest: build runtime ## the tests that boot real VMs
-	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestDaemonKilled|TestBuildFromDebian' ./internal/vmm/qemu ./internal/kernel
+	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestDaemonKilled|TestBuildFromDebian' ./internal/vmm/qemu ./internal/build/kernel
 	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 30m -parallel 3 -tags vm ./internal/lab
 
 bench: build runtime ## what create, exec, list, stop, memory and disks cost: docs/benchmarks.md

@@ -18,12 +18,12 @@ import (
 // docs/ARCHITECTURE.md says what each of them owns.
 var floors = [][]string{
 	0: {".", "internal/version", "internal/durable", "internal/durable/durabletest"},
-	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/fetch", "internal/debian",
+	1: {"internal/undo", "internal/hostcmd", "internal/config", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
-	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/kernel", "internal/vm", "internal/doctor"},
-	4: {"internal/daemon", "internal/cli", "internal/bundle/build", "internal/lab/host"},
+	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/doctor", "internal/build/image", "internal/build/kernel"},
+	4: {"internal/daemon", "internal/cli", "internal/build", "internal/lab/host"},
 	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }
 
@@ -85,6 +85,38 @@ func TestAgentStaysSmall(t *testing.T) {
 			if ours && !slices.Contains(agentIs, target) || external && !slices.Contains(agentMay, imported) {
 				t.Errorf("%s imports %s, which the agent may not carry", pkg, imported)
 			}
+		}
+	}
+}
+
+// builds are the directories of what makes bundles and test hosts: they stay out
+// of the programs that ship.
+var builds = []string{"internal/build", "internal/lab"}
+
+func TestWhatShipsDoesNotImportWhatBuilds(t *testing.T) {
+	all := packages(t)
+	for _, program := range []string{"cmd/banger", "cmd/bangerd", "cmd/banger-agent"} {
+		seen, todo := map[string]bool{}, []string{program}
+		for len(todo) > 0 {
+			pkg := todo[0]
+			todo = todo[1:]
+			if seen[pkg] {
+				continue
+			}
+			seen[pkg] = true
+			for _, imported := range all[pkg].imports {
+				target, ours := inModule(imported)
+				if !ours {
+					continue
+				}
+				if slices.ContainsFunc(builds, func(dir string) bool { return target == dir || strings.HasPrefix(target, dir+"/") }) {
+					t.Errorf("%s ships %s, which imports %s", program, pkg, target)
+				}
+				todo = append(todo, target)
+			}
+		}
+		if len(seen) < 5 {
+			t.Errorf("%s: found only %v", program, seen)
 		}
 	}
 }

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"banger"
-	"banger/internal/bundle/build"
+	"banger/internal/build"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 )

@@ -1,3 +1,6 @@
+// Package image owns the images of a state directory: it imports them from tar
+// archives and deletes them. The image of the runtime bundle is installed by
+// package bundle, and built by build/image.
 package image
 
 import (

@@ -13,10 +13,10 @@ import (
 	"path/filepath"
 
 	"banger"
+	"banger/internal/build/debian"
+	"banger/internal/build/image"
 	"banger/internal/config"
-	"banger/internal/debian"
 	"banger/internal/hostcmd"
-	"banger/internal/image"
 )
 
 //go:embed packages.apt
@@ -83,7 +83,7 @@ func (l *Lab) buildImage(ctx context.Context) (string, error) {
 			return err
 		}
 		defer log.Close()
-		_, err = image.BuildDefault(ctx, l.Runner, image.DefaultOptions{Packages: list, Out: path, WorkDir: l.dir, Log: log},
+		_, err = image.Build(ctx, l.Runner, image.Options{Packages: list, Out: path, WorkDir: l.dir, Log: log},
 			func(step string) { l.say("  %s", step) })
 		return err
 	})

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/build/kernel"
 	"banger/internal/bundle"
-	"banger/internal/kernel"
 )
 
 // staleness is a part that has to be built, and why.

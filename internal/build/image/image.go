@@ -1,7 +1,6 @@
-// Package image makes images. It owns what the default image contains and how
-// it is put together from Debian's archive, without root, and how images get
-// into the state directory and out of it. What the runtime bundle brings is put
-// there by the bundle.
+// Package image builds the default image of a runtime bundle from Debian's
+// packages, without root. It owns what that image contains besides them. It does
+// not know the daemon's images, which are internal/image's.
 package image
 
 import (
@@ -18,8 +17,8 @@ import (
 	"banger/internal/rootfs"
 )
 
-// DefaultOptions says what the default image is made of and where it goes.
-type DefaultOptions struct {
+// Options tell Build what to build from and where to write it.
+type Options struct {
 	Packages string    // path of the list of packages, packages.apt
 	Out      string    // path of the image
 	WorkDir  string    // for the archive between the steps, about as large as the image; empty: Out's directory
@@ -35,10 +34,10 @@ type Built struct {
 	Origin string // "debian trixie 13.8, 230 packages"
 }
 
-// BuildDefault makes the default image at opts.Out. progress gets a line for
+// Build makes the default image at opts.Out. progress gets a line for
 // each step. A host that lacks the tools is an Unready error; whatever the
 // error, nothing is left at opts.Out or beside it.
-func BuildDefault(ctx context.Context, runner hostcmd.Runner, opts DefaultOptions, progress func(string)) (Built, error) {
+func Build(ctx context.Context, runner hostcmd.Runner, opts Options, progress func(string)) (Built, error) {
 	fail := func(err error) (Built, error) {
 		return Built{}, &banger.Error{What: "build default image", Why: err}
 	}

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/build/debian"
 	"banger/internal/bundle"
 	"banger/internal/config"
-	"banger/internal/debian"
 	"banger/internal/durable"
 	"banger/internal/hostcmd"
 )

@@ -253,7 +253,7 @@ func TestPinsAreStrict(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	p, err := readPins("../../../runtime-bundle.toml")
+	p, err := readPins("../../runtime-bundle.toml")
 	if err != nil {
 		t.Fatal(err)
 	}

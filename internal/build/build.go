@@ -19,16 +19,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/build/debian"
+	"banger/internal/build/image"
+	"banger/internal/build/kernel"
 	"banger/internal/bundle"
 	"banger/internal/config"
-	"banger/internal/debian"
 	"banger/internal/durable"
 	"banger/internal/hostcmd"
-	"banger/internal/image"
-	"banger/internal/kernel"
 )
 
-// imageRecipe counts the changes to what internal/image makes of the same
+// imageRecipe counts the changes to what build/image makes of the same
 // packages: an image of an older recipe is stale.
 const imageRecipe = 1
 
@@ -257,7 +257,7 @@ func (b *builder) makeKernel(ctx context.Context) (string, error) {
 
 func (b *builder) makeImage(ctx context.Context) (string, error) {
 	out := b.Dir.Rootfs()
-	built, err := image.BuildDefault(ctx, b.runner, image.DefaultOptions{
+	built, err := image.Build(ctx, b.runner, image.Options{
 		Packages: b.Packages, Out: out, WorkDir: b.work, Mirror: b.Mirror, Log: b.log,
 	}, b.step)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"banger"
-	"banger/internal/debian"
+	"banger/internal/build/debian"
 	"banger/internal/hostcmd"
 )
 
@@ -77,7 +77,7 @@ func grants(text, name, id string) bool {
 // bootstrap lets mmdebstrap install the packages and writes the tree to out,
 // as a tar archive. Its work lies where a user namespace's root gets to, which
 // a user's own directories often are not.
-func bootstrap(ctx context.Context, runner hostcmd.Runner, opts DefaultOptions, packages []string, out io.Writer, progress func(string)) (err error) {
+func bootstrap(ctx context.Context, runner hostcmd.Runner, opts Options, packages []string, out io.Writer, progress func(string)) (err error) {
 	scratch, err := os.MkdirTemp(cmp.Or(os.Getenv("TMPDIR"), "/var/tmp"), "banger-image-")
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 	"path"
 	"strings"
 
-	"banger/internal/debian"
+	"banger/internal/build/debian"
 )
 
 // describe finds in a tree what it is, and leaves it at its start.

@@ -17,10 +17,10 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/build/kernel"
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/durable/durabletest"
-	"banger/internal/kernel"
 )
 
 // workshop is a place to build in, with makers that write small files and note

@@ -91,7 +91,7 @@ Setting up base-files ...
 I: creating tarball...
 `
 
-// build runs BuildDefault, and checks that nothing else is left.
+// build runs Build, and checks that nothing else is left.
 func build(t *testing.T, h *host, packages string) (string, Built, []string, error) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -107,7 +107,7 @@ func build(t *testing.T, h *host, packages string) (string, Built, []string, err
 	}
 	out := filepath.Join(dir, "out.ext4")
 	var steps []string
-	built, err := BuildDefault(t.Context(), h, DefaultOptions{Packages: list, Out: out, Mirror: "http://mirror.example/debian"}, func(s string) { steps = append(steps, s) })
+	built, err := Build(t.Context(), h, Options{Packages: list, Out: out, Mirror: "http://mirror.example/debian"}, func(s string) { steps = append(steps, s) })
 	for _, d := range []string{os.Getenv("TMPDIR"), dir} {
 		left, readErr := filepath.Glob(filepath.Join(d, "*"))
 		hidden, _ := filepath.Glob(filepath.Join(d, ".*"))
@@ -119,7 +119,7 @@ func build(t *testing.T, h *host, packages string) (string, Built, []string, err
 	return out, built, steps, err
 }
 
-func TestBuildDefault(t *testing.T) {
+func TestBuild(t *testing.T) {
 	h := &host{says: chatter, packs: tree(t, installed)}
 	out, built, steps, err := build(t, h, "# the system\nsystemd-sysv\n\nvim-tiny # an editor\n")
 	if err != nil {
@@ -214,7 +214,7 @@ func TestGrants(t *testing.T) {
 // The list that comes with banger has to be readable, and to hold what the
 // rest of the image relies on.
 func TestPackagesOfTheDefaultImage(t *testing.T) {
-	packages, err := readPackages("../../packages.apt")
+	packages, err := readPackages("../../../packages.apt")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,10 @@ import (
 	"slices"
 
 	"banger"
+	"banger/internal/build/fetch"
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/durable"
-	"banger/internal/fetch"
 	"banger/internal/hostcmd"
 )
 

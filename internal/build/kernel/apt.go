@@ -14,7 +14,7 @@ import (
 	"strings"
 
 	"banger"
-	"banger/internal/debian"
+	"banger/internal/build/debian"
 	"banger/internal/hostcmd"
 )
 

@@ -12,9 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/build/debian"
 	"banger/internal/bundle"
 	"banger/internal/config"
-	"banger/internal/debian"
 	"banger/internal/hostcmd"
 )
 

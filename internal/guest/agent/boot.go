@@ -142,8 +142,8 @@ func (b *boot) readConfiguration() error {
 	return os.Remove(path)
 }
 
-// checkTimer is told by the host's way of ending: without a timer nothing else in
-// checkTimer fails where the kernel has no timer to go by.
+// checkTimer fails if the kernel could not measure its timer: the guest would
+// wait for ever at its first wait. The host then starts the VM again.
 func (*boot) checkTimer() error {
 	if err := timer.Check(); errors.Is(err, timer.ErrUnmeasured) {
 		return err

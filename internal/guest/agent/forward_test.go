@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -167,4 +168,18 @@ func TestSSHAgentForwarding(t *testing.T) {
 	conn.Close()
 	in.Close()
 	s.Wait()
+}
+
+func TestSecondAgentRequestLeavesNoSocket(t *testing.T) {
+	requests := make(chan *ssh.Request, 2)
+	requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
+	requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
+	close(requests)
+	sockets := t.TempDir()
+	user := account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
+	s := &session{server: &sshServer{sockets: sockets}, user: user}
+	s.serve(requests)
+	if left, err := os.ReadDir(sockets); err != nil || len(left) > 0 || s.agent == nil {
+		t.Errorf("%d sockets are left, %v", len(left), err)
+	}
 }

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"banger/internal/guest/wire"
 )
 
 // keepAgent puts the agent, its configuration and the keys on /run.
@@ -37,15 +35,11 @@ func (b *boot) writeIdentity() error {
 	if err := unix.Sethostname([]byte(b.config.Name)); err != nil {
 		return fmt.Errorf("set host name: %w", err)
 	}
-	err := errors.Join(
+	return errors.Join(
 		writeIn(newRoot, "/etc/hostname", []byte(b.config.Name+"\n"), 0o644),
 		writeHosts(newRoot, b.config.Name),
 		writeIn(newRoot, "/etc/machine-id", []byte(b.config.MachineID+"\n"), 0o444),
 	)
-	if b.config.Network != nil && len(b.config.Network.DNS) > 0 {
-		err = errors.Join(err, writeIn(newRoot, "/etc/resolv.conf", resolvConf(b.config.Network), 0o644))
-	}
-	return err
 }
 
 // writeHosts puts the machine's name into /etc/hosts. One that is too large to
@@ -80,14 +74,6 @@ func hostsFor(old []byte, name string) []byte {
 	}
 	lines = append(lines, "127.0.1.1\t"+name)
 	return []byte(strings.Join(lines, "\n") + "\n")
-}
-
-func resolvConf(n *wire.Network) []byte {
-	var text strings.Builder
-	for _, server := range n.DNS {
-		text.WriteString("nameserver " + server + "\n")
-	}
-	return []byte(text.String())
 }
 
 // writeHostKey gives the image's sshd, if it has one, the VM's host key: its

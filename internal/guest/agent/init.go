@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -156,18 +157,9 @@ func nextInit(now wire.Init, line string) wire.Init {
 		}
 	case "STATUS":
 		unit, special := strings.CutPrefix(value, "Activating special unit ")
-		if special && now != wire.InitShutdown && isEnd(strings.TrimRight(unit, ".")) {
+		if special && now != wire.InitShutdown && slices.Contains(ends, strings.TrimRight(unit, ".")) {
 			return wire.InitStopping
 		}
 	}
 	return now
-}
-
-func isEnd(unit string) bool {
-	for _, end := range ends {
-		if unit == end {
-			return true
-		}
-	}
-	return false
 }

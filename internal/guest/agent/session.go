@@ -64,8 +64,9 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 }
 
 var (
-	errBegun   = errors.New("the session has a program already")
-	errUnknown = errors.New("unknown request")
+	errBegun    = errors.New("the session already has a program")
+	errHasAgent = errors.New("the session already has an agent socket")
+	errUnknown  = errors.New("unknown request")
 )
 
 // take decides on a request and returns what to do once it is answered.
@@ -88,6 +89,9 @@ func (s *session) take(r *ssh.Request) (act func(), err error) {
 	case "signal":
 		return nil, s.signal(r.Payload)
 	case "auth-agent-req@openssh.com":
+		if s.agent != nil {
+			return nil, errHasAgent
+		}
 		s.agent, err = listenAgent(s.server.sockets, s.client, s.user)
 		return nil, err
 	}

@@ -64,15 +64,6 @@ type Config struct {
 	WorkMount      string   `json:"work_mount"`   // where the work disk goes; empty: the VM has none
 	ResetToOff     bool     `json:"reset_to_off"` // the VMM ends only on a reset: the last stage resets where it would power off
 	UnixNano       int64    `json:"unix_nano"`    // the host's clock when this was written
-	Network        *Network `json:"network"`      // nil: no NIC
-}
-
-// Network is a VM's address. It stays nil until VMs have NICs.
-type Network struct {
-	MAC     string   `json:"mac"`
-	Address string   `json:"address"` // 10.1.2.3/24
-	Gateway string   `json:"gateway"`
-	DNS     []string `json:"dns"`
 }
 
 // Message is one line on the control port: exactly one field is set.

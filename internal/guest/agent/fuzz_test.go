@@ -228,16 +228,16 @@ func checkProgram(t *testing.T, s *session, payload []byte) {
 func FuzzNotify(f *testing.F) {
 	for _, text := range []string{
 		"READY=1\nSTATUS=Startup finished.\n", "X_SYSTEMD_SIGNALS_LEVEL=2", "X_SYSTEMD_UNIT_ACTIVE=multi-user.target\n",
-		"STATUS=Activating special unit poweroff.target...\n", "X_SYSTEMD_UNIT_ACTIVE=shutdown.target\nREADY=1", "=\n\n==", "STATUS=Activating special unit ",
+		"STATUS=Activating special unit poweroff.target...\n", "X_SYSTEMD_UNIT_ACTIVE=shutdown.target\nREADY=1", "X_SYSTEMD_UNIT_ACTIVE=emergency.target\nREADY=1", "=\n\n==", "STATUS=Activating special unit ",
 	} {
 		f.Add(text, "READY=1")
 	}
-	known := []wire.Init{wire.InitStarting, wire.InitHears, wire.InitUp, wire.InitStopping, wire.InitShutdown}
+	known := []wire.Init{wire.InitStarting, wire.InitHears, wire.InitUp, wire.InitEmergency, wire.InitStopping, wire.InitShutdown}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		now := wire.InitStarting
 		for line := range strings.Lines(first + "\n" + second) {
 			before := now
-			now = nextInit(now, strings.TrimRight(line, "\n"))
+			now = nextInit(now, strings.TrimRight(line, "\n"), func() bool { return strings.Contains(first, "emergency") })
 			if !slices.Contains(known, now) {
 				t.Fatalf("%q leads from %s to %q", line, before, now)
 			}

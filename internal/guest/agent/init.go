@@ -70,11 +70,14 @@ func firstState(kind initKind) wire.Init {
 type progress struct {
 	Kind  initKind  `json:"kind"`
 	State wire.Init `json:"state"`
+	Why   string    `json:"why,omitempty"` // with InitEmergency: the unit that failed
 }
 
 // initWatch knows the state of the init.
 type initWatch struct {
-	file string // where it is kept
+	file      string        // where it is kept
+	emergency func() bool   // reports whether systemd is in its emergency or rescue mode
+	why       func() string // the unit whose failure led there
 
 	mu      sync.Mutex
 	now     progress
@@ -82,7 +85,7 @@ type initWatch struct {
 }
 
 func openInitWatch(file string) (*initWatch, error) {
-	w := &initWatch{file: file, changed: make(chan struct{})}
+	w := &initWatch{file: file, emergency: inEmergency, why: failedUnit, changed: make(chan struct{})}
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -106,35 +109,50 @@ func (w *initWatch) kind() initKind {
 	return w.now.Kind
 }
 
-// hear takes one notification of the init. It returns the states entered by
-// it, and whether the init started anew.
-func (w *initWatch) hear(datagram string) (entered []wire.Init, again bool) {
+// reason returns the reason for InitEmergency, if it is known.
+func (w *initWatch) reason() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	return w.now.Why
+}
+
+// hear takes one notification of the init. It returns the states entered by
+// it, and whether the init started anew. One goroutine calls it.
+func (w *initWatch) hear(datagram string) (entered []wire.Init, again bool) {
 	for line := range strings.Lines(datagram) {
-		next := nextInit(w.now.State, strings.TrimRight(line, "\n"))
-		if next == w.now.State {
+		before, _ := w.state()
+		next := nextInit(before, strings.TrimRight(line, "\n"), w.emergency)
+		if next == before {
 			continue
 		}
-		again = again || next == wire.InitHears && w.now.State != wire.InitStarting
-		w.now.State = next
+		why := ""
+		if next == wire.InitEmergency {
+			why = w.why()
+		}
+		again = again || next == wire.InitHears && before != wire.InitStarting
+		w.enter(next, why)
 		entered = append(entered, next)
 	}
-	if len(entered) > 0 {
-		if err := writeJSON(w.file, w.now); err != nil {
-			logf(prioError, "keep the init's state: %v", err)
-		}
-		close(w.changed)
-		w.changed = make(chan struct{})
-	}
 	return entered, again
+}
+
+func (w *initWatch) enter(state wire.Init, why string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.now.State, w.now.Why = state, why
+	if err := writeJSON(w.file, w.now); err != nil {
+		logf(prioError, "keep the init's state: %v", err)
+	}
+	close(w.changed)
+	w.changed = make(chan struct{})
 }
 
 // ends are the targets that end a machine or at least all of its user space.
 var ends = []string{"poweroff.target", "reboot.target", "halt.target", "kexec.target", "soft-reboot.target", "exit.target"}
 
-// nextInit is the state after one line of systemd's notifications.
-func nextInit(now wire.Init, line string) wire.Init {
+// nextInit returns the state after one line of systemd's notifications. systemd
+// reports READY=1 in its emergency mode, too; emergency tells the two apart.
+func nextInit(now wire.Init, line string, emergency func() bool) wire.Init {
 	key, value, _ := strings.Cut(line, "=")
 	ending := now == wire.InitStopping || now == wire.InitShutdown
 	switch key {
@@ -145,13 +163,19 @@ func nextInit(now wire.Init, line string) wire.Init {
 			return wire.InitHears
 		}
 	case "READY":
-		if value == "1" && !ending {
+		switch {
+		case value != "1" || ending || now == wire.InitEmergency:
+		case emergency():
+			return wire.InitEmergency
+		default:
 			return wire.InitUp
 		}
 	case "X_SYSTEMD_UNIT_ACTIVE":
 		switch {
 		case value == "multi-user.target" && !ending:
 			return wire.InitUp
+		case (value == "emergency.target" || value == "rescue.target") && !ending:
+			return wire.InitEmergency
 		case value == "shutdown.target":
 			return wire.InitShutdown
 		}

@@ -15,14 +15,73 @@ import (
 func newWatch(t *testing.T, kind initKind) *initWatch {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "init")
-	if err := writeJSON(file, progress{kind, firstState(kind)}); err != nil {
+	if err := writeJSON(file, progress{Kind: kind, State: firstState(kind)}); err != nil {
 		t.Fatal(err)
 	}
 	w, err := openInitWatch(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.emergency, w.why = func() bool { return false }, func() string { return "nope.mount: it failed" }
 	return w
+}
+
+// TestEmergencyModeIsNotUp: systemd reports READY=1 in its emergency mode as well.
+func TestEmergencyModeIsNotUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		shell bool // the emergency shell runs
+		said  []string
+		want  wire.Init
+	}{
+		"a systemd that tells no targets":   {true, []string{"READY=1\nSTATUS=Startup finished in 12s.\n"}, wire.InitEmergency},
+		"a systemd that tells them":         {false, []string{"X_SYSTEMD_UNIT_ACTIVE=emergency.target", "READY=1"}, wire.InitEmergency},
+		"rescue mode, entered later":        {false, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=rescue.target"}, wire.InitEmergency},
+		"left again":                        {true, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=multi-user.target"}, wire.InitUp},
+		"stopped":                           {true, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=shutdown.target", "READY=1"}, wire.InitShutdown},
+		"a shutdown is not left for a mode": {true, []string{"X_SYSTEMD_UNIT_ACTIVE=shutdown.target", "X_SYSTEMD_UNIT_ACTIVE=emergency.target"}, wire.InitShutdown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatch(t, initSystemd)
+			w.emergency = func() bool { return c.shell }
+			for _, said := range c.said {
+				w.hear(said)
+			}
+			again, err := openInitWatch(w.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state, _ := again.state()
+			if emergency := c.want == wire.InitEmergency; state != c.want || (again.reason() != "") != emergency {
+				t.Errorf("%s, %q", state, again.reason())
+			}
+		})
+	}
+}
+
+func TestReadFailure(t *testing.T) {
+	const (
+		modules = `{"UNIT":"modules.service","MESSAGE":"Failed to start modules.","JOB_RESULT":"failed"}`
+		device  = `{"UNIT":"dev-nope.device","MESSAGE":"Timed out waiting for device dev-nope.device - /dev/nope.","JOB_RESULT":"timeout","__CURSOR":"x"}`
+		mount   = `{"UNIT":"nope.mount","MESSAGE":"Dependency failed for nope.mount.","JOB_RESULT":"dependency"}`
+		target  = `{"UNIT":"local-fs.target","MESSAGE":"Dependency failed.","JOB_RESULT":"dependency"}`
+		bytes   = `{"UNIT":"odd.service","MESSAGE":[1,2,3],"JOB_RESULT":"failed"}`
+		found   = "dev-nope.device: Timed out waiting for device dev-nope.device - /dev/nope"
+	)
+	for want, journal := range map[string][]string{
+		found: {modules, device, mount, target, modules},
+		"modules.service: Failed to start modules": {modules},
+		"":                       {mount, target},
+		strings.Repeat("x", 300): {`{"UNIT":"` + strings.Repeat("x", 60000) + `"}`},
+	} {
+		if got := readFailure(strings.NewReader(strings.Join(journal, "\n"))); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	for _, bad := range []string{bytes, "no JSON", "[]"} {
+		if got := readFailure(strings.NewReader(bad)); got != "" {
+			t.Errorf("%q: got %q", bad, got)
+		}
+	}
 }
 
 func TestInitWatch(t *testing.T) {

@@ -117,6 +117,7 @@ func (s *server) serveStream(stream net.Conn, port int) {
 func (s *server) hello() wire.Hello {
 	h := helloOf(s.config)
 	h.Init, _ = s.init.state()
+	h.InitWhy = s.init.reason()
 	return h
 }
 
@@ -188,7 +189,7 @@ func (s *server) info() (wire.Info, error) {
 func (s *server) hear(datagram string) {
 	entered, again := s.init.hear(datagram)
 	for _, state := range entered {
-		s.control.broadcast(wire.Event{Kind: wire.EventInit, Init: state})
+		s.control.broadcast(wire.Event{Kind: wire.EventInit, Init: state, Why: s.init.reason()})
 		s.endSessions(state)
 	}
 	if again {

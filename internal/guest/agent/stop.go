@@ -105,7 +105,7 @@ func askSystemd(ctx context.Context, init *initWatch, hears func() bool, signal 
 		state, changed := init.state()
 		switch {
 		case state == wire.InitStopping || state == wire.InitShutdown:
-		case state == wire.InitHears || state == wire.InitUp || hears():
+		case state == wire.InitHears || state == wire.InitUp || state == wire.InitEmergency || hears():
 			deaf++
 			if !signal() {
 				deaf = 0

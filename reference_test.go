@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "rewrite the generated parts of docs/*.md")
+var update = flag.Bool("update", false, "rewrite testdata/texts.golden and the generated parts of docs/*.md")
 
 // generated matches a part of a document that TestReference writes. Its first line
 // names what is in it: fields DIR TYPE, values DIR TYPE, objects, bodies or routes.

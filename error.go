@@ -1,6 +1,7 @@
 package banger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -46,16 +47,23 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Why }
 
 // KindOf returns the kind of the outermost *Error in err's chain that has one.
+// Without one, the end of a context is Canceled or TimedOut.
 func KindOf(err error) Kind {
-	for err != nil {
+	for rest := err; rest != nil; {
 		var e *Error
-		if !errors.As(err, &e) {
-			return Unknown
+		if !errors.As(rest, &e) {
+			break
 		}
 		if e.Kind != "" && e.Kind != Unknown {
 			return e.Kind
 		}
-		err = e.Why
+		rest = e.Why
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		return TimedOut
 	}
 	return Unknown
 }
@@ -77,7 +85,7 @@ func FixOf(err error) string {
 	return fix
 }
 
-// OpOf returns the operation of the outermost *Error in err's chain that has one.
+// OpOf returns the operation id of the outermost *Error in err's chain that has one.
 func OpOf(err error) string {
 	for err != nil {
 		var e *Error

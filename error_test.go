@@ -66,8 +66,4 @@ func TestOp(t *testing.T) {
 			t.Errorf("%v: got %q, want %q", err, got, want)
 		}
 	}
-	ctx := banger.WithOperation(t.Context(), "0c")
-	if got := banger.OperationIn(ctx); got != "0c" || banger.OperationIn(t.Context()) != "" {
-		t.Errorf("got %q", got)
-	}
 }

@@ -3,6 +3,7 @@ package banger
 import (
 	"context"
 	"io"
+	"iter"
 	"net"
 	"time"
 )
@@ -47,22 +48,28 @@ type VMService interface {
 	DialVM(ctx context.Context, ref string, port int) (net.Conn, error)
 }
 
-// HostService is what a client can ask the daemon about itself and its host.
+// ImageService is everything a client can do with images and kernels.
+type ImageService interface {
+	ListImages(ctx context.Context) ([]Image, error)
+	// ImportImage makes an image from a tar archive, which the daemon reads
+	// itself. A name that an image already has is a Conflict.
+	ImportImage(ctx context.Context, spec ImportImage, progress Progress) (Image, error)
+	// DeleteImage removes an image's name, or with a digest all its names, and
+	// its file when nothing needs it any more. An image that a VM was made from
+	// is a Conflict.
+	DeleteImage(ctx context.Context, ref string, progress Progress) error
+	ListKernels(ctx context.Context) ([]Kernel, error)
+}
+
+// HostService is what a client can ask the daemon about itself, its host, and
+// everything that changes.
 type HostService interface {
 	Daemon(ctx context.Context) (Daemon, error)
 	StopDaemon(ctx context.Context) error // the VMs keep running
-	ListImages(ctx context.Context) ([]Image, error)
-
-	// ImportImage makes an image out of a tar archive, which the daemon reads
-	// itself. A name that an image has is a Conflict.
-	ImportImage(ctx context.Context, spec ImportImage, progress Progress) (Image, error)
-
-	// DeleteImage takes an image's name away, by name, or all its names, by
-	// digest, and its file when nothing needs that any more. An image that a VM
-	// was made from is a Conflict.
-	DeleteImage(ctx context.Context, ref string, progress Progress) error
-
-	ListKernels(ctx context.Context) ([]Kernel, error)
+	// Events yields a snapshot, an event of the kind EventReady, and then every
+	// change, until ctx ends. A reader that is too slow gets an EventDropped and
+	// no more.
+	Events(ctx context.Context) iter.Seq2[Event, error]
 }
 
 // CreateVM describes a VM to be made. Zero values mean the configured default.
@@ -150,25 +157,6 @@ const (
 type VMLogs struct {
 	Kind   LogKind `json:"kind"`             // `console` (default) or `vmm`
 	Follow bool    `json:"follow,omitempty"` // stay open for new lines
-}
-
-// Event is a step of a long operation, as logs, CLI and TUI name it.
-type Event struct {
-	VM   string        `json:"vm,omitempty"`      // the VM's name
-	Step string        `json:"step"`              // name of the step: `create disks`, `boot`
-	Done bool          `json:"done,omitempty"`    // absent when the step begins
-	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
-	Note string        `json:"note,omitempty"`    // one line for the user
-}
-
-// Progress receives events in order; nil means nobody listens.
-type Progress func(Event)
-
-// Send hands e to p unless nobody listens.
-func (p Progress) Send(e Event) {
-	if p != nil {
-		p(e)
-	}
 }
 
 // Daemon describes the daemon that answers.

@@ -31,6 +31,8 @@ type VM struct {
 	StartedAt time.Time `json:"started_at,omitzero"`             // when this run began
 	Launched  Size      `json:"launched_memory_bytes,omitempty"` // memory that the VM was started with: its maximum until the next start
 
+	Problems []Problem `json:"problems,omitempty"` // what keeps it from working
+
 	// Of the last run that ended.
 	Ending   Ending    `json:"ending,omitempty"`        // how the last run ended
 	EndingBy string    `json:"ending_detail,omitempty"` // one line about the ending: the panic, the signal
@@ -47,15 +49,34 @@ type VM struct {
 // VMSummary is what a list tells of a VM. It exists because there may be a
 // thousand of them in one, and most of what a VM is goes into no table.
 type VMSummary struct {
-	Name      string    `json:"name"`             // the VM's name
-	State     State     `json:"state"`            // what the VM is doing
-	Image     string    `json:"image"`            // the image's name when the VM was created
-	VCPUs     int       `json:"vcpus"`            // number of virtual CPUs
-	Memory    Size      `json:"memory_bytes"`     // memory
-	Disk      Size      `json:"disk_bytes"`       // maximum size of /root
-	CreatedAt time.Time `json:"created_at"`       // when the VM was created
-	Ending    Ending    `json:"ending,omitempty"` // how the last run ended
+	Name      string    `json:"name"`               // the VM's name
+	State     State     `json:"state"`              // what the VM is doing
+	Image     string    `json:"image"`              // the image's name when the VM was created
+	VCPUs     int       `json:"vcpus"`              // number of virtual CPUs
+	Memory    Size      `json:"memory_bytes"`       // memory
+	Disk      Size      `json:"disk_bytes"`         // maximum size of /root
+	CreatedAt time.Time `json:"created_at"`         // when the VM was created
+	Ending    Ending    `json:"ending,omitempty"`   // how the last run ended
+	Problems  []Problem `json:"problems,omitempty"` // what keeps it from working
 }
+
+// Problem is why a VM does not work, or not well, though its VMM runs: it is
+// paused, or one of its disks has errors.
+type Problem struct {
+	Kind ProblemKind `json:"kind"`           // what sort of problem it is
+	Disk string      `json:"disk,omitempty"` // `overlay` or `work`
+	Text string      `json:"text"`           // one line for the user
+	Fix  string      `json:"fix,omitempty"`  // one command or one sentence
+}
+
+// ProblemKind says what sort of problem a VM has.
+type ProblemKind string
+
+// The kinds of problems.
+const (
+	ProblemPaused ProblemKind = "paused" // the VMM has stopped the guest: the host cannot store what it writes
+	ProblemDisk   ProblemKind = "disk"   // the guest's file system has errors
+)
 
 // VMStats is what a VM uses at one moment. Of a VM that does not run only its
 // disks are known.

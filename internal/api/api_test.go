@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"banger"
+	"banger/internal/event"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,16 +32,16 @@ type fake struct {
 	mu    sync.Mutex
 	asked []any
 
-	vm        banger.VM
-	err       error
-	operation string // the last one's id
-	events    []banger.Event
-	block     chan struct{}         // operations say that they have begun, and wait for their end
-	unwound   chan error            // how a blocked operation ended
-	undo      func(banger.Progress) // what a blocked operation does before it ends
-	guest     func() (net.Conn, error)
-	log       io.ReadCloser
-	stopping  chan struct{}
+	vm       banger.VM
+	err      error
+	events   []banger.Step
+	block    chan struct{}         // operations say that they have begun, and wait for their end
+	unwound  chan error            // how a blocked operation ended
+	undo     func(banger.Progress) // what a blocked operation does before it ends
+	guest    func() (net.Conn, error)
+	log      io.ReadCloser
+	stopping chan struct{}
+	hub      *event.Hub
 }
 
 func (f *fake) note(call ...any) {
@@ -49,9 +51,6 @@ func (f *fake) note(call ...any) {
 }
 
 func (f *fake) operate(ctx context.Context, p banger.Progress) (banger.VM, error) {
-	f.mu.Lock()
-	f.operation = banger.OperationIn(ctx)
-	f.mu.Unlock()
 	for _, e := range f.events {
 		p.Send(e)
 	}
@@ -125,8 +124,9 @@ func (f *fake) DialVM(_ context.Context, ref string, port int) (net.Conn, error)
 	}
 	return f.guest()
 }
-func (f *fake) Daemon(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7}, f.err }
-func (f *fake) StopDaemon(context.Context) error              { close(f.stopping); return nil }
+func (f *fake) Daemon(context.Context) (banger.Daemon, error)             { return banger.Daemon{PID: 7}, f.err }
+func (f *fake) Events(ctx context.Context) iter.Seq2[banger.Event, error] { return f.hub.Read(ctx) }
+func (f *fake) StopDaemon(context.Context) error                          { close(f.stopping); return nil }
 func (f *fake) ListImages(context.Context) ([]banger.Image, error) {
 	return []banger.Image{{Name: "docker", Size: banger.GiB}}, f.err
 }
@@ -155,18 +155,13 @@ func serve(t *testing.T, f *fake) (*Client, *Server) {
 	return serveVMs(t, f, f)
 }
 
-func serveVMs(t *testing.T, vms banger.VMService, host banger.HostService) (*Client, *Server) {
-	t.Helper()
-	return serveLogged(t, vms, host, quiet)
-}
-
-func serveLogged(t *testing.T, vms banger.VMService, host banger.HostService, log *slog.Logger) (*Client, *Server) {
+func serveVMs(t *testing.T, vms banger.VMService, f *fake) (*Client, *Server) {
 	t.Helper()
 	l, err := Listen(filepath.Join(t.TempDir(), "run", "bangerd.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(vms, host, log)
+	s := NewServer(vms, f, f, quiet)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), l.(*listener).path)
@@ -188,7 +183,7 @@ func TestErrorsKeepEverythingAcrossTheSocket(t *testing.T) {
 		t.Errorf("%d statuses for %d kinds", len(statuses), len(banger.Kinds))
 	}
 	for _, kind := range banger.Kinds {
-		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
+		for _, events := range [][]banger.Step{nil, {{Step: "boot"}}} {
 			want := &banger.Error{Kind: kind, What: `start VM "otter"`, Why: fmt.Errorf("boot: %w", errors.New("no way")), Fix: "banger doctor"}
 			c, _ := serve(t, &fake{err: want, events: events})
 			_, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
@@ -219,30 +214,12 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// TestErrorsNameTheirOperation: by the id that it runs under, once it has begun,
-// whatever the error is made of.
+// TestErrorsNameTheirOperation: the id that an error carries arrives.
 func TestErrorsNameTheirOperation(t *testing.T) {
-	var log lockedBuffer
-	for _, failed := range []error{&banger.Error{Kind: banger.Conflict, What: "start", Why: io.EOF}, io.EOF} {
-		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
-			f := &fake{err: failed, events: events}
-			c, _ := serveLogged(t, f, f, slog.New(slog.NewJSONHandler(&log, nil)))
-			_, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
-			if err == nil || err.Error() != failed.Error() || banger.KindOf(err) != banger.KindOf(failed) {
-				t.Errorf("got %v (%s)", err, banger.KindOf(err))
-			}
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			want := ""
-			if len(events) > 0 {
-				want = f.operation
-			}
-			if op := banger.OpOf(err); op != want || len(f.operation) != 8 {
-				t.Errorf("%d events: got %q of %q", len(events), op, f.operation)
-			}
-			if !strings.Contains(log.String(), `"op":"`+f.operation+`"`) {
-				t.Errorf("%q is not in the log: %s", f.operation, log.String())
-			}
+	for _, events := range [][]banger.Step{nil, {{Step: "boot"}}} {
+		c, _ := serve(t, &fake{err: &banger.Error{Kind: banger.Conflict, What: "start", Why: io.EOF, Op: "0a1b2c3d"}, events: events})
+		if _, err := c.StartVM(t.Context(), "otter", banger.StartVM{}, nil); banger.OpOf(err) != "0a1b2c3d" {
+			t.Errorf("%d events: got %q of %v", len(events), banger.OpOf(err), err)
 		}
 	}
 }
@@ -270,11 +247,11 @@ func TestErrorsWithoutKindFindOne(t *testing.T) {
 
 func TestEveryCallArrives(t *testing.T) {
 	f := &fake{vm: banger.VM{ID: "0123456789ab", Name: "otter", State: banger.Running, Memory: banger.GiB, CreatedAt: time.Unix(5, 0).UTC()}}
-	f.events = []banger.Event{{VM: "otter", Step: "create disks", Done: true, Took: time.Second}, {Step: "boot", Note: "slow here"}}
+	f.events = []banger.Step{{VM: "otter", Step: "create disks", Done: true, Took: time.Second}, {Step: "boot", Note: "slow here"}}
 	c, _ := serve(t, f)
 	ctx := t.Context()
-	var events []banger.Event
-	progress := func(e banger.Event) { events = append(events, e) }
+	var events []banger.Step
+	progress := func(e banger.Step) { events = append(events, e) }
 	spec := banger.CreateVM{Name: "otter", VCPUs: 2, Disk: 16 * banger.GiB, NoStart: true}
 	stop := banger.StopVM{Grace: time.Minute, Force: true}
 	set := banger.SetVM{VCPUs: 2, Memory: banger.GiB, Disk: 2 * banger.GiB, Overlay: 3 * banger.GiB, Apply: true}
@@ -289,7 +266,7 @@ func TestEveryCallArrives(t *testing.T) {
 		func() (banger.VM, error) { return c.ShowVM(ctx, "../x") },
 		func() (banger.VM, error) { return f.vm, c.DeleteVM(ctx, "otter", banger.DeleteVM{Force: true}, nil) },
 	} {
-		if vm, err := call(); err != nil || vm != f.vm {
+		if vm, err := call(); err != nil || !reflect.DeepEqual(vm, f.vm) {
 			t.Errorf("got %+v, %v", vm, err)
 		}
 	}
@@ -356,7 +333,7 @@ func TestClientThatGoesAwayCancels(t *testing.T) {
 }
 
 func TestShutdownUnwindsAndTellsWhy(t *testing.T) {
-	f := &fake{block: make(chan struct{}), unwound: make(chan error, 1), events: []banger.Event{{Step: "boot"}}}
+	f := &fake{block: make(chan struct{}), unwound: make(chan error, 1), events: []banger.Step{{Step: "boot"}}}
 	c, s := serve(t, f)
 	ended := make(chan error, 1)
 	go func() {
@@ -464,7 +441,7 @@ func TestOtherDaemonsAnswersAreRefused(t *testing.T) {
 }
 
 func TestRequestBodies(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
 	for body, want := range map[string]int{
 		"": 200, "{}": 200, `{"name":"otter","field_of_a_newer_client":1}`: 200,
 		"{": 400, `{"vcpus":"two"}`: 400, `{} {}`: 400, "[]": 400,
@@ -480,7 +457,7 @@ func TestRequestBodies(t *testing.T) {
 
 // TestRefusalsSayWhatToSend: to who talks to the socket without a client.
 func TestRefusalsSayWhatToSend(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
 	for _, c := range []struct{ path, body, why, fix string }{
 		{"/vms", "[]", "cannot unmarshal array", "send a JSON object of at most 1 MiB, or nothing"},
 		{"/vms/otter/dial?port=ssh", "", `"ssh" is not a port`, "write a port between 1 and 65535"},
@@ -511,7 +488,7 @@ func FuzzRequest(f *testing.F) {
 			r.URL = parsed
 		}
 		w := httptest.NewRecorder()
-		NewServer(&fake{}, &fake{}, quiet).ServeHTTP(w, r)
+		NewServer(&fake{}, &fake{}, &fake{}, quiet).ServeHTTP(w, r)
 		if w.Code >= 500 {
 			t.Errorf("POST /vms%s with %q: status %d: %s", path, body, w.Code, w.Body)
 		}

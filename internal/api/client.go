@@ -16,16 +16,16 @@ import (
 	"banger/internal/version"
 )
 
-// Client talks to a daemon. It implements banger.VMService and
-// banger.HostService, and may be used by several goroutines.
+// Client talks to a daemon. It implements the three services, and may be used by several goroutines.
 type Client struct {
 	socket string
 	http   *http.Client
 }
 
 var (
-	_ banger.VMService   = (*Client)(nil)
-	_ banger.HostService = (*Client)(nil)
+	_ banger.VMService    = (*Client)(nil)
+	_ banger.ImageService = (*Client)(nil)
+	_ banger.HostService  = (*Client)(nil)
 )
 
 // Dial makes a client of the daemon at socket. It is NotFound when nobody
@@ -62,7 +62,7 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, &banger.Error{Kind: kindOf(ctx.Err()), What: "talk to the daemon", Why: ctx.Err()}
+			return nil, &banger.Error{Kind: banger.KindOf(ctx.Err()), What: "talk to the daemon", Why: ctx.Err()}
 		}
 		return nil, noDaemon(socket, err)
 	}
@@ -139,7 +139,7 @@ func succeeded(resp *http.Response) error {
 // the daemon went away.
 func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return &banger.Error{Kind: kindOf(ctx.Err()), Why: ctx.Err()}
+		return &banger.Error{Kind: banger.KindOf(ctx.Err()), Why: ctx.Err()}
 	}
 	if e := (*banger.Error)(nil); errors.As(err, &e) {
 		return e

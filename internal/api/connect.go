@@ -111,7 +111,7 @@ func sameDir(a, b string) bool {
 // another daemon was faster, it is that one's socket.
 func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, error) {
 	fail := func(err error) (string, error) {
-		return "", &banger.Error{Kind: kindOf(err), What: "start the daemon", Why: err, Fix: banger.FixOf(err)}
+		return "", &banger.Error{Kind: banger.KindOf(err), What: "start the daemon", Why: err, Fix: banger.FixOf(err)}
 	}
 	program, err := locate(opts.Program)
 	if err != nil {

@@ -80,11 +80,11 @@ func ended(ctx context.Context, err error) error {
 		return nil
 	case errors.As(err, &said):
 		if said.Kind == banger.Canceled && ctx.Err() != nil {
-			said.Kind = kindOf(ctx.Err()) // our own end, which may have been a deadline
+			said.Kind = banger.KindOf(ctx.Err()) // our own end, which may have been a deadline
 		}
 		return said
 	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():
-		return &banger.Error{Kind: kindOf(ctx.Err()), Fix: "banger vm list",
+		return &banger.Error{Kind: banger.KindOf(ctx.Err()), Fix: "banger vm list",
 			Why: fmt.Errorf("the daemon is still undoing what was begun: %w", ctx.Err())}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errCut

@@ -15,11 +15,11 @@ import (
 
 // undoing is a daemon whose operations wait for their cancellation, then say
 // that they undo, and have undone once they are let.
-func undoing(events ...banger.Event) (f *fake, let func()) {
+func undoing(events ...banger.Step) (f *fake, let func()) {
 	allowed := make(chan struct{})
 	f = &fake{events: events, block: make(chan struct{}), unwound: make(chan error, 1)}
 	f.undo = func(p banger.Progress) {
-		p.Send(banger.Event{Step: "undo"})
+		p.Send(banger.Step{Step: "undo"})
 		<-allowed
 	}
 	return f, func() { close(allowed) }
@@ -47,20 +47,20 @@ func TestCancelledClientsWaitForTheUndo(t *testing.T) {
 			return c.DeleteVM(ctx, "otter", banger.DeleteVM{}, p)
 		},
 	} {
-		for _, events := range [][]banger.Event{nil, {{Step: "boot"}}} {
+		for _, events := range [][]banger.Step{nil, {{Step: "boot"}}} {
 			t.Run(name, func(t *testing.T) { cancelledClientWaits(t, call, events) })
 		}
 	}
 }
 
-func cancelledClientWaits(t *testing.T, call func(context.Context, *Client, banger.Progress) error, events []banger.Event) {
+func cancelledClientWaits(t *testing.T, call func(context.Context, *Client, banger.Progress) error, events []banger.Step) {
 	f, let := undoing(events...)
 	c, _ := serve(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	told, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		ended <- call(ctx, c, func(e banger.Event) {
+		ended <- call(ctx, c, func(e banger.Step) {
 			if e.Step == "undo" {
 				close(told)
 			}
@@ -116,7 +116,7 @@ func TestDeadlinesAreToldFromInterrupts(t *testing.T) {
 }
 
 func TestClientThatVanishesCancels(t *testing.T) {
-	f, let := undoing(banger.Event{Step: "boot"})
+	f, let := undoing(banger.Step{Step: "boot"})
 	let()
 	c, _ := serve(t, f)
 	conn, err := net.Dial("unix", c.socket)
@@ -140,7 +140,7 @@ type busy struct {
 func (b *busy) CreateVM(ctx context.Context, _ banger.CreateVM, p banger.Progress) (banger.VM, error) {
 	b.n.Add(1)
 	defer b.n.Add(-1)
-	p.Send(banger.Event{Step: "boot"})
+	p.Send(banger.Step{Step: "boot"})
 	<-ctx.Done()
 	return banger.VM{}, ctx.Err()
 }
@@ -149,7 +149,7 @@ func (b *busy) CreateVM(ctx context.Context, _ banger.CreateVM, p banger.Progres
 // once the client is back.
 func TestCancelAtAnyMoment(t *testing.T) {
 	b := &busy{fake: &fake{}}
-	c, _ := serveVMs(t, b, b)
+	c, _ := serveVMs(t, b, b.fake)
 	for i := range 200 {
 		ctx, cancel := context.WithCancel(t.Context())
 		timer := time.AfterFunc(time.Duration(i)*5*time.Microsecond, cancel)

@@ -2,15 +2,12 @@ package api
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
 	"banger"
 )
@@ -36,45 +33,19 @@ func refuse(w http.ResponseWriter, err error) {
 	json.NewEncoder(w).Encode(line{Error: e})
 }
 
-// operation serves a long request, whose options are the body's JSON. It is
-// logged once, when it has ended; its id is in all that the log says of it. An
-// error carries the id once there were steps: before, the log knows no more.
-func operation[T any](s *Server, verb string, run func(ctx context.Context, ref string, opts T, progress banger.Progress) (any, error)) http.HandlerFunc {
+// operation serves a long request, whose options are the body's JSON: it
+// answers with a stream of the operation's steps and its result.
+func operation[T, R any](run func(ctx context.Context, ref string, opts T, progress banger.Progress) (R, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		opts, err := decode[T](w, r)
 		if err != nil {
 			refuse(w, err)
 			return
 		}
-		began, op := time.Now(), newOp()
-		events := &events{w: w}
-		ref := r.PathValue("ref")
-		noun := "vm"
-		switch spec := any(opts).(type) {
-		case banger.CreateVM:
-			ref = spec.Name
-		case banger.ImportImage:
-			ref, noun = spec.Name, "image"
-		case struct{}:
-			noun = "image"
-		}
-		progress := func(e banger.Event) { events.send(line{Event: &e}) }
-		result, err := run(banger.WithOperation(r.Context(), op), r.PathValue("ref"), opts, progress)
-		log := s.log.With("op", op, noun, ref, "operation", verb, "took", time.Since(began).String())
-		if err != nil {
-			log.Warn("failed", "err", err, "kind", kindOf(err))
-		} else {
-			log.Info("done")
-		}
-		events.end(result, err, op)
+		steps := &steps{w: w}
+		result, err := run(r.Context(), r.PathValue("ref"), opts, func(s banger.Step) { steps.send(line{Event: &s}) })
+		steps.end(result, err)
 	}
-}
-
-// newOp is the id of an operation: one in a log that is kept for a while.
-func newOp() string {
-	id := make([]byte, 4)
-	rand.Read(id)
-	return hex.EncodeToString(id)
 }
 
 // decode reads the options of a request. Unknown fields are those of a newer
@@ -92,16 +63,16 @@ func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	return opts, nil
 }
 
-// events writes an event stream. It begins with the first event: an operation
-// that fails before answers with a plain error and its status.
-type events struct {
+// steps writes the stream of an operation. It begins with the first step: an
+// operation that fails before that answers with a plain error and its status.
+type steps struct {
 	mu    sync.Mutex
 	w     http.ResponseWriter
 	begun bool
 	ended bool
 }
 
-func (e *events) send(l line) {
+func (e *steps) send(l line) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ended {
@@ -116,7 +87,7 @@ func (e *events) send(l line) {
 	http.NewResponseController(e.w).Flush()
 }
 
-func (e *events) end(result any, err error, op string) {
+func (e *steps) end(result any, err error) {
 	data, failed := json.Marshal(result)
 	if err == nil && failed != nil {
 		err = fmt.Errorf("encode result: %w", failed)
@@ -128,23 +99,13 @@ func (e *events) end(result any, err error, op string) {
 	case err == nil:
 		e.send(line{Result: data})
 	case begun:
-		e.send(line{Error: toWire(withOp(err, op))})
+		e.send(line{Error: toWire(err)})
 	default:
 		refuse(e.w, err)
 	}
 	e.mu.Lock()
 	e.ended = true
 	e.mu.Unlock()
-}
-
-// withOp is err with an operation's id and the words that it had.
-func withOp(err error, op string) error {
-	e := banger.Error{Why: err}
-	if is, ok := err.(*banger.Error); ok {
-		e = *is
-	}
-	e.Op = op
-	return &e
 }
 
 // errCut is an event stream without an end.

@@ -20,11 +20,12 @@ const unwindTime = 30 * time.Second
 
 // Server serves the services of a daemon. It is an http.Handler too.
 type Server struct {
-	vms  banger.VMService
-	host banger.HostService
-	log  *slog.Logger
-	mux  *http.ServeMux
-	http *http.Server
+	vms    banger.VMService
+	images banger.ImageService
+	host   banger.HostService
+	log    *slog.Logger
+	mux    *http.ServeMux
+	http   *http.Server
 
 	ctx    context.Context // of every request: ends when the server stops
 	cancel context.CancelFunc
@@ -35,9 +36,9 @@ type Server struct {
 	waiters []net.Conn        // clients that asked the daemon to stop and wait for its end
 }
 
-// NewServer makes a server of vms and host. It serves nothing yet.
-func NewServer(vms banger.VMService, host banger.HostService, log *slog.Logger) *Server {
-	s := &Server{vms: vms, host: host, log: log, mux: http.NewServeMux(), streams: map[net.Conn]bool{}}
+// NewServer returns a server of the three services. It does not listen yet.
+func NewServer(vms banger.VMService, images banger.ImageService, host banger.HostService, log *slog.Logger) *Server {
+	s := &Server{vms: vms, images: images, host: host, log: log, mux: http.NewServeMux(), streams: map[net.Conn]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s,
@@ -52,50 +53,35 @@ func NewServer(vms banger.VMService, host banger.HostService, log *slog.Logger) 
 }
 
 func (s *Server) routes() {
-	s.mux.HandleFunc("GET /daemon", answer(func(r *http.Request) (any, error) { return s.host.Daemon(r.Context()) }))
-	s.mux.HandleFunc("POST /daemon/stop", s.stopDaemon)
-	s.mux.HandleFunc("GET /images", answer(func(r *http.Request) (any, error) { return some(s.host.ListImages(r.Context())) }))
-	s.mux.HandleFunc("POST /images", operation(s, "import image", func(ctx context.Context, _ string, spec banger.ImportImage, p banger.Progress) (any, error) {
-		return s.host.ImportImage(ctx, spec, p)
-	}))
-	s.mux.HandleFunc("POST /images/{ref}/delete", operation(s, "delete image", func(ctx context.Context, ref string, _ struct{}, p banger.Progress) (any, error) {
-		return struct{}{}, s.host.DeleteImage(ctx, ref, p)
-	}))
-	s.mux.HandleFunc("GET /kernels", answer(func(r *http.Request) (any, error) { return some(s.host.ListKernels(r.Context())) }))
-	s.mux.HandleFunc("GET /vms", answer(func(r *http.Request) (any, error) { return some(s.vms.ListVMs(r.Context())) }))
-	s.mux.HandleFunc("GET /summaries", answer(func(r *http.Request) (any, error) { return some(s.vms.SummarizeVMs(r.Context())) }))
-	s.mux.HandleFunc("GET /vms/{ref}", answer(func(r *http.Request) (any, error) { return s.vms.ShowVM(r.Context(), r.PathValue("ref")) }))
-	s.mux.HandleFunc("GET /vms/{ref}/stats", answer(func(r *http.Request) (any, error) { return s.vms.VMStats(r.Context(), r.PathValue("ref")) }))
-	s.mux.HandleFunc("GET /vms/{ref}/logs", s.logs)
-	s.mux.HandleFunc("POST /vms/{ref}/dial", s.dial)
+	vms, images, host := s.vms, s.images, s.host
+	for route, handler := range map[string]http.HandlerFunc{
+		"GET /daemon":               answer(func(r *http.Request) (any, error) { return host.Daemon(r.Context()) }),
+		"POST /daemon/stop":         s.stopDaemon,
+		"GET /events":               s.events,
+		"GET /images":               answer(func(r *http.Request) (any, error) { return some(images.ListImages(r.Context())) }),
+		"POST /images":              operation(withoutRef(images.ImportImage)),
+		"POST /images/{ref}/delete": operation(withoutOptions(images.DeleteImage)),
+		"GET /kernels":              answer(func(r *http.Request) (any, error) { return some(images.ListKernels(r.Context())) }),
 
-	s.mux.HandleFunc("POST /vms", operation(s, "create", func(ctx context.Context, _ string, spec banger.CreateVM, p banger.Progress) (any, error) {
-		return s.vms.CreateVM(ctx, spec, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/start", operation(s, "start", func(ctx context.Context, ref string, opts banger.StartVM, p banger.Progress) (any, error) {
-		return s.vms.StartVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/stop", operation(s, "stop", func(ctx context.Context, ref string, opts banger.StopVM, p banger.Progress) (any, error) {
-		return s.vms.StopVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/restart", operation(s, "restart", func(ctx context.Context, ref string, opts banger.StopVM, p banger.Progress) (any, error) {
-		return s.vms.RestartVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/delete", operation(s, "delete", func(ctx context.Context, ref string, opts banger.DeleteVM, p banger.Progress) (any, error) {
-		return struct{}{}, s.vms.DeleteVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/wait", operation(s, "wait", func(ctx context.Context, ref string, opts banger.WaitVM, p banger.Progress) (any, error) {
-		return s.vms.WaitVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/set", operation(s, "set", func(ctx context.Context, ref string, opts banger.SetVM, p banger.Progress) (any, error) {
-		return s.vms.SetVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/kill", operation(s, "kill", func(ctx context.Context, ref string, opts banger.KillVM, p banger.Progress) (any, error) {
-		return s.vms.KillVM(ctx, ref, opts, p)
-	}))
-	s.mux.HandleFunc("POST /vms/{ref}/rename", operation(s, "rename", func(ctx context.Context, ref string, opts banger.RenameVM, p banger.Progress) (any, error) {
-		return s.vms.RenameVM(ctx, ref, opts, p)
-	}))
+		"GET /vms":             answer(func(r *http.Request) (any, error) { return some(vms.ListVMs(r.Context())) }),
+		"GET /summaries":       answer(func(r *http.Request) (any, error) { return some(vms.SummarizeVMs(r.Context())) }),
+		"GET /vms/{ref}":       answer(func(r *http.Request) (any, error) { return vms.ShowVM(r.Context(), r.PathValue("ref")) }),
+		"GET /vms/{ref}/stats": answer(func(r *http.Request) (any, error) { return vms.VMStats(r.Context(), r.PathValue("ref")) }),
+		"GET /vms/{ref}/logs":  s.logs,
+		"POST /vms/{ref}/dial": s.dial,
+
+		"POST /vms":               operation(withoutRef(vms.CreateVM)),
+		"POST /vms/{ref}/start":   operation(vms.StartVM),
+		"POST /vms/{ref}/stop":    operation(vms.StopVM),
+		"POST /vms/{ref}/restart": operation(vms.RestartVM),
+		"POST /vms/{ref}/delete":  operation(withoutResult(vms.DeleteVM)),
+		"POST /vms/{ref}/wait":    operation(vms.WaitVM),
+		"POST /vms/{ref}/set":     operation(vms.SetVM),
+		"POST /vms/{ref}/kill":    operation(vms.KillVM),
+		"POST /vms/{ref}/rename":  operation(vms.RenameVM),
+	} {
+		s.mux.HandleFunc(route, handler)
+	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &banger.Error{Kind: banger.Conflict, Fix: restart,
 			Why: errors.New("this daemon (bangerd " + version.Version + ") has no " + r.Method + " " + r.URL.Path)})
@@ -184,4 +170,25 @@ func some[T any](list []T, err error) ([]T, error) {
 		list = []T{}
 	}
 	return list, err
+}
+
+type progress = banger.Progress
+
+// withoutRef makes an operation of a method that creates something: there is no ref.
+func withoutRef[T, R any](f func(context.Context, T, progress) (R, error)) func(context.Context, string, T, progress) (R, error) {
+	return func(ctx context.Context, _ string, spec T, p progress) (R, error) { return f(ctx, spec, p) }
+}
+
+// withoutResult makes an operation of a method without a result.
+func withoutResult[T any](f func(context.Context, string, T, progress) error) func(context.Context, string, T, progress) (struct{}, error) {
+	return func(ctx context.Context, ref string, opts T, p progress) (struct{}, error) {
+		return struct{}{}, f(ctx, ref, opts, p)
+	}
+}
+
+// withoutOptions makes an operation of a method without options and without a result.
+func withoutOptions(f func(context.Context, string, progress) error) func(context.Context, string, struct{}, progress) (struct{}, error) {
+	return func(ctx context.Context, ref string, _ struct{}, p progress) (struct{}, error) {
+		return struct{}{}, f(ctx, ref, p)
+	}
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +38,7 @@ type wireError struct {
 // line is one line of an event stream, and failure the body of any other
 // answer that is no success.
 type line struct {
-	Event  *banger.Event   `json:"event,omitempty"`
+	Event  *banger.Step    `json:"event,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *wireError      `json:"error,omitempty"`
 }
@@ -67,7 +66,7 @@ func toWire(err error) *wireError {
 // takeApart takes an error apart so that the other end can put it together with
 // the same text, kind and fix.
 func takeApart(err error) *wireError {
-	w := &wireError{Kind: kindOf(err), Why: err.Error(), Fix: banger.FixOf(err), Op: banger.OpOf(err)}
+	w := &wireError{Kind: banger.KindOf(err), Why: err.Error(), Fix: banger.FixOf(err), Op: banger.OpOf(err)}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
 		w.What, w.Why = e.What, ""
 		if e.Why != nil {
@@ -83,20 +82,6 @@ func (w *wireError) err() error {
 		e.Why = errors.New(w.Why)
 	}
 	return e
-}
-
-// kindOf is banger.KindOf, and knows the errors of a context.
-func kindOf(err error) banger.Kind {
-	kind := banger.KindOf(err)
-	switch {
-	case kind != banger.Unknown:
-		return kind
-	case errors.Is(err, context.Canceled):
-		return banger.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
-		return banger.TimedOut
-	}
-	return banger.Unknown
 }
 
 // mark tells the other end who speaks.

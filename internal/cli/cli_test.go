@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"os"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/event"
 )
 
 // fakeDaemon keeps VMs in memory and answers as the daemon's client does.
@@ -33,6 +35,7 @@ type fakeDaemon struct {
 	looks   int
 	took    []string // what was asked, in words
 
+	hub      *event.Hub
 	kernels  []banger.Kernel
 	imported []importedFile
 }
@@ -94,8 +97,8 @@ func (f *fakeDaemon) CreateVM(ctx context.Context, spec banger.CreateVM, p bange
 		}
 		return banger.VM{}, &banger.Error{Kind: banger.Canceled, What: "create VM \"" + spec.Name + "\"", Why: ctx.Err()}
 	}
-	p.Send(banger.Event{VM: spec.Name, Step: "boot"})
-	p.Send(banger.Event{VM: spec.Name, Step: "boot", Done: true, Took: 1200 * time.Millisecond})
+	p.Send(banger.Step{VM: spec.Name, Step: "boot"})
+	p.Send(banger.Step{VM: spec.Name, Step: "boot", Done: true, Took: 1200 * time.Millisecond})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.took = append(f.took, fmt.Sprintf("create %+v", spec))
@@ -261,7 +264,10 @@ func (f *fakeDaemon) ImportImage(_ context.Context, spec banger.ImportImage, _ b
 	return banger.Image{Name: spec.Name, ID: "sha256:0123456789abcdef", Size: banger.GiB, Origin: spec.Origin}, err
 }
 func (f *fakeDaemon) DeleteImage(context.Context, string, banger.Progress) error { return nil }
-func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error)       { return f.kernels, nil }
+func (f *fakeDaemon) Events(ctx context.Context) iter.Seq2[banger.Event, error] {
+	return f.hub.Read(ctx)
+}
+func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error) { return f.kernels, nil }
 
 // run is one run of the program and what came of it.
 type run struct {

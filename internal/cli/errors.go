@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"unicode"
@@ -41,15 +40,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // reported is an error that was shown already: only its exit code is left.
 func reported(code int) error { return exitStatus(code) }
 
-func exitCode(err error) int { return exitCodes[kindOf(err)] }
-
-func kindOf(err error) banger.Kind {
-	kind := banger.KindOf(err)
-	if kind == banger.Unknown && errors.Is(err, context.Canceled) {
-		return banger.Canceled
-	}
-	return kind
-}
+func exitCode(err error) int { return exitCodes[banger.KindOf(err)] }
 
 // usageError is what went wrong before the command began.
 func usageError(cmd *cobra.Command, err error) error {
@@ -73,7 +64,7 @@ type errorJSON struct {
 }
 
 func describe(err error) errorJSON {
-	d := errorJSON{Kind: kindOf(err), Why: clean(err.Error()), Fix: clean(banger.FixOf(err)), Op: clean(banger.OpOf(err))}
+	d := errorJSON{Kind: banger.KindOf(err), Why: clean(err.Error()), Fix: clean(banger.FixOf(err)), Op: clean(banger.OpOf(err))}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
 		d.What, d.Why = clean(e.What), ""
 		if e.Why != nil {
@@ -90,14 +81,14 @@ func (a *app) report(err error) {
 		return
 	}
 	text := clean(err.Error())
-	if kindOf(err) == banger.Canceled {
+	if banger.KindOf(err) == banger.Canceled {
 		text = strings.ReplaceAll(text, context.Canceled.Error(), "interrupted")
 	}
 	fmt.Fprintf(a.std.Err, "banger: %s\n", text)
 	if fix := banger.FixOf(err); fix != "" {
 		fmt.Fprintf(a.std.Err, "fix: %s\n", clean(fix))
 	}
-	if op := banger.OpOf(err); op != "" && unexplained[kindOf(err)] {
+	if op := banger.OpOf(err); op != "" && unexplained[banger.KindOf(err)] {
 		if dirs, err := a.dirs(); err == nil {
 			fmt.Fprintf(a.std.Err, "log: grep %s %s\n", clean(op), dirs.Log())
 		}

@@ -51,6 +51,7 @@ func Main(ctx context.Context, std Std, args []string) int {
 // service is what the daemon offers.
 type service interface {
 	banger.VMService
+	banger.ImageService
 	banger.HostService
 }
 

@@ -43,7 +43,7 @@ func (a *app) newProgress() *progress {
 }
 
 // event is the banger.Progress of the operation.
-func (p *progress) event(e banger.Event) {
+func (p *progress) event(e banger.Step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	step := clean(e.Step)

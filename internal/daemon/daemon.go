@@ -13,6 +13,7 @@ import (
 	"banger"
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/event"
 	"banger/internal/version"
 	"banger/internal/vmm"
 )
@@ -33,29 +34,13 @@ type daemon struct {
 	broken chan error // what ended a listener unasked
 }
 
-// Opening is what Env.Open is given.
-type Opening struct {
-	Dirs    config.Dirs
-	Config  config.Config
-	Drivers func(c config.Config, firecracker string) vmm.Drivers
-	Isolate func(ctx context.Context, id banger.VMID, pid int) error
-	Log     *slog.Logger
-}
-
-// Parts is what a daemon serves. Close lets go of everything; VMs keep running.
-type Parts struct {
-	VMs banger.VMService
-	// Driver names the one that new VMs get, if they do not ask for another.
-	Driver func(context.Context) string
-	// Running counts the VMs that run.
-	Running func() int
-	Images  func(context.Context) ([]banger.Image, error)
-	Kernels func(context.Context) ([]banger.Kernel, error)
-
-	Import      func(context.Context, banger.ImportImage, banger.Progress) (banger.Image, error)
-	DeleteImage func(context.Context, string, banger.Progress) error
-
-	Close func() error
+// Services is what a daemon serves besides itself.
+type Services struct {
+	VMs     banger.VMService
+	Images  banger.ImageService
+	Events  *event.Hub
+	Drivers vmm.Drivers
+	Close   func() error // releases everything; VMs keep running
 }
 
 func (d *daemon) run(ctx context.Context) (err error) {
@@ -114,18 +99,18 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
 	}
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
-	parts, err := d.env.Open(ctx, Opening{Dirs: d.dirs, Config: d.config, Drivers: d.env.Drivers, Isolate: d.env.Isolate, Log: d.log})
+	services, err := d.env.Open(ctx, d.env, d.dirs, d.config, d.log)
 	if err != nil {
 		// Clients in the queue must not find a daemon that is about to go.
 		return errors.Join(err, d.lock.publish(""))
 	}
-	d.server = api.NewServer(parts.VMs, &host{d: d, parts: parts}, d.log)
+	d.server = api.NewServer(services.VMs, services.Images, &host{d: d, services: services}, d.log)
 	d.broken = make(chan error, 1)
 	d.serve(d.socket)
 	d.report(d.socket.path, nil)
-	d.log.Info("serving", "driver", d.config.Driver, "running", parts.Running())
+	d.log.Info("serving", "driver", d.config.Driver)
 	err = d.wait(ctx)
-	return errors.Join(err, d.shutDown(parts))
+	return errors.Join(err, d.shutDown(services))
 }
 
 func (d *daemon) serve(s *socket) {
@@ -186,11 +171,11 @@ func (d *daemon) move() error {
 }
 
 // shutDown cancels what is under way, waits until that is undone, and lets go.
-func (d *daemon) shutDown(parts Parts) error {
+func (d *daemon) shutDown(services Services) error {
 	err := d.lock.publish("")
 	err = errors.Join(err, d.server.Shutdown())
 	d.serves.Wait()
-	err = errors.Join(err, parts.Close())
+	err = errors.Join(err, services.Close())
 	d.log.Info("stopped")
 	return err
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,10 @@ import (
 	"banger"
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/event"
+	"banger/internal/hostcmd"
+	"banger/internal/vmm"
+	"banger/internal/vmm/qemu"
 )
 
 // TestMain lets the test binary be bangerd, so that the tests start real
@@ -31,6 +36,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+type fakeImages struct{ banger.ImageService }
+
 // fakeVMs is a service with no VMs. Creating waits until it is cancelled, and
 // leaves a file as the trace of its undo.
 type fakeVMs struct {
@@ -40,8 +47,12 @@ type fakeVMs struct {
 
 func (f fakeVMs) ListVMs(context.Context) ([]banger.VM, error) { return nil, nil }
 
+func (f fakeVMs) SummarizeVMs(context.Context) ([]banger.VMSummary, error) {
+	return []banger.VMSummary{{State: banger.Running}, {State: banger.Stopped}, {State: banger.Booting}}, nil
+}
+
 func (f fakeVMs) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Progress) (banger.VM, error) {
-	p.Send(banger.Event{Step: "wait"})
+	p.Send(banger.Step{Step: "wait"})
 	<-ctx.Done()
 	if spec.Name == "hold" { // undoing takes until the test says so
 		if _, err := os.ReadFile(filepath.Join(f.state, "hold")); err != nil {
@@ -51,20 +62,14 @@ func (f fakeVMs) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Pr
 	return banger.VM{}, errors.Join(ctx.Err(), os.WriteFile(filepath.Join(f.state, "undone"), nil, 0o600))
 }
 
-func openFake(ctx context.Context, o Opening) (Parts, error) {
+func openFake(_ context.Context, _ Env, dirs config.Dirs, _ config.Config, _ *slog.Logger) (Services, error) {
 	if why := os.Getenv("BANGERD_TEST_FAIL"); why != "" {
-		return Parts{}, &banger.Error{Kind: banger.Unready, What: "open the parts", Why: errors.New(why), Fix: "mend it"}
+		return Services{}, &banger.Error{Kind: banger.Unready, What: "open the parts", Why: errors.New(why), Fix: "mend it"}
 	}
 	if why := os.Getenv("BANGERD_TEST_BUG"); why != "" {
-		return Parts{}, errors.New(why)
+		return Services{}, errors.New(why)
 	}
-	return Parts{
-		VMs: fakeVMs{state: o.Dirs.State}, Driver: func(context.Context) string { return "fake" },
-		Running: func() int { return 2 },
-		Images:  func(context.Context) ([]banger.Image, error) { return nil, nil },
-		Kernels: func(context.Context) ([]banger.Kernel, error) { return nil, nil },
-		Close:   func() error { return nil },
-	}, nil
+	return Services{VMs: fakeVMs{state: dirs.State}, Images: fakeImages{}, Events: event.NewHub(), Drivers: vmm.Drivers{qemu.New(hostcmd.Host{})}, Close: func() error { return nil }}, nil
 }
 
 // place is a set of directories of its own, and how to start daemons there.
@@ -152,7 +157,7 @@ func TestStartStatusStop(t *testing.T) {
 	}
 	c := p.connect()
 	d := p.daemon(c)
-	if d.PID == os.Getpid() || d.Socket != p.dirs.Socket() || d.Log != p.dirs.Log() || d.State != p.dirs.State || d.Driver != "fake" || d.Running != 2 {
+	if d.PID == os.Getpid() || d.Socket != p.dirs.Socket() || d.Log != p.dirs.Log() || d.State != p.dirs.State || d.Driver != "qemu" || d.Running != 2 {
 		t.Errorf("got %+v", d)
 	}
 	if vms, err := c.ListVMs(t.Context()); err != nil || vms == nil || len(vms) != 0 {
@@ -255,7 +260,7 @@ func TestStartDuringStopWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := make(chan struct{})
-	go c.CreateVM(t.Context(), banger.CreateVM{Name: "hold"}, func(banger.Event) { close(begun) })
+	go c.CreateVM(t.Context(), banger.CreateVM{Name: "hold"}, func(banger.Step) { close(begun) })
 	<-begun
 	stopping := onEvent(t, p.dirs.Runtime, unix.IN_DELETE) // of the socket: from here on nobody new is let in
 	stopped := make(chan error, 1)
@@ -334,7 +339,7 @@ func TestStopUnwindsOperations(t *testing.T) {
 	c := p.connect()
 	begun, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
-		_, err := c.CreateVM(t.Context(), banger.CreateVM{}, func(banger.Event) { close(begun) })
+		_, err := c.CreateVM(t.Context(), banger.CreateVM{}, func(banger.Step) { close(begun) })
 		ended <- err
 	}()
 	<-begun

@@ -2,10 +2,8 @@ package daemon
 
 import (
 	"context"
-	"io/fs"
+	"iter"
 	"os"
-	"path/filepath"
-	"syscall"
 
 	"banger"
 	"banger/internal/version"
@@ -13,8 +11,8 @@ import (
 
 // host implements banger.HostService for the daemon itself.
 type host struct {
-	d     *daemon
-	parts Parts
+	d        *daemon
+	services Services
 }
 
 var _ banger.HostService = (*host)(nil)
@@ -24,11 +22,30 @@ func (h *host) Daemon(ctx context.Context) (banger.Daemon, error) {
 	h.d.mu.Lock()
 	socket := h.d.socket.path
 	h.d.mu.Unlock()
+	vms, err := h.services.VMs.SummarizeVMs(ctx)
+	if err != nil {
+		return banger.Daemon{}, err
+	}
+	running := 0
+	for _, vm := range vms {
+		if vm.State != banger.Stopped {
+			running++
+		}
+	}
 	return banger.Daemon{
 		PID: os.Getpid(), Version: version.Version,
 		Socket: socket, Log: h.d.dirs.Log(), State: h.d.dirs.State, Runtime: h.d.config.RuntimeDir,
-		Driver: h.parts.Driver(ctx), Running: h.parts.Running(),
+		Driver: h.driver(ctx), Running: running,
 	}, nil
+}
+
+// driver names the driver that new VMs get, whether it works or not.
+func (h *host) driver(ctx context.Context) string {
+	driver, _, _ := h.services.Drivers.Choose(ctx, h.d.config.Driver)
+	if driver == nil {
+		return ""
+	}
+	return driver.Name()
 }
 
 // StopDaemon implements banger.HostService. It returns at once.
@@ -40,62 +57,7 @@ func (h *host) StopDaemon(context.Context) error {
 	return nil
 }
 
-// ListImages implements banger.HostService.
-func (h *host) ListImages(ctx context.Context) ([]banger.Image, error) {
-	images, err := h.parts.Images(ctx)
-	if err != nil {
-		return nil, err
-	}
-	users, err := h.users(ctx, func(vm banger.VM) banger.Digest { return vm.ImageID })
-	for i, image := range images {
-		images[i].Use = &banger.Use{OnHost: onHost(string(h.d.dirs.Image(image.ID))), VMs: append([]string{}, users[image.ID]...)}
-	}
-	return images, err
-}
-
-// ImportImage implements banger.HostService.
-func (h *host) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (banger.Image, error) {
-	return h.parts.Import(ctx, spec, progress)
-}
-
-// DeleteImage implements banger.HostService.
-func (h *host) DeleteImage(ctx context.Context, ref string, progress banger.Progress) error {
-	return h.parts.DeleteImage(ctx, ref, progress)
-}
-
-// ListKernels implements banger.HostService.
-func (h *host) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
-	kernels, err := h.parts.Kernels(ctx)
-	if err != nil {
-		return nil, err
-	}
-	users, err := h.users(ctx, func(vm banger.VM) banger.Digest { return vm.KernelID })
-	for i, kernel := range kernels {
-		kernels[i].Use = &banger.Use{OnHost: onHost(string(h.d.dirs.Kernel(kernel.ID))), VMs: append([]string{}, users[kernel.ID]...)}
-	}
-	return kernels, err
-}
-
-// users are the names of the VMs that are pinned to each digest.
-func (h *host) users(ctx context.Context, pin func(banger.VM) banger.Digest) (map[banger.Digest][]string, error) {
-	vms, err := h.parts.VMs.ListVMs(ctx)
-	users := map[banger.Digest][]string{}
-	for _, vm := range vms {
-		users[pin(vm)] = append(users[pin(vm)], vm.Name)
-	}
-	return users, err
-}
-
-// onHost is what the files of a directory really take. What is missing takes nothing.
-func onHost(dir string) banger.Size {
-	const block = 512
-	var size banger.Size
-	filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		var stat syscall.Stat_t
-		if err == nil && syscall.Lstat(path, &stat) == nil {
-			size += banger.Size(stat.Blocks) * block
-		}
-		return nil
-	})
-	return size
+// Events implements banger.HostService.
+func (h *host) Events(ctx context.Context) iter.Seq2[banger.Event, error] {
+	return h.services.Events.Read(ctx)
 }

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -34,7 +35,7 @@ type Env struct {
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 
 	// Open opens what the daemon serves.
-	Open func(ctx context.Context, o Opening) (Parts, error)
+	Open func(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *slog.Logger) (Services, error)
 }
 
 // Main runs bangerd in the foreground until ctx ends, a signal comes or a

@@ -10,8 +10,10 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/event"
 	"banger/internal/hostcmd"
 	"banger/internal/image"
+	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/version"
 	"banger/internal/vm"
@@ -48,72 +50,80 @@ func checkDriver(all vmm.Drivers, name string) error {
 
 // open opens what the daemon serves: the database, what the bundle brings, and
 // the VMs, which it reconciles.
-func open(ctx context.Context, o Opening) (_ Parts, err error) {
-	if err := checkDriver(o.Drivers(o.Config, ""), o.Config.Driver); err != nil {
-		return Parts{}, err
+func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *slog.Logger) (_ Services, err error) {
+	if err := checkDriver(env.Drivers(c, ""), c.Driver); err != nil {
+		return Services{}, err
 	}
-	s, err := store.Open(ctx, o.Dirs.DB())
+	s, err := store.Open(ctx, dirs.DB())
 	if err != nil {
-		return Parts{}, err
+		return Services{}, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	b, installed, missing, err := install(ctx, o, s)
+	b, installed, missing, err := install(ctx, dirs, c, s, log)
 	if err != nil {
-		return Parts{}, err
+		return Services{}, err
 	}
-	images := &image.Images{Dirs: o.Dirs, Store: s, Log: o.Log, Bundled: installed.Image.Name}
-	if err := images.Sweep(ctx); err != nil {
-		o.Log.Warn("remove what images left", "err", err)
+	hub := event.NewHub()
+	operations := newOperations(hub, log)
+	images := &image.Images{Dirs: dirs, Store: s, Log: log, Operations: operations, Events: hub, Bundled: installed.Image.Name}
+	if err := images.Open(ctx); err != nil {
+		log.Warn("remove what images left", "err", err)
 	}
 	var bundled string
 	if installed.Firecracker != "" {
-		bundled = o.Dirs.Firecracker(installed.Firecracker)
+		bundled = dirs.Firecracker(installed.Firecracker)
 	}
-	all := o.Drivers(o.Config, bundled)
+	all := env.Drivers(c, bundled)
 	vms, err := vm.Open(ctx, vm.Host{
-		Dirs: o.Dirs, Config: o.Config, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing,
-		Isolate: o.Isolate, Run: hostcmd.Host{}, Log: o.Log, Program: "bangerd " + version.Version,
+		Dirs: dirs, Config: c, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing, Operations: operations, Events: hub,
+		Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
-		return Parts{}, fmt.Errorf("open the VMs: %w", err)
+		return Services{}, fmt.Errorf("open the VMs: %w", err)
 	}
-	return Parts{
-		VMs: vms, Driver: func(ctx context.Context) string { return nameOf(ctx, all, o.Config.Driver) }, Running: vms.Running, Images: s.Images, Kernels: s.Kernels,
-		Import: images.Import, DeleteImage: images.Delete,
-		Close: func() error {
-			vms.Close()
-			return s.Close()
-		},
-	}, nil
+	return Services{VMs: vms, Images: images, Events: hub, Drivers: all, Close: func() error {
+		vms.Close()
+		return s.Close()
+	}}, nil
 }
 
-// nameOf is the name of the driver that new VMs get: also of one that does not work.
-func nameOf(ctx context.Context, all vmm.Drivers, wanted string) string {
-	driver, _, _ := all.Choose(ctx, wanted)
-	return driver.Name()
+// newOperations returns what runs the verbs: their steps are events.
+func newOperations(hub *event.Hub, log *slog.Logger) *operation.Host {
+	operations := &operation.Host{Log: log, Publish: func(o banger.Operation) {
+		hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o})
+	}}
+	hub.Add(func(context.Context) (all []banger.Event, _ error) {
+		operations.Running(func(running []banger.Operation) {
+			for _, o := range running {
+				all = append(all, banger.Event{Seq: hub.Seq(), Time: o.BeganAt, Kind: banger.EventOperation, Operation: &o})
+			}
+		})
+		return all, nil
+	})
+	return operations
 }
 
 // install opens the bundle and puts on record what it has. A bundle that is
 // missing or broken is logged and no more: VMs that exist do not need it, and
 // `vm create` says what it misses, and why.
-func install(ctx context.Context, o Opening, s *store.Store) (_ *bundle.Bundle, _ bundle.Installed, missing, err error) {
-	b, missing := bundle.Open(o.Config.Bundle())
+func install(ctx context.Context, dirs config.Dirs, c config.Config, s *store.Store, log *slog.Logger) (_ *bundle.Bundle, _ bundle.Installed, missing, err error) {
+	b, missing := bundle.Open(c.Bundle())
 	if missing != nil {
-		o.Log.Warn("no runtime bundle", "err", missing, "fix", banger.FixOf(missing))
+		log.Warn("no runtime bundle", "err", missing, "fix", banger.FixOf(missing))
 		return nil, bundle.Installed{}, missing, nil
 	}
-	installed, missing := bundle.Install(ctx, b, o.Dirs)
+	installed, missing := bundle.Install(ctx, b, dirs)
 	if ctx.Err() != nil {
 		return b, installed, missing, ctx.Err()
 	}
 	if missing != nil {
-		o.Log.Error("install the runtime bundle", "err", missing, "fix", banger.FixOf(missing))
+		log.Error("install the runtime bundle", "err", missing, "fix", banger.FixOf(missing))
 	}
-	return b, installed, missing, register(ctx, s, installed, o.Log)
+	return b, installed, missing, register(ctx, s, installed, log)
 }
 
 func register(ctx context.Context, s *store.Store, installed bundle.Installed, log *slog.Logger) error {

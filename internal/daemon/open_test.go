@@ -29,18 +29,18 @@ func TestOpenWithoutBundleStillServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	parts, err := open(t.Context(), Opening{Dirs: dirs, Config: c, Drivers: Std().Drivers, Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	services, err := open(t.Context(), Std(), dirs, c, slog.New(slog.NewJSONHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer parts.Close()
-	if vms, err := parts.VMs.ListVMs(t.Context()); err != nil || len(vms) != 0 {
+	defer services.Close()
+	if vms, err := services.VMs.ListVMs(t.Context()); err != nil || len(vms) != 0 {
 		t.Errorf("got %v, %v", vms, err)
 	}
 	if !strings.Contains(log.String(), `"fix":"make runtime"`) {
 		t.Errorf("the log does not say what is missing:\n%s", log.String())
 	}
-	_, err = parts.VMs.CreateVM(t.Context(), banger.CreateVM{Name: "otter"}, nil)
+	_, err = services.VMs.CreateVM(t.Context(), banger.CreateVM{Name: "otter"}, nil)
 	if banger.KindOf(err) != banger.Unready || !strings.Contains(banger.FixOf(err), "make runtime") {
 		t.Errorf("create: got %v, fix %q", err, banger.FixOf(err))
 	}

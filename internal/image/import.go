@@ -18,7 +18,9 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/durable"
+	"banger/internal/event"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 	"banger/internal/rootfs"
 	"banger/internal/store"
 )
@@ -33,18 +35,22 @@ type Images struct {
 	// daemon gives to that.
 	Bundled string
 
-	// Before, when set, is called before each step of each operation, and its
-	// error is the step's. Tests use it to make every step fail once.
-	Before func(step string) error
+	Operations *operation.Host // runs the verbs
+	Events     *event.Hub      // hears of every image that comes and goes
 
 	// Files and records change together, so that content which is imported
 	// while its last name is deleted is not lost.
 	mu sync.Mutex
 }
 
-// Sweep removes what a killed daemon was writing or removing. It is for the
-// start of a daemon, when nothing is at work.
-func (i *Images) Sweep(ctx context.Context) error {
+// Open makes the images a source of events, and removes what a killed daemon was
+// writing or removing.
+func (i *Images) Open(ctx context.Context) error {
+	i.Events.Add(i.snapshot)
+	return i.sweep(ctx)
+}
+
+func (i *Images) sweep(ctx context.Context) error {
 	known, err := i.Store.KnownImages(ctx)
 	if err != nil {
 		return err
@@ -78,22 +84,18 @@ type importing struct {
 	made  banger.Image
 }
 
-// Import makes an image out of the archive in a file, whole or not at all.
-func (i *Images) Import(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (_ banger.Image, err error) {
+// ImportImage implements banger.ImageService: the image is made whole or not at all.
+func (i *Images) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (_ banger.Image, err error) {
 	im := &importing{Images: i, spec: spec}
-	defer func() { err = during(fmt.Sprintf("import image %q", spec.Name), err) }()
+	op := i.Operations.Begin("image", "import", spec.Name, "", progress)
+	defer op.End(ctx, &err)
 	defer im.close(&err)
-	for _, step := range []step{
-		{"check the name", im.checkName},
-		{"look at the archive", im.open},
-		{"write the file system", im.write},
-		{"record", im.record},
-	} {
-		if err := i.step(ctx, step, progress); err != nil {
-			return banger.Image{}, err
-		}
-	}
-	return im.made, nil
+	err = op.Run(ctx,
+		operation.Step{Name: "check the name", Do: im.checkName},
+		operation.Step{Name: "read the archive", Do: im.open},
+		operation.Step{Name: "write the file system", Do: im.write},
+		operation.Step{Name: "record", Do: im.record})
+	return im.made, err
 }
 
 func (im *importing) checkName(ctx context.Context) error {
@@ -222,6 +224,8 @@ func (im *importing) record(ctx context.Context) error {
 		return err
 	}
 	im.made, err = im.Store.Image(context.WithoutCancel(ctx), im.made.Name) // it is there: no way back
+	made := im.made
+	im.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &made})
 	return err
 }
 
@@ -237,22 +241,35 @@ func (im *importing) close(err *error) {
 	}
 }
 
-// Delete takes an image's name away, and with the last one its files. A VM that
+// DeleteImage implements banger.ImageService. It takes an image's name away, and with the last one its files. A VM that
 // was made from the image keeps all of it: that is a Conflict.
-func (i *Images) Delete(ctx context.Context, ref string, progress banger.Progress) error {
+func (i *Images) DeleteImage(ctx context.Context, ref string, progress banger.Progress) (err error) {
 	if _, err := i.Store.Image(ctx, ref); err != nil {
 		return err
 	}
-	err := i.step(ctx, step{"delete", func(ctx context.Context) error {
+	op := i.Operations.Begin("image", banger.Delete, ref, "", progress)
+	defer op.End(ctx, &err)
+	return op.Step(ctx, "delete", func(ctx context.Context) error {
 		i.mu.Lock()
 		defer i.mu.Unlock()
-		id, last, err := i.Store.ForgetImage(ctx, ref)
-		if err != nil || !last {
+		named, err := i.Store.Images(ctx)
+		if err != nil {
 			return err
 		}
+		id, last, err := i.Store.ForgetImage(ctx, ref)
+		if err != nil {
+			return err
+		}
+		for _, image := range named {
+			if image.ID == id && (image.Name == ref || string(id) == ref) {
+				i.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &image, Gone: true})
+			}
+		}
+		if !last {
+			return nil
+		}
 		return i.drop(string(i.Dirs.Image(id)))
-	}}, progress)
-	return during(fmt.Sprintf("delete image %q", ref), err)
+	})
 }
 
 // drop removes an image's directory, which nobody finds half removed.
@@ -266,39 +283,4 @@ func (i *Images) drop(dir string) error {
 		err = nil
 	}
 	return errors.Join(err, os.RemoveAll(aside))
-}
-
-// step is a part of an operation, as progress and log name it.
-type step struct {
-	name string
-	do   func(context.Context) error
-}
-
-func (i *Images) step(ctx context.Context, s step, progress banger.Progress) error {
-	progress.Send(banger.Event{Step: s.name})
-	begun := time.Now()
-	err := ctx.Err()
-	if err == nil && i.Before != nil {
-		err = i.Before(s.name)
-	}
-	if err == nil {
-		err = s.do(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.name, err)
-	}
-	progress.Send(banger.Event{Step: s.name, Done: true, Took: time.Since(begun)})
-	return nil
-}
-
-// during puts an operation's name before its error, and tells a cancellation.
-func during(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	kind := banger.KindOf(err)
-	if kind == banger.Unknown && errors.Is(err, context.Canceled) {
-		kind = banger.Canceled
-	}
-	return &banger.Error{Kind: kind, What: what, Why: err}
 }

@@ -23,6 +23,8 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/durable/durabletest"
+	"banger/internal/event"
+	"banger/internal/operation"
 	"banger/internal/store"
 )
 
@@ -34,7 +36,7 @@ func newImages(t *testing.T) *Images {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker"}
+	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker", Events: event.NewHub(), Operations: &operation.Host{Log: slog.New(slog.DiscardHandler)}}
 }
 
 // state is what there is: files and records.
@@ -91,7 +93,7 @@ func TestImport(t *testing.T) {
 	disk := durabletest.New(t, i.Dirs.State)
 	plain := small(t)
 	var steps []string
-	first, err := i.Import(t.Context(), banger.ImportImage{Name: "plain", File: archive(t, plain)}, func(e banger.Event) {
+	first, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "plain", File: archive(t, plain)}, func(e banger.Step) {
 		if e.Done {
 			steps = append(steps, e.Step)
 		}
@@ -99,7 +101,7 @@ func TestImport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"check the name", "look at the archive", "write the file system", "record"}; !slices.Equal(steps, want) {
+	if want := []string{"check the name", "read the archive", "write the file system", "record"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q", steps)
 	}
 	disk.Check(string(i.Dirs.Image(first.ID)))
@@ -110,11 +112,11 @@ func TestImport(t *testing.T) {
 		t.Errorf("%+v", first)
 	}
 	for kind, data := range packed(t, plain) {
-		same, err := i.Import(t.Context(), banger.ImportImage{Name: kind, File: archive(t, data), Origin: "a test"}, nil)
+		same, err := i.ImportImage(t.Context(), banger.ImportImage{Name: kind, File: archive(t, data), Origin: "a test"}, nil)
 		if err != nil || same.ID != first.ID || same.Name != kind {
 			t.Errorf("%s: %+v, %v", kind, same, err)
 		}
-		_, err = i.Import(t.Context(), banger.ImportImage{Name: "torn", File: archive(t, data[:len(data)-9])}, nil)
+		_, err = i.ImportImage(t.Context(), banger.ImportImage{Name: "torn", File: archive(t, data[:len(data)-9])}, nil)
 		if banger.KindOf(err) != banger.Invalid || !strings.Contains(err.Error(), `import image "torn"`) || banger.FixOf(err) == "" {
 			t.Errorf("torn %s: %v, fix %q", kind, err, banger.FixOf(err))
 		}
@@ -151,7 +153,7 @@ func packed(t *testing.T, plain []byte) map[string][]byte {
 func TestImportIsRefused(t *testing.T) {
 	i := newImages(t)
 	file := archive(t, small(t))
-	if _, err := i.Import(t.Context(), banger.ImportImage{Name: "taken", File: file}, nil); err != nil {
+	if _, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "taken", File: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	before := i.state(t)
@@ -175,7 +177,7 @@ func TestImportIsRefused(t *testing.T) {
 		"an empty file":             {banger.ImportImage{Name: "new", File: archive(t, nil)}, banger.Invalid, "make the archive again"},
 		"no archive":                {banger.ImportImage{Name: "new", File: archive(t, bytes.Repeat([]byte("no archive "), 200))}, banger.Invalid, "fetch or make"},
 	} {
-		_, err := i.Import(t.Context(), c.spec, nil)
+		_, err := i.ImportImage(t.Context(), c.spec, nil)
 		if banger.KindOf(err) != c.kind || !strings.HasPrefix(banger.FixOf(err), c.fix) {
 			t.Errorf("%s: %v (%s), fix %q", name, err, banger.KindOf(err), banger.FixOf(err))
 		}
@@ -194,28 +196,28 @@ func TestEveryStepOfAnImportFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := i.state(t)
-	for _, failing := range []string{"check the name", "look at the archive", "write the file system", "record"} {
+	for _, failing := range []string{"check the name", "read the archive", "write the file system", "record"} {
 		injected := errors.New("injected")
-		i.Before = func(step string) error {
+		i.Operations.Before = func(step string) error {
 			if step == failing {
 				return injected
 			}
 			return nil
 		}
-		if _, err := i.Import(t.Context(), spec, nil); !errors.Is(err, injected) {
+		if _, err := i.ImportImage(t.Context(), spec, nil); !errors.Is(err, injected) {
 			t.Errorf("%s: %v", failing, err)
 		}
 		if after := i.state(t); after != before {
 			t.Errorf("%s: before:\n%s\nafter:\n%s", failing, before, after)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		i.Before = func(step string) error {
+		i.Operations.Before = func(step string) error {
 			if step == failing {
 				cancel() // the step itself has to notice
 			}
 			return nil
 		}
-		if _, err := i.Import(ctx, spec, nil); err == nil {
+		if _, err := i.ImportImage(ctx, spec, nil); err == nil {
 			t.Errorf("%s: a cancelled import succeeded", failing)
 		} else if kind := banger.KindOf(err); kind != banger.Canceled {
 			t.Errorf("%s: cancelled: %s %v", failing, kind, err)
@@ -225,8 +227,8 @@ func TestEveryStepOfAnImportFails(t *testing.T) {
 		}
 		cancel()
 	}
-	i.Before = nil
-	if _, err := i.Import(t.Context(), spec, nil); err != nil {
+	i.Operations.Before = nil
+	if _, err := i.ImportImage(t.Context(), spec, nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -241,11 +243,11 @@ func TestDelete(t *testing.T) {
 	image := banger.Image{}
 	for _, name := range []string{"one", "two"} {
 		var err error
-		if image, err = i.Import(t.Context(), banger.ImportImage{Name: name, File: file}, nil); err != nil {
+		if image, err = i.ImportImage(t.Context(), banger.ImportImage{Name: name, File: file}, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := i.Delete(t.Context(), "one", nil); err != nil {
+	if err := i.DeleteImage(t.Context(), "one", nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(i.Dirs.Image(image.ID).Rootfs()); err != nil {
@@ -256,20 +258,20 @@ func TestDelete(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := i.state(t)
-	err := i.Delete(t.Context(), "two", nil)
+	err := i.DeleteImage(t.Context(), "two", nil)
 	if banger.KindOf(err) != banger.Conflict || err.Error() != `delete image "two": delete: VMs were made from it: otter` || !strings.HasPrefix(banger.FixOf(err), "banger vm delete otter") {
 		t.Errorf("%v, fix %q", err, banger.FixOf(err))
 	}
 	if after := i.state(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	if err := errors.Join(i.Store.DeleteVM(t.Context(), vm.ID), i.Delete(t.Context(), "two", nil)); err != nil {
+	if err := errors.Join(i.Store.DeleteVM(t.Context(), vm.ID), i.DeleteImage(t.Context(), "two", nil)); err != nil {
 		t.Fatal(err)
 	}
 	if after := i.state(t); after != empty {
 		t.Errorf("left:\n%s", after)
 	}
-	if err := i.Delete(t.Context(), "two", nil); banger.KindOf(err) != banger.NotFound || banger.FixOf(err) != "banger image list" {
+	if err := i.DeleteImage(t.Context(), "two", nil); banger.KindOf(err) != banger.NotFound || banger.FixOf(err) != "banger image list" {
 		t.Errorf("%v, fix %q", err, banger.FixOf(err))
 	}
 }
@@ -278,26 +280,26 @@ func TestDelete(t *testing.T) {
 // with its files is made good by the next daemon.
 func TestEveryStepOfADeletionFails(t *testing.T) {
 	i := newImages(t)
-	image, err := i.Import(t.Context(), banger.ImportImage{Name: "old", File: archive(t, small(t))}, nil)
+	image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "old", File: archive(t, small(t))}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := i.state(t)
 	injected := errors.New("injected")
 	var steps []string
-	i.Before = func(step string) error { steps = append(steps, step); return injected }
-	if err := i.Delete(t.Context(), "old", nil); !errors.Is(err, injected) || !slices.Equal(steps, []string{"delete"}) {
+	i.Operations.Before = func(step string) error { steps = append(steps, step); return injected }
+	if err := i.DeleteImage(t.Context(), "old", nil); !errors.Is(err, injected) || !slices.Equal(steps, []string{"delete"}) {
 		t.Errorf("%v, steps %q", err, steps)
 	}
 	if after := i.state(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	i.Before = nil
+	i.Operations.Before = nil
 	// A daemon that is killed here has forgotten the image and removed nothing.
 	if _, last, err := i.Store.ForgetImage(t.Context(), "old"); err != nil || !last {
 		t.Errorf("last %v, %v", last, err)
 	}
-	if err := i.Sweep(t.Context()); err != nil {
+	if err := i.sweep(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(string(i.Dirs.Image(image.ID))); !errors.Is(err, os.ErrNotExist) {
@@ -310,19 +312,19 @@ func TestEveryStepOfADeletionFails(t *testing.T) {
 func TestImportWhileDeleting(t *testing.T) {
 	i := newImages(t)
 	file := archive(t, small(t))
-	if _, err := i.Import(t.Context(), banger.ImportImage{Name: "a0", File: file}, nil); err != nil {
+	if _, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "a0", File: file}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for n := range 8 {
 		next := fmt.Sprint("a", n+1)
 		var both sync.WaitGroup
 		both.Go(func() {
-			if err := i.Delete(t.Context(), fmt.Sprint("a", n), nil); err != nil {
+			if err := i.DeleteImage(t.Context(), fmt.Sprint("a", n), nil); err != nil {
 				t.Error(err)
 			}
 		})
 		both.Go(func() {
-			image, err := i.Import(t.Context(), banger.ImportImage{Name: next, File: file}, nil)
+			image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: next, File: file}, nil)
 			if err != nil {
 				t.Error(err)
 			}
@@ -341,17 +343,17 @@ func TestImportWhileDeleting(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	i := newImages(t)
-	if err := i.Sweep(t.Context()); err != nil {
+	if err := i.sweep(t.Context()); err != nil {
 		t.Errorf("before anything is there: %v", err)
 	}
-	image, err := i.Import(t.Context(), banger.ImportImage{Name: "kept", File: archive(t, small(t))}, nil)
+	image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "kept", File: archive(t, small(t))}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := i.state(t)
 	stage, errS := os.MkdirTemp(i.Dirs.Images(), i.Dirs.NewImage())
 	lost := i.Dirs.Image(banger.Digest("sha256:" + strings.Repeat("5", 64)))
-	err = errors.Join(errS, os.WriteFile(filepath.Join(stage, "rootfs.ext4"), nil, 0o400), os.Mkdir(string(lost), 0o700), i.Sweep(t.Context()))
+	err = errors.Join(errS, os.WriteFile(filepath.Join(stage, "rootfs.ext4"), nil, 0o400), os.Mkdir(string(lost), 0o700), i.sweep(t.Context()))
 	if after := i.state(t); err != nil || after != before {
 		t.Errorf("%v, before:\n%s\nafter:\n%s", err, before, after)
 	}

@@ -57,7 +57,7 @@ func seed(b *testing.B, h *home, vms int) {
 		err := records.InsertVM(context.Background(), store.VM{ID: id, Name: fmt.Sprintf("seeded-%04d", i),
 			Image: "docker", ImageID: digest, Kernel: "6.12.117+deb13-cloud-amd64", KernelID: digest,
 			VCPUs: 1, Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: "none",
-			MachineID: strings.Repeat("a", 32), CreatedAt: time.Now(), Phase: store.Ready, Wanted: banger.Stopped})
+			MachineID: strings.Repeat("a", 32), CreatedAt: time.Now(), Phase: store.Ready, Wanted: banger.WantStopped})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -65,7 +65,7 @@ func sample(id, name string) VM {
 		ID: banger.VMID(id), Name: name, Image: "docker", ImageID: "sha256:aa", Kernel: "6.12", KernelID: "sha256:bb",
 		VCPUs: 2, Memory: banger.GiB, Overlay: 8 * banger.GiB, Disk: 16 * banger.GiB, Driver: "qemu", Network: "none",
 		MachineID: "0123456789abcdef0123456789abcdef", CreatedAt: time.Date(2026, 11, 24, 10, 0, 0, 7, time.UTC),
-		Phase: Creating, Wanted: banger.Running,
+		Phase: Creating, Wanted: banger.WantRunning,
 	}
 }
 
@@ -78,14 +78,14 @@ func TestVMRoundTrip(t *testing.T) {
 	ended := time.Date(2026, 11, 25, 1, 2, 3, 4, time.UTC)
 	for _, err := range []error{
 		s.SetPhase(ctx, want.ID, Ready),
-		s.SetWanted(ctx, want.ID, banger.Stopped),
+		s.SetWanted(ctx, want.ID, banger.WantStopped),
 		s.SetEnding(ctx, want.ID, banger.EndedCrashed, "panic: oops", ended),
 	} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	want.Phase, want.Wanted, want.Ending, want.EndingBy, want.EndedAt = Ready, banger.Stopped, banger.EndedCrashed, "panic: oops", ended
+	want.Phase, want.Wanted, want.Ending, want.EndingBy, want.EndedAt = Ready, banger.WantStopped, banger.EndedCrashed, "panic: oops", ended
 	got, err := s.VM(ctx, want.ID)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)

@@ -40,7 +40,7 @@ type VM struct {
 	MachineID string
 	CreatedAt time.Time
 	Phase     Phase
-	Wanted    banger.State
+	Wanted    banger.Wanted
 	Ending    banger.Ending
 	EndingBy  string
 	EndedAt   time.Time
@@ -207,8 +207,8 @@ func (s *Store) SetPhase(ctx context.Context, id banger.VMID, phase Phase) error
 }
 
 // SetWanted stores whether the VM should run.
-func (s *Store) SetWanted(ctx context.Context, id banger.VMID, state banger.State) error {
-	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", state, id)
+func (s *Store) SetWanted(ctx context.Context, id banger.VMID, wanted banger.Wanted) error {
+	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", wanted, id)
 }
 
 // SetSettings stores a VM's driver and resources.

@@ -13,8 +13,8 @@ import (
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 	"banger/internal/store"
-	"banger/internal/undo"
 	"banger/internal/vmm"
 )
 
@@ -23,9 +23,10 @@ const smallestMemory = 192 * banger.MiB
 
 // creating is what the steps of a create hand on to each other.
 type creating struct {
-	*operation
+	*operation.Operation
+	v    *VMs
 	row  store.VM
-	undo undo.Stack
+	undo operation.Undo
 }
 
 // CreateVM implements banger.VMService: it makes a VM and, unless told
@@ -37,23 +38,23 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 		named(&err, "create", spec.Name)
 		return banger.VM{}, err
 	}
-	defer func() { named(&err, "create", row.Name) }()
-	c := &creating{operation: v.operation(ctx, "create", row.ID, row.Name, progress), row: row}
+	c := &creating{Operation: v.begin("create", row.ID, row.Name, progress), v: v, row: row}
+	defer c.End(ctx, &err)
 	e := v.entry(row.ID)
 	if err := e.take(ctx); err != nil {
 		return banger.VM{}, err
 	}
 	defer e.release()
-	c.note("create disks", v.doubtful(row.Overlay, row.Disk, 0))
+	c.Note("create disks", v.doubtful(row.Overlay, row.Disk, 0))
 	defer c.undo.OnError(ctx, &err)
 	steps := append([]step{{"reserve the name", c.reserve}}, c.installs()...)
 	for _, step := range append(steps, step{"create disks", c.makeDir}, step{"record", c.place}) {
-		if err := c.step(ctx, step.name, step.do); err != nil {
+		if err := c.Step(ctx, step.name, step.do); err != nil {
 			return banger.VM{}, err
 		}
 	}
 	if !spec.NoStart {
-		if err := v.start(ctx, c.operation, c.row, e, 0); err != nil {
+		if err := v.start(ctx, c.Operation, c.row, e, 0); err != nil {
 			if ctx.Err() != nil {
 				return banger.VM{}, err
 			}
@@ -67,7 +68,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 // plan checks what was asked for and fills in the defaults.
 func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) {
 	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Network: "none",
-		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.Stopped,
+		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
 		VCPUs:  first(spec.VCPUs, v.Config.VCPUs),
 		Memory: first(spec.Memory, v.Config.Memory), Disk: first(spec.Disk, v.Config.Disk), Overlay: first(spec.Overlay, v.Config.Overlay)}
 	if row.Name != "" {
@@ -187,7 +188,8 @@ func (c *creating) reserve(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			c.row.Name, c.name = name, name
+			c.row.Name = name
+			c.Name(name)
 		}
 		err := c.v.Store.InsertVM(ctx, c.row)
 		if err != nil && generated && banger.KindOf(err) == banger.Conflict && tries < 20 {

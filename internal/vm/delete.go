@@ -22,8 +22,8 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 		return err
 	}
 	defer e.release()
-	defer named(&err, "delete", row.Name)
-	op := v.operation(ctx, "delete", row.ID, row.Name, progress)
+	op := v.begin("delete", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
 		return err
 	}
@@ -32,24 +32,24 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 			return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is running"),
 				Fix: "banger vm stop " + row.Name + ", or banger vm delete --force " + row.Name}
 		}
-		if err := op.step(ctx, "force off", func(ctx context.Context) error { return v.endForGood(ctx, row, r) }); err != nil {
+		if err := op.Step(ctx, "force off", func(ctx context.Context) error { return v.endForGood(ctx, row, r) }); err != nil {
 			return err
 		}
 	}
 	e.setState(banger.Deleting)
-	err = op.step(ctx, "mark", func(ctx context.Context) error { return v.Store.SetPhase(ctx, row.ID, store.Deleting) })
+	err = op.Step(ctx, "mark", func(ctx context.Context) error { return v.Store.SetPhase(ctx, row.ID, store.Deleting) })
 	// On a full disk, which this makes room on, the directory's name has to do.
 	if err != nil && !errors.Is(err, store.ErrFull) {
 		e.setState(banger.Stopped)
 		return err
 	}
 	// From here on there is no way back, whoever cancels.
-	return op.step(context.WithoutCancel(ctx), "remove disks", func(ctx context.Context) error { return v.remove(ctx, row) })
+	return op.Step(context.WithoutCancel(ctx), "remove disks", func(ctx context.Context) error { return v.remove(ctx, row) })
 }
 
 // endForGood kills a VM that is going to be deleted: nothing need be synced.
 func (v *VMs) endForGood(ctx context.Context, row store.VM, r *run) error {
-	if err := v.Store.SetWanted(ctx, row.ID, banger.Stopped); err != nil && !errors.Is(err, store.ErrFull) {
+	if err := v.Store.SetWanted(ctx, row.ID, banger.WantStopped); err != nil && !errors.Is(err, store.ErrFull) {
 		return err
 	}
 	if err := r.kill(); err != nil {

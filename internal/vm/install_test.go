@@ -56,7 +56,7 @@ func TestTheFirstVMBringsWhatItNeeds(t *testing.T) {
 		want  []string
 	}{{"other", []string{"install kernel"}}, {"other", nil}, {"docker", []string{"install image"}}, {"", nil}} {
 		var steps []string
-		_, err := w.CreateVM(t.Context(), banger.CreateVM{Image: c.image, NoStart: true}, func(e banger.Event) {
+		_, err := w.CreateVM(t.Context(), banger.CreateVM{Image: c.image, NoStart: true}, func(e banger.Step) {
 			if e.Done && strings.HasPrefix(e.Step, "install") {
 				steps = append(steps, e.Step)
 			}

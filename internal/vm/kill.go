@@ -72,11 +72,11 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 		named(&err, "kill", ref)
 		return banger.VM{}, err
 	}
-	defer named(&err, "kill", row.Name)
+	op := v.begin("kill", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	e := v.entry(row.ID)
 	r := e.current()
-	op := v.operation(ctx, "kill", row.ID, row.Name, progress)
-	err = op.step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
+	err = op.Step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
 		if r == nil {
 			return v.killStranger(ctx, row, e, sig)
 		}

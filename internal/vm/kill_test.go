@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	ossignal "os/signal"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -94,12 +95,12 @@ func TestRename(t *testing.T) {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 	note := ""
-	now, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, func(e banger.Event) { note += e.Note })
+	now, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) { note += e.Note })
 	if err != nil || !strings.Contains(note, "host name") {
 		t.Fatalf("%v, note %q", err, note)
 	}
 	was.Name = "badger"
-	if now != was {
+	if !reflect.DeepEqual(now, was) {
 		t.Errorf("got %+v, want %+v", now, was)
 	}
 	hosts, _ := os.ReadFile(w.knownHosts)
@@ -123,7 +124,7 @@ func TestRenameCancelledAtItsEnd(t *testing.T) {
 	w := newWorld(t)
 	w.stopped("otter")
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := w.RenameVM(ctx, "otter", banger.RenameVM{Name: "badger"}, func(e banger.Event) {
+	_, err := w.RenameVM(ctx, "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) {
 		if e.Step == "know the host" && e.Done {
 			cancel()
 		}

@@ -64,7 +64,7 @@ func (l shortLife) live(ctx context.Context) error {
 	host.Bundle, host.Installed = l.Bundle, l.Installed
 	die := func() { syscall.Kill(os.Getpid(), syscall.SIGKILL) }
 	begun := 0
-	host.Before = func(string) error {
+	host.Operations.Before = func(string) error {
 		if begun == l.Step && l.After == 0 {
 			die()
 		} else if begun == l.Step {
@@ -97,14 +97,14 @@ func TestKilledAtEveryStep(t *testing.T) {
 			looks := w.looks(v)
 			var steps []string
 			begins := []time.Time{}
-			w.Before = func(step string) error {
+			w.Operations.Before = func(step string) error {
 				steps, begins = append(steps, step), append(begins, time.Now())
 				return nil
 			}
 			if err := v.do(t.Context(), w.VMs); err != nil || len(steps) == 0 {
 				t.Fatalf("%v, %d steps", err, len(steps))
 			}
-			w.Before = nil
+			w.Operations.Before = nil
 			begins = append(begins, time.Now())
 			for n, step := range append(steps, "the end") {
 				w.killed(shortLife{Verb: verb, Step: n}, "before "+step, looks)

@@ -46,8 +46,8 @@ func TestWantedBeforeItIsLaunched(t *testing.T) {
 	if _, err := w.StopVM(t.Context(), "otter", banger.StopVM{}, nil); err != nil {
 		t.Fatal(err)
 	}
-	w.Before = func(step string) error {
-		if row, err := w.Store.VM(t.Context(), vm.ID); step == "launch" && (err != nil || row.Wanted != banger.Running) {
+	w.Operations.Before = func(step string) error {
+		if row, err := w.Store.VM(t.Context(), vm.ID); step == "launch" && (err != nil || row.Wanted != banger.WantRunning) {
 			t.Errorf("as it is launched it is wanted %s, %v", row.Wanted, err)
 		}
 		return nil

@@ -30,7 +30,7 @@ func TestDisksThatCanNeverFitAreRefused(t *testing.T) {
 	}
 
 	notes := ""
-	hear := func(e banger.Event) { notes += e.Note }
+	hear := func(e banger.Step) { notes += e.Note }
 	if _, err := w.SetVM(t.Context(), "otter", banger.SetVM{Disk: 96 * banger.MiB}, hear); err != nil || notes != "" {
 		t.Errorf("got %v, %q", err, notes)
 	}

@@ -89,14 +89,14 @@ func (v *VMs) reconcileVM(ctx context.Context, row store.VM) error {
 		r.dropInitrd(ctx, dir) // before an end can lead to a start with an initrd of its own
 		v.watch(ctx, row, e, r)
 	})
-	if row.Wanted == banger.Stopped {
+	if row.Wanted == banger.WantStopped {
 		log.Info("reconcile: end the stop that was begun")
 		if err := e.take(ctx); err != nil { // before any client can
 			return err
 		}
 		v.task(func(ctx context.Context) {
 			defer e.release()
-			v.stop(ctx, v.operation(ctx, "stop", row.ID, row.Name, nil), row, e, banger.StopVM{})
+			v.stop(ctx, v.begin("stop", row.ID, row.Name, nil), row, e, banger.StopVM{})
 		})
 	}
 	return nil
@@ -153,14 +153,14 @@ func (v *VMs) reconcileStopped(ctx context.Context, row store.VM, driver vmm.Dri
 // reconcileUnlaunched clears up after a start that did not come to the launch.
 // One that followed a guest's reboot is owed to the guest.
 func (v *VMs) reconcileUnlaunched(ctx context.Context, row store.VM) error {
-	if err := forgetBoot(v.Dirs.VM(row.ID)); err != nil || row.Wanted != banger.Running {
+	if err := forgetBoot(v.Dirs.VM(row.ID)); err != nil || row.Wanted != banger.WantRunning {
 		return err
 	}
 	if row.Ending == banger.EndedReboot {
 		v.task(func(ctx context.Context) { v.reboot(ctx, row.ID) })
 		return nil
 	}
-	return v.Store.SetWanted(ctx, row.ID, banger.Stopped)
+	return v.Store.SetWanted(ctx, row.ID, banger.WantStopped)
 }
 
 // launched says whether the VMM of the last boot has begun: it makes the console.

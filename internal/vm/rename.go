@@ -7,8 +7,8 @@ import (
 
 	"banger"
 	"banger/internal/guest"
+	"banger/internal/operation"
 	"banger/internal/store"
-	"banger/internal/undo"
 )
 
 // RenameVM implements banger.VMService. The VM's ID, and by it its host key and
@@ -20,24 +20,24 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 		return banger.VM{}, err
 	}
 	defer e.release()
-	defer named(&err, "rename", row.Name)
+	op := v.begin("rename", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if err := usable(row); err != nil {
 		return banger.VM{}, err
 	}
 	if err := banger.CheckName(opts.Name); err != nil {
 		return banger.VM{}, err
 	}
-	op := v.operation(ctx, "rename", row.ID, row.Name, progress)
-	var steps undo.Stack
+	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
-	err = op.step(ctx, "take the name", func(ctx context.Context) error {
+	err = op.Step(ctx, "take the name", func(ctx context.Context) error {
 		steps.Push("take the name", func(ctx context.Context) error { return v.Store.Rename(ctx, row.ID, row.Name) })
 		return v.Store.Rename(ctx, row.ID, opts.Name)
 	})
 	if err != nil {
 		return banger.VM{}, err
 	}
-	err = op.step(ctx, "know the host", func(context.Context) error {
+	err = op.Step(ctx, "know the host", func(context.Context) error {
 		steps.Push("know the host", func(context.Context) error { return v.knowName(row) })
 		renamed := row
 		renamed.Name = opts.Name
@@ -52,7 +52,7 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 	}
 	steps.Keep()
 	if vm.State != banger.Stopped && opts.Name != row.Name {
-		progress.Send(banger.Event{VM: vm.Name, Step: "know the host", Note: "its host name stays " + row.Name + " until it boots again"})
+		progress.Send(banger.Step{VM: vm.Name, Step: "know the host", Note: "its host name stays " + row.Name + " until it boots again"})
 	}
 	return vm, nil
 }

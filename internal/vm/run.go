@@ -321,7 +321,7 @@ func (v *VMs) watch(ctx context.Context, row store.VM, e *entry, r *run) {
 func (v *VMs) record(ctx context.Context, id banger.VMID, ending banger.Ending, detail string) error {
 	err := v.Store.SetEnding(ctx, id, ending, detail, time.Now().UTC())
 	if err == nil && ending != banger.EndedReboot {
-		err = v.Store.SetWanted(ctx, id, banger.Stopped)
+		err = v.Store.SetWanted(ctx, id, banger.WantStopped)
 	}
 	if err != nil {
 		return err
@@ -337,19 +337,19 @@ func (v *VMs) reboot(ctx context.Context, id banger.VMID) {
 		return
 	}
 	defer e.release()
-	if state, _ := e.now(); row.Phase != store.Ready || row.Wanted != banger.Running || state != banger.Stopped {
+	if state, _ := e.now(); row.Phase != store.Ready || row.Wanted != banger.WantRunning || state != banger.Stopped {
 		return
 	}
-	op := v.operation(ctx, "reboot", row.ID, row.Name, nil)
+	op := v.begin("reboot", row.ID, row.Name, nil)
 	err = v.start(ctx, op, row, e, 0)
 	if err != nil && ctx.Err() != nil { // the daemon stops: the next one owes it the start
-		if err := v.Store.SetWanted(context.WithoutCancel(ctx), id, banger.Running); err != nil {
-			op.log.Error("leave the start to the next daemon", "err", err)
+		if err := v.Store.SetWanted(context.WithoutCancel(ctx), id, banger.WantRunning); err != nil {
+			op.Log().Error("leave the start to the next daemon", "err", err)
 		}
 		return
 	}
 	if err != nil {
-		op.log.Error("start after the guest's reboot", "err", err)
+		op.Log().Error("start after the guest's reboot", "err", err)
 		v.Store.SetEnding(context.WithoutCancel(ctx), id, banger.EndedReboot, "it did not come back: "+printable(err.Error()), time.Now().UTC())
 	}
 }

@@ -10,8 +10,8 @@ import (
 	"banger"
 	"banger/internal/disk"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 	"banger/internal/store"
-	"banger/internal/undo"
 	"banger/internal/vmm"
 )
 
@@ -20,12 +20,13 @@ const growTime = 2 * time.Minute
 
 // setting is what the steps of a set hand on to each other.
 type setting struct {
-	*operation
+	*operation.Operation
+	v     *VMs
 	row   store.VM // as it will be
 	was   store.VM
 	disks []growing
 	entry *entry
-	undo  undo.Stack
+	undo  operation.Undo
 }
 
 // growing is a disk that is asked to grow.
@@ -44,11 +45,12 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 		return banger.VM{}, err
 	}
 	defer e.release()
-	defer named(&err, "set", row.Name)
+	op := v.begin("set", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if err := errors.Join(usable(row), v.noStranger(row, e)); err != nil {
 		return banger.VM{}, err
 	}
-	s := &setting{operation: v.operation(ctx, "set", row.ID, row.Name, progress), row: row, was: row, entry: e}
+	s := &setting{Operation: op, v: v, row: row, was: row, entry: e}
 	restart, err := s.plan(ctx, opts)
 	if err != nil {
 		return banger.VM{}, err
@@ -180,15 +182,15 @@ func (s *setting) restarted(ctx context.Context) error {
 				return err
 			}
 		}
-		return s.v.start(ctx, s.operation, s.was, s.entry, 0)
+		return s.v.start(ctx, s.Operation, s.was, s.entry, 0)
 	})
-	if err := s.v.stop(ctx, s.operation, s.row, s.entry, banger.StopVM{}); err != nil {
+	if err := s.v.stop(ctx, s.Operation, s.row, s.entry, banger.StopVM{}); err != nil {
 		return err
 	}
 	if err := s.set(ctx); err != nil {
 		return err
 	}
-	if err := s.v.start(ctx, s.operation, s.row, s.entry, 0); err != nil {
+	if err := s.v.start(ctx, s.Operation, s.row, s.entry, 0); err != nil {
 		return s.v.explain(err, s.row, s.v.Dirs.VM(s.row.ID).Console())
 	}
 	return nil
@@ -211,7 +213,7 @@ func (s *setting) set(ctx context.Context) error {
 	add(true, "record", s.record)
 	add(len(s.disks) > 0 && r != nil, "grow file systems", s.growGuest) // else it does when it boots
 	for _, step := range steps {
-		if err := s.step(ctx, step.name, step.do); err != nil {
+		if err := s.Step(ctx, step.name, step.do); err != nil {
 			return err
 		}
 	}
@@ -262,7 +264,7 @@ func (s *setting) doubt() error {
 	dir := s.v.Dirs.VM(s.row.ID)
 	overlay, errOverlay := allocated(dir.Overlay())
 	work, errWork := allocated(dir.Work())
-	s.note("grow disks", s.v.doubtful(s.row.Overlay, s.row.Disk, overlay+work))
+	s.Note("grow disks", s.v.doubtful(s.row.Overlay, s.row.Disk, overlay+work))
 	return errors.Join(errOverlay, errWork)
 }
 

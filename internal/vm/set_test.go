@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -127,7 +128,7 @@ func TestSetComesBack(t *testing.T) {
 			w := newWorld(t)
 			before := w.create("otter")
 			injected, failed := errors.New("injected"), false
-			w.Before = func(step string) error {
+			w.Operations.Before = func(step string) error {
 				if step == failing && !failed {
 					failed = true
 					return injected
@@ -173,7 +174,7 @@ func TestSetRefused(t *testing.T) {
 			t.Errorf("%s: %v (%s), fix %q", name, err, banger.KindOf(err), banger.FixOf(err))
 		}
 	}
-	if now := w.show1("otter"); now != vm {
+	if now := w.show1("otter"); !reflect.DeepEqual(now, vm) {
 		t.Errorf("it changed: %+v", now)
 	}
 	w.set("otter", banger.SetVM{Disk: 128 * banger.MiB})
@@ -227,7 +228,7 @@ func TestSetMemoryOfARunningVM(t *testing.T) {
 	if banger.KindOf(err) != banger.Conflict || !strings.Contains(err.Error(), "started with") || !strings.Contains(banger.FixOf(err), "--apply") {
 		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
-	w.Before = func(step string) error {
+	w.Operations.Before = func(step string) error {
 		if step == "record" {
 			return errors.New("injected")
 		}
@@ -236,7 +237,7 @@ func TestSetMemoryOfARunningVM(t *testing.T) {
 	if _, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: full}, nil); err == nil {
 		t.Error("the failure was lost")
 	}
-	w.Before = nil
+	w.Operations.Before = nil
 	assert(less)
 	w.set("otter", banger.SetVM{Memory: full, Apply: true})
 	assert(full)

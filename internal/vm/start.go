@@ -15,8 +15,8 @@ import (
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/initrd"
+	"banger/internal/operation"
 	"banger/internal/store"
-	"banger/internal/undo"
 	"banger/internal/vmm"
 )
 
@@ -35,12 +35,13 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 		return banger.VM{}, err
 	}
 	defer e.release()
-	defer named(&err, "start", row.Name)
+	op := v.begin("start", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if err := usable(row); err != nil {
 		return banger.VM{}, err
 	}
 	if state, _ := e.now(); state == banger.Stopped {
-		if err := v.start(ctx, v.operation(ctx, "start", row.ID, row.Name, progress), row, e, opts.Timeout); err != nil {
+		if err := v.start(ctx, op, row, e, opts.Timeout); err != nil {
 			return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
 		}
 	}
@@ -59,7 +60,8 @@ func usable(row store.VM) error {
 
 // starting is what the steps of a start hand on to each other.
 type starting struct {
-	*operation
+	*operation.Operation
+	v       *VMs
 	row     store.VM
 	dir     config.VMDir
 	entry   *entry
@@ -67,7 +69,7 @@ type starting struct {
 	lock    *os.File
 	boot    boot
 	run     *run
-	undo    undo.Stack
+	undo    operation.Undo
 }
 
 // mostBoots is how often a guest's kernel may try to measure its timer.
@@ -75,19 +77,19 @@ const mostBoots = 5
 
 // start brings a stopped VM up. The caller holds it. Whatever fails, the VM is
 // stopped again when start returns, and its disks are as the guest left them.
-func (v *VMs) start(ctx context.Context, op *operation, row store.VM, e *entry, timeout time.Duration) error {
+func (v *VMs) start(ctx context.Context, op *operation.Operation, row store.VM, e *entry, timeout time.Duration) error {
 	for boots := 1; ; boots++ {
 		err := v.startOnce(ctx, op, row, e, timeout)
 		var failed *guest.BootError
 		if !errors.As(err, &failed) || failed.Step != wire.StepTimer || boots == mostBoots {
 			return err
 		}
-		op.note("boot", failed.Why+"; it boots again")
+		op.Note("boot", failed.Why+"; it boots again")
 	}
 }
 
-func (v *VMs) startOnce(ctx context.Context, op *operation, row store.VM, e *entry, timeout time.Duration) (err error) {
-	s := &starting{operation: op, row: row, dir: v.Dirs.VM(row.ID), entry: e, timeout: timeout, boot: newBoot()}
+func (v *VMs) startOnce(ctx context.Context, op *operation.Operation, row store.VM, e *entry, timeout time.Duration) (err error) {
+	s := &starting{Operation: op, v: v, row: row, dir: v.Dirs.VM(row.ID), entry: e, timeout: timeout, boot: newBoot()}
 	e.setState(banger.Starting)
 	defer func() {
 		if err != nil {
@@ -109,7 +111,7 @@ func (v *VMs) startOnce(ctx context.Context, op *operation, row store.VM, e *ent
 		{"launch", s.launch},
 		{"boot", s.awaitReady},
 	} {
-		if err := op.step(ctx, step.name, step.do); err != nil {
+		if err := op.Step(ctx, step.name, step.do); err != nil {
 			return err
 		}
 	}
@@ -117,7 +119,7 @@ func (v *VMs) startOnce(ctx context.Context, op *operation, row store.VM, e *ent
 	v.task(func(ctx context.Context) { v.watch(ctx, row, e, s.run) })
 	// The VMM has read it, and it holds the boot's secrets.
 	if err := os.Remove(s.dir.Initrd()); err != nil {
-		op.log.Warn("remove initrd", "err", err)
+		op.Log().Warn("remove initrd", "err", err)
 	}
 	return nil
 }
@@ -131,7 +133,7 @@ func (s *starting) takeTurn(ctx context.Context) error {
 		return nil
 	default:
 	}
-	s.progress.Send(banger.Event{VM: s.name, Step: "wait for a turn", Note: fmt.Sprintf("%s waits: %d VMs boot at once", s.name, cap(s.v.boots))})
+	s.Progress("wait for a turn", fmt.Sprintf("%s waits: %d VMs boot at once", s.row.Name, cap(s.v.boots)))
 	select {
 	case s.v.boots <- struct{}{}:
 		return nil
@@ -156,10 +158,10 @@ func (s *starting) takeLock(ctx context.Context) error {
 	}
 	s.lock = lock
 	s.undo.Push("lock", func(context.Context) error { return s.dropLock() })
-	if err := s.v.Store.SetWanted(ctx, s.row.ID, banger.Running); err != nil {
+	if err := s.v.Store.SetWanted(ctx, s.row.ID, banger.WantRunning); err != nil {
 		return err
 	}
-	s.undo.Push("lock", func(ctx context.Context) error { return s.v.Store.SetWanted(ctx, s.row.ID, banger.Stopped) })
+	s.undo.Push("lock", func(ctx context.Context) error { return s.v.Store.SetWanted(ctx, s.row.ID, banger.WantStopped) })
 	return nil
 }
 
@@ -204,7 +206,7 @@ func (s *starting) configure(context.Context) error {
 		s.timeout = caps.BootTimeout
 	}
 	if caps.Note != "" && s.row.Ending == banger.EndedNever { // said once, when the VM is new
-		s.progress.Send(banger.Event{VM: s.name, Step: "configure", Note: caps.Note + "; fix: " + caps.Fix})
+		s.Progress("configure", caps.Note+"; fix: "+caps.Fix)
 	}
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,

@@ -8,6 +8,7 @@ import (
 
 	"banger"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 	"banger/internal/store"
 )
 
@@ -29,8 +30,9 @@ func (v *VMs) StopVM(ctx context.Context, ref string, opts banger.StopVM, progre
 		return banger.VM{}, err
 	}
 	defer e.release()
-	defer named(&err, "stop", row.Name)
-	if err := v.stop(ctx, v.operation(ctx, "stop", row.ID, row.Name, progress), row, e, opts); err != nil {
+	op := v.begin("stop", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
+	if err := v.stop(ctx, op, row, e, opts); err != nil {
 		return banger.VM{}, err
 	}
 	return v.show(ctx, row.ID)
@@ -44,11 +46,11 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 		return banger.VM{}, err
 	}
 	defer e.release()
-	defer named(&err, "restart", row.Name)
+	op := v.begin("restart", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if err := usable(row); err != nil {
 		return banger.VM{}, err
 	}
-	op := v.operation(ctx, "restart", row.ID, row.Name, progress)
 	if err := v.stop(ctx, op, row, e, opts); err != nil {
 		return banger.VM{}, err
 	}
@@ -64,19 +66,19 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 // stop brings a VM down: by the guest's own init within the grace time, then by
 // the agent, and in the end by killing the VMM. The caller holds the VM. When
 // ctx ends early, the guest goes on stopping by itself if it was asked.
-func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, opts banger.StopVM) error {
+func (v *VMs) stop(ctx context.Context, op *operation.Operation, row store.VM, e *entry, opts banger.StopVM) error {
 	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
 		return err
 	}
 	// Also of a stopped VM: it may be between its guest's reboot and the start.
-	unrecorded := v.Store.SetWanted(ctx, row.ID, banger.Stopped)
+	unrecorded := v.Store.SetWanted(ctx, row.ID, banger.WantStopped)
 	state, r := e.now()
 	if r == nil {
 		return unrecorded
 	}
 	// A host's disk that is full is no reason to let the VM fill it.
 	if unrecorded != nil && ctx.Err() == nil {
-		op.note("stop", fmt.Sprintf("not on record: %v", unrecorded))
+		op.Note("stop", fmt.Sprintf("not on record: %v", unrecorded))
 	}
 	if opts.Grace == 0 {
 		opts.Grace = defaultGrace
@@ -85,14 +87,14 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	var err error
 	switch {
 	case halts(listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel) && !r.answers(ctx): // there is nobody to ask
-		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
+		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
 	case opts.Force:
-		err = op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
+		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
 	default:
 		err = r.shutDown(ctx, op, opts.Grace)
 	}
 	if err != nil && !r.stops() {
-		err = errors.Join(err, v.Store.SetWanted(context.WithoutCancel(ctx), row.ID, banger.Running))
+		err = errors.Join(err, v.Store.SetWanted(context.WithoutCancel(ctx), row.ID, banger.WantRunning))
 	}
 	if err != nil {
 		// It may still end; until then it is what it was.
@@ -105,10 +107,10 @@ func (v *VMs) stop(ctx context.Context, op *operation, row store.VM, e *entry, o
 	return err
 }
 
-func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) error {
+func (r *run) shutDown(ctx context.Context, op *operation.Operation, grace time.Duration) error {
 	end := time.NewTimer(grace + lastStage)
 	defer end.Stop()
-	err := op.step(ctx, "ask the guest to stop", func(ctx context.Context) error {
+	err := op.Step(ctx, "ask the guest to stop", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
 		err := r.ask(ctx, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: grace.Milliseconds()})
@@ -121,10 +123,10 @@ func (r *run) shutDown(ctx context.Context, op *operation, grace time.Duration) 
 		return err
 	}
 	if err != nil && r.alive() {
-		op.log.Warn("the guest cannot be asked to stop", "err", err)
-		return op.step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
+		op.Log().Warn("the guest cannot be asked to stop", "err", err)
+		return op.Step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
 	}
-	return op.step(ctx, "wait for the guest", func(ctx context.Context) error { return r.awaitStop(ctx, end.C) })
+	return op.Step(ctx, "wait for the guest", func(ctx context.Context) error { return r.awaitStop(ctx, end.C) })
 }
 
 // awaitStop waits for a guest that was asked to stop, and ends one that takes too long.

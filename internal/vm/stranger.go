@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vmm"
 )
@@ -35,12 +36,12 @@ func (v *VMs) noStranger(row store.VM, e *entry) error {
 }
 
 // stopStranger ends a stranger if it may, and complains of it if not.
-func (v *VMs) stopStranger(ctx context.Context, op *operation, row store.VM, e *entry, force bool) error {
+func (v *VMs) stopStranger(ctx context.Context, op *operation.Operation, row store.VM, e *entry, force bool) error {
 	err := v.noStranger(row, e)
 	if err == nil || !force {
 		return err
 	}
-	return op.step(ctx, "force off", func(ctx context.Context) error { return v.signalStranger(ctx, row, unix.SIGKILL) })
+	return op.Step(ctx, "force off", func(ctx context.Context) error { return v.signalStranger(ctx, row, unix.SIGKILL) })
 }
 
 // killStranger is KillVM of a VM that does not run here. A start that is on its way

@@ -117,7 +117,7 @@ func TestMarkOffTheRecord(t *testing.T) {
 			t.Error("a power cut brings back a VM without its files")
 		}
 	})
-	w.Before = func(step string) error {
+	w.Operations.Before = func(step string) error {
 		if step == "mark" {
 			return store.ErrFull
 		}
@@ -144,7 +144,7 @@ func TestCancelledOnceItIsDone(t *testing.T) {
 		},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
-		if err := do(ctx, func(e banger.Event) {
+		if err := do(ctx, func(e banger.Step) {
 			if e.Step == "boot" && e.Done {
 				cancel()
 			}
@@ -170,13 +170,13 @@ func TestStopThatWasNotBegun(t *testing.T) {
 		step string
 	}{{banger.StopVM{}, "ask the guest to stop"}, {banger.StopVM{Force: true}, "force off"}} {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := w.StopVM(ctx, "otter", c.opts, func(e banger.Event) {
+		_, err := w.StopVM(ctx, "otter", c.opts, func(e banger.Step) {
 			if e.Step == c.step {
 				cancel()
 			}
 		})
 		row, failed := w.Store.VM(t.Context(), id)
-		if banger.KindOf(err) != banger.Canceled || failed != nil || row.Wanted != banger.Running {
+		if banger.KindOf(err) != banger.Canceled || failed != nil || row.Wanted != banger.WantRunning {
 			t.Errorf("%+v: %v; wanted %s, %v", c.opts, err, row.Wanted, failed)
 		}
 	}

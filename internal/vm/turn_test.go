@@ -22,7 +22,7 @@ func TestFewVMsBootAtOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	before := w.String()
-	_, err = w.StartVM(ctx, vm.Name, banger.StartVM{}, func(e banger.Event) {
+	_, err = w.StartVM(ctx, vm.Name, banger.StartVM{}, func(e banger.Step) {
 		if strings.Contains(e.Note, "otter waits") {
 			cancel()
 		}
@@ -33,7 +33,7 @@ func TestFewVMsBootAtOnce(t *testing.T) {
 	if got := w.String(); got != before {
 		t.Errorf("left behind:\n%s\nwant\n%s", got, before)
 	}
-	_, err = w.StartVM(t.Context(), vm.Name, banger.StartVM{}, func(e banger.Event) {
+	_, err = w.StartVM(t.Context(), vm.Name, banger.StartVM{}, func(e banger.Step) {
 		if e.Note != "" {
 			<-w.boots
 		}
@@ -55,7 +55,7 @@ func TestTimerIsMeasuredAgain(t *testing.T) {
 	boots := 0
 	start := func(last int) error {
 		boots = 0
-		_, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, func(e banger.Event) {
+		_, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, func(e banger.Step) {
 			if e.Step == "launch" && e.Done {
 				if boots++; boots == last {
 					w.fake.SetFaults()

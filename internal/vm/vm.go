@@ -5,19 +5,19 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
-	"time"
 
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/durable"
+	"banger/internal/event"
 	"banger/internal/guest"
 	"banger/internal/hostcmd"
+	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vmm"
 )
@@ -38,10 +38,10 @@ type Host struct {
 	// Isolate gives a VMM a control group of its own; nil: none is given.
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 
-	// Before and After, when set, are called before each step of each operation
-	// and when it has done its work, and their error is the step's. Tests use them
-	// to make every step fail once.
-	Before, After func(step string) error
+	// Operations runs the verbs.
+	Operations *operation.Host
+	// Events hears of every change of a VM.
+	Events *event.Hub
 }
 
 // VMs implements banger.VMService.
@@ -117,19 +117,6 @@ func (v *VMs) Close() {
 	v.mu.Unlock()
 	v.cancel()
 	v.tasks.Wait()
-}
-
-// Running counts the VMs that run.
-func (v *VMs) Running() int {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	n := 0
-	for _, e := range v.entries {
-		if e.current() != nil {
-			n++
-		}
-	}
-	return n
 }
 
 // task runs f in the background until Close, which waits for it. After Close
@@ -230,68 +217,12 @@ func (v *VMs) hold(ctx context.Context, ref string) (store.VM, *entry, error) {
 	return row, e, nil
 }
 
-// named puts an operation's name before its error, and tells a cancellation.
+// named puts an operation's name before its error.
 func named(err *error, verb, name string) {
-	if *err == nil {
-		return
-	}
-	what := verb + " VM"
-	if name != "" {
-		what = fmt.Sprintf("%s VM %q", verb, name)
-	}
-	kind := banger.KindOf(*err)
-	switch {
-	case kind != banger.Unknown:
-	case errors.Is(*err, context.Canceled):
-		kind = banger.Canceled
-	case errors.Is(*err, context.DeadlineExceeded):
-		kind = banger.TimedOut
-	}
-	*err = &banger.Error{Kind: kind, What: what, Why: *err}
+	*err = operation.Name(*err, "vm", banger.Verb(verb), name)
 }
 
-// operation is one verb at work on one VM: its steps are told by the same
-// names to the log, to the client and to whoever injects failures.
-type operation struct {
-	v        *VMs
-	name     string // of the VM
-	progress banger.Progress
-	log      *slog.Logger
-}
-
-// operation is the one that ctx belongs to, or one of the daemon's own.
-func (v *VMs) operation(ctx context.Context, verb string, id banger.VMID, name string, progress banger.Progress) *operation {
-	return &operation{v: v, name: name, progress: progress,
-		log: v.Log.With("op", first(banger.OperationIn(ctx), newID(4)), "verb", verb, "vm", name, "id", id)}
-}
-
-// note tells the client, and the log, what is worth knowing of a step, if anything is.
-func (o *operation) note(step, text string) {
-	if text != "" {
-		o.log.Warn("note", "step", step, "note", text)
-		o.progress.Send(banger.Event{VM: o.name, Step: step, Note: text})
-	}
-}
-
-func (o *operation) step(ctx context.Context, name string, do func(context.Context) error) error {
-	o.progress.Send(banger.Event{VM: o.name, Step: name})
-	begun := time.Now()
-	err := ctx.Err()
-	if err == nil && o.v.Before != nil {
-		err = o.v.Before(name)
-	}
-	if err == nil {
-		err = do(ctx)
-	}
-	if err == nil && o.v.After != nil {
-		err = o.v.After(name)
-	}
-	took := time.Since(begun)
-	if err != nil {
-		o.log.Warn("step failed", "step", name, "took", took, "err", err)
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	o.log.Info("step", "step", name, "took", took)
-	o.progress.Send(banger.Event{VM: o.name, Step: name, Done: true, Took: took})
-	return nil
+// begin begins an operation on a VM.
+func (v *VMs) begin(verb string, id banger.VMID, name string, progress banger.Progress) *operation.Operation {
+	return v.Operations.Begin("vm", banger.Verb(verb), name, id, progress)
 }

@@ -16,7 +16,8 @@ func (v *VMs) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progre
 	if err != nil {
 		return banger.VM{}, err
 	}
-	defer named(&err, "wait for", row.Name)
+	op := v.begin("wait for", row.ID, row.Name, progress)
+	defer op.End(ctx, &err)
 	if opts.Timeout > 0 {
 		timed, cancel := context.WithTimeoutCause(ctx, opts.Timeout, &banger.Error{Kind: banger.TimedOut,
 			Why: fmt.Errorf("%q was not reached within %v", opts.For, opts.Timeout), Fix: "banger vm logs " + row.Name})
@@ -27,8 +28,7 @@ func (v *VMs) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progre
 	if !known {
 		return banger.VM{}, banger.Invalidf("use agent, boot or stopped", "%q is nothing to wait for", opts.For)
 	}
-	op := v.operation(ctx, "wait", row.ID, row.Name, progress)
-	err = op.step(ctx, "wait for "+string(opts.For), func(ctx context.Context) error {
+	err = op.Step(ctx, "wait for "+string(opts.For), func(ctx context.Context) error {
 		for {
 			next, err := reached(v, ctx, row.ID)
 			if next == nil || err != nil {
@@ -98,7 +98,7 @@ func (v *VMs) comesBack(ctx context.Context, id banger.VMID, changed <-chan stru
 	if err != nil {
 		return nil, err
 	}
-	if state, _ := v.entry(id).now(); state == banger.Stopped && row.Wanted != banger.Running {
+	if state, _ := v.entry(id).now(); state == banger.Stopped && row.Wanted != banger.WantRunning {
 		return nil, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
 	}
 	return changed, nil
@@ -113,7 +113,7 @@ func (v *VMs) off(ctx context.Context, id banger.VMID) (<-chan struct{}, error) 
 	if err != nil {
 		return nil, err
 	}
-	if state == banger.Stopped && row.Wanted == banger.Stopped {
+	if state == banger.Stopped && row.Wanted == banger.WantStopped {
 		return nil, nil
 	}
 	return changed, nil

@@ -230,7 +230,7 @@ func TestBuildFailsWithoutLeftovers(t *testing.T) {
 		kind   banger.Kind
 		want   string
 	}{
-		"canceled":       {canceled, func(a *archive) {}, banger.Unknown, "canceled"},
+		"canceled":       {canceled, func(a *archive) {}, banger.Canceled, "canceled"},
 		"no network":     {nil, func(a *archive) { a.unwell = "Could not resolve 'mirror.example'" }, banger.Unready, "Could not resolve"},
 		"bad signature":  {nil, func(a *archive) { a.unwell = "The following signatures were invalid: BADSIG" }, banger.Unknown, "BADSIG"},
 		"wrong content":  {nil, func(a *archive) { a.sum = strings.Repeat("0", 64) }, banger.Unknown, "the archive says 0000"},

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"banger"
-	"banger/internal/undo"
+	"banger/internal/operation"
 	"banger/internal/vmm"
 )
 
@@ -20,7 +20,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	if err != nil {
 		return nil, err
 	}
-	var steps undo.Stack
+	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
 	dir, err := vmm.OpenDir(spec.Dir)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
-	"banger/internal/undo"
+	"banger/internal/operation"
 	"banger/internal/vmm"
 )
 
@@ -71,7 +71,7 @@ func (f *Fake) Probe(context.Context) (vmm.Capabilities, error) {
 
 // Launch implements vmm.Driver.
 func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
-	var steps undo.Stack
+	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
 	dir, err := vmm.OpenDir(spec.Dir)
 	if err != nil {

@@ -1,4 +1,4 @@
-package undo
+package operation
 
 import (
 	"context"
@@ -13,7 +13,7 @@ func TestOnErrorUnwindsNewestFirstAndJoins(t *testing.T) {
 	var order []string
 	cause, broken := errors.New("boot"), errors.New("tap is busy")
 	run := func() (err error) {
-		var steps Stack
+		var steps Undo
 		defer steps.OnError(ctx, &err)
 		for _, name := range []string{"a", "b", "c"} {
 			steps.Push(name, func(ctx context.Context) error {
@@ -44,7 +44,7 @@ func TestOnErrorUnwindsNewestFirstAndJoins(t *testing.T) {
 func TestKeepAndSuccessUndoNothing(t *testing.T) {
 	called := false
 	run := func(fail bool) (err error) {
-		var steps Stack
+		var steps Undo
 		defer steps.OnError(context.Background(), &err)
 		steps.Push("a", func(context.Context) error { called = true; return nil })
 		if fail {

@@ -1,0 +1,212 @@
+// Package operation runs the verbs of the daemon. It owns what all of them
+// share: an id, named steps, the undo of those steps, and telling the log, the
+// client and the event stream by the same names. It does not know what a verb
+// does.
+package operation
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"banger"
+)
+
+// Host is what the operations of one daemon have in common.
+type Host struct {
+	Log     *slog.Logger
+	Publish func(banger.Operation) // is told of every step and of the end; may be nil
+
+	mu      sync.Mutex
+	running map[string]banger.Operation
+
+	// Before and After are called around each step, and their error is the
+	// step's. Tests set them to make every step fail once; else they are nil.
+	Before, After func(step string) error
+}
+
+// Operation is one verb at work on one thing.
+type Operation struct {
+	Undo // of the steps done so far
+
+	host     *Host
+	now      banger.Operation
+	progress banger.Progress
+	log      *slog.Logger
+	stepped  bool
+}
+
+// Begin starts an operation on a VM or an image, which noun tells. Call End,
+// deferred, when it is over.
+func (h *Host) Begin(noun string, verb banger.Verb, name string, id banger.VMID, progress banger.Progress) *Operation {
+	now := banger.Operation{ID: newID(), Noun: noun, Verb: verb, Name: name, VMID: id, BeganAt: time.Now().UTC()}
+	log := h.Log.With("op", now.ID, "verb", string(verb), noun, name)
+	if id != "" {
+		log = log.With("id", id)
+	}
+	return &Operation{host: h, now: now, progress: progress, log: log}
+}
+
+// newID returns an id that is unique in a log that is kept for a while.
+func newID() string {
+	id := make([]byte, 4)
+	rand.Read(id)
+	return hex.EncodeToString(id)
+}
+
+// Log returns the operation's log: every line carries its id.
+func (o *Operation) Log() *slog.Logger { return o.log }
+
+// Name names what the operation works on, once that has a name.
+func (o *Operation) Name(name string) {
+	o.now.Name = name
+	o.log = o.log.With("named", name)
+}
+
+// Step is a part of an operation.
+type Step struct {
+	Name string
+	Do   func(context.Context) error
+}
+
+// Run runs steps in order until one fails.
+func (o *Operation) Run(ctx context.Context, steps ...Step) error {
+	for _, step := range steps {
+		if err := o.Step(ctx, step.Name, step.Do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Step runs one step and tells of its begin and end. Its error is do's with the
+// step's name in front; a ctx that has ended fails the step before it begins.
+func (o *Operation) Step(ctx context.Context, name string, do func(context.Context) error) error {
+	o.stepped = true
+	o.tell(banger.Step{Step: name})
+	began := time.Now()
+	err := o.attempt(ctx, name, do)
+	took := time.Since(began)
+	if err != nil {
+		o.log.Warn("step failed", "step", name, "took", took, "err", err)
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	o.log.Info("step", "step", name, "took", took)
+	o.tell(banger.Step{Step: name, Done: true, Took: took})
+	return nil
+}
+
+func (o *Operation) attempt(ctx context.Context, name string, do func(context.Context) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if o.host.Before != nil {
+		if err := o.host.Before(name); err != nil {
+			return err
+		}
+	}
+	if err := do(ctx); err != nil {
+		return err
+	}
+	if o.host.After != nil {
+		return o.host.After(name)
+	}
+	return nil
+}
+
+// Note tells the client and the log something about a step that a person should
+// see. An empty text tells nothing.
+func (o *Operation) Note(step, text string) {
+	if text != "" {
+		o.log.Warn("note", "step", step, "note", text)
+		o.tell(banger.Step{Step: step, Note: text})
+	}
+}
+
+// Progress tells the client something about a step, and not the log.
+func (o *Operation) Progress(step, text string) { o.tell(banger.Step{Step: step, Note: text}) }
+
+func (o *Operation) tell(step banger.Step) {
+	if o.now.Noun == "vm" {
+		step.VM = o.now.Name
+	}
+	o.progress.Send(step)
+	o.now.Step = &step
+	o.publish()
+}
+
+func (o *Operation) publish() {
+	h := o.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.running == nil {
+		h.running = map[string]banger.Operation{}
+	}
+	h.running[o.now.ID] = o.now
+	if o.now.Ended {
+		delete(h.running, o.now.ID)
+	}
+	if h.Publish != nil {
+		h.Publish(o.now)
+	}
+}
+
+// Running calls f with the operations that are at work, the oldest first. While
+// f runs, no step is published.
+func (h *Host) Running(f func([]banger.Operation)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(slices.SortedFunc(maps.Values(h.running), func(a, b banger.Operation) int { return a.BeganAt.Compare(b.BeganAt) }))
+}
+
+// End ends the operation: it undoes the steps when *err is set, puts the
+// operation's name before the error, and tells the log and the events. An
+// operation that failed before its first step is not told of: its error says
+// all there is.
+func (o *Operation) End(ctx context.Context, err *error) {
+	o.OnError(ctx, err)
+	if *err == nil && !o.stepped {
+		return
+	}
+	o.now.Ended, o.now.Took = true, time.Since(o.now.BeganAt)
+	if *err == nil {
+		o.log.Info("done", "took", o.now.Took)
+		o.publish()
+		return
+	}
+	*err = Name(*err, o.now.Noun, o.now.Verb, o.now.Name)
+	if !o.stepped {
+		return
+	}
+	var e *banger.Error
+	if errors.As(*err, &e) {
+		e.Op = o.now.ID
+	}
+	kind := banger.KindOf(*err)
+	o.log.Warn("failed", "took", o.now.Took, "err", *err, "kind", kind)
+	o.now.Failure = &banger.Failure{Kind: kind, Message: (*err).Error(), Fix: banger.FixOf(*err)}
+	o.publish()
+}
+
+// nouns is how an error calls what an operation works on.
+var nouns = map[string]string{"vm": "VM", "image": "image"}
+
+// Name returns err as the error of a verb: `start VM "otter": …`. Its kind is
+// err's own.
+func Name(err error, noun string, verb banger.Verb, name string) error {
+	if err == nil {
+		return nil
+	}
+	what := string(verb) + " " + nouns[noun]
+	if name != "" {
+		what += fmt.Sprintf(" %q", name)
+	}
+	return &banger.Error{Kind: banger.KindOf(err), What: what, Why: err}
+}

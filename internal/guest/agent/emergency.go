@@ -1,14 +1,17 @@
 package agent
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"encoding/json"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // inEmergency reports whether systemd runs the shell of its emergency or rescue
@@ -23,20 +26,45 @@ func inEmergency() bool {
 	return false
 }
 
+// failedUnit returns which unit's failure led to the emergency mode, or an empty
+// string. Where the journal does not run yet, systemd logs to the kernel's log.
+func failedUnit() string {
+	return cmp.Or(readFailure(journal()), readFailure(kernelLog()))
+}
+
+// kernelLog returns the text of the records in the kernel's log.
+func kernelLog() []byte {
+	log, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	defer unix.Close(log)
+	var text []byte
+	record := make([]byte, 8<<10)
+	for {
+		n, err := unix.Read(log, record)
+		if err == unix.EPIPE || err == unix.EINTR {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return text
+		}
+		_, line, _ := bytes.Cut(record[:n], []byte(";"))
+		text = append(text, line...)
+	}
+}
+
 // journalTime bounds how long the image's journalctl may take.
 const journalTime = 20 * time.Second
 
 // maxJournal bounds what is read of the journal.
-const maxJournal = 256 << 10
+const maxJournal = 1 << 20
 
-// failedUnit asks the journal which unit's failure led to the emergency mode. It
-// returns an empty string if the journal does not tell.
-func failedUnit() string {
+// journal returns what the image's journalctl shows of systemd's messages.
+func journal() []byte {
 	ctx, cancel := context.WithTimeout(context.Background(), journalTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "journalctl", "--boot", "--quiet", "--no-pager", "--output=json",
-		"--output-fields=UNIT,MESSAGE,JOB_RESULT", "_PID=1", "JOB_TYPE=start",
-		"JOB_RESULT=failed", "JOB_RESULT=timeout", "JOB_RESULT=dependency")
+	cmd := exec.CommandContext(ctx, "journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", "_PID=1")
 	cmd.Dir = "/"
 	out, err := cmd.StdoutPipe()
 	if err == nil {
@@ -44,35 +72,39 @@ func failedUnit() string {
 	}
 	if err != nil {
 		logf(prioError, "ask the journal which unit failed: %v", err)
-		return ""
+		return nil
 	}
-	why := readFailure(io.LimitReader(out, maxJournal))
+	text, _ := io.ReadAll(io.LimitReader(out, maxJournal))
 	cancel()
 	cmd.Wait()
-	return why
+	return text
 }
 
-// maxWhy bounds the reason in bytes.
-const maxWhy = 300
+// failedJob is how systemd logs that a unit could not be started. The units that
+// need it come first, with the result "dependency".
+var failedJob = regexp.MustCompile(`^(?:systemd\[1\]: )?(\S{1,200}): Job \S+/start failed with result '([a-z-]{1,20})'\.$`)
 
-// readFailure returns the failure behind the first target that could not be
-// reached, or else the last failure. Failures that nothing depends on may come before.
-func readFailure(journal io.Reader) string {
-	var record, last struct {
-		Unit    string `json:"UNIT"`
-		Message string `json:"MESSAGE"`
-		Result  string `json:"JOB_RESULT"`
-	}
-	for in := json.NewDecoder(journal); in.Decode(&record) == nil; {
-		if record.Result != "dependency" {
-			last = record
-		} else if strings.HasSuffix(record.Unit, ".target") && last.Unit != "" {
+// readFailure returns the failure that kept a target from being reached, or else
+// the last one: other failures may have come before.
+func readFailure(log []byte) string {
+	why, target := "", false
+	for line := range bytes.Lines(log) {
+		job := failedJob.FindSubmatch(bytes.TrimSpace(line))
+		if job == nil {
+			continue
+		}
+		switch unit, result := string(job[1]), string(job[2]); result {
+		case "dependency":
+			target = target || strings.HasSuffix(unit, ".target")
+			continue
+		case "timeout":
+			why = unit + " timed out"
+		default:
+			why = unit + " failed"
+		}
+		if target {
 			break
 		}
 	}
-	if last.Unit == "" {
-		return ""
-	}
-	why := fmt.Sprintf("%s: %s", last.Unit, strings.TrimRight(last.Message, "."))
-	return strings.ToValidUTF8(why[:min(len(why), maxWhy)], "")
+	return why
 }

@@ -17,6 +17,8 @@ type superblock struct {
 	label     string
 	blocks    uint64
 	blockSize uint64
+	errors    int64  // found since the last e2fsck
+	lastError string // where the last of them was found
 }
 
 var errNotExt4 = errors.New("not an ext4 file system")
@@ -28,10 +30,12 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 		blocksLo  = 0x04
 		logSize   = 0x18
 		magic     = 0x38
+		state     = 0x3A
 		incompat  = 0x60
 		label     = 0x78
 		blocksHi  = 0x150
 		feature64 = 0x80
+		hasErrors = 2
 	)
 	raw := make([]byte, 1024)
 	if _, err := r.ReadAt(raw, offset); err != nil {
@@ -51,7 +55,27 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	}
 	name, _, _ := bytes.Cut(raw[label:label+16], []byte{0})
 	s.label = string(name)
+	if s.readErrors(raw); le.Uint16(raw[state:])&hasErrors != 0 {
+		s.errors = max(s.errors, 1)
+	}
 	return s, nil
+}
+
+// readErrors reads how many errors the kernel has recorded, and the last of them.
+func (s *superblock) readErrors(raw []byte) {
+	const (
+		count     = 0x194
+		lastInode = 0x1D0
+		lastLine  = 0x1D4
+		lastBlock = 0x1D8
+		lastFunc  = 0x1E0
+	)
+	le := binary.LittleEndian
+	s.errors = int64(le.Uint32(raw[count:]))
+	if function, _, _ := bytes.Cut(raw[lastFunc:lastFunc+32], []byte{0}); s.errors > 0 && len(function) > 0 {
+		s.lastError = fmt.Sprintf("found in %s:%d at inode %d, block %d",
+			function, le.Uint32(raw[lastLine:]), le.Uint32(raw[lastInode:]), le.Uint64(raw[lastBlock:]))
+	}
 }
 
 func superblockOf(device string) (superblock, error) {

@@ -21,22 +21,35 @@ func newSuperblock(change func(sb []byte)) []byte {
 	return disk
 }
 
+// withErrors records three errors in a superblock.
+func withErrors(sb []byte) {
+	sb[0x3A], sb[0x194] = 2, 3
+	binary.LittleEndian.PutUint32(sb[0x1D0:], 2)
+	binary.LittleEndian.PutUint32(sb[0x1D4:], 1080)
+	binary.LittleEndian.PutUint64(sb[0x1D8:], 33)
+	copy(sb[0x1E0:], "ext4_lookup")
+}
+
 func TestReadSuperblock(t *testing.T) {
 	for name, c := range map[string]struct {
 		disk []byte
 		want superblock
 		ok   bool
 	}{
-		"plain": {newSuperblock(nil), superblock{"banger-ovl", 524288, 4096}, true},
+		"plain": {newSuperblock(nil), superblock{label: "banger-ovl", blocks: 524288, blockSize: 4096}, true},
 		"64bit": {newSuperblock(func(sb []byte) {
 			binary.LittleEndian.PutUint32(sb[0x60:], 0x80)
 			binary.LittleEndian.PutUint32(sb[0x150:], 1)
-		}), superblock{"banger-ovl", 1<<32 + 524288, 4096}, true},
+		}), superblock{label: "banger-ovl", blocks: 1<<32 + 524288, blockSize: 4096}, true},
 		"high half without 64bit": {newSuperblock(func(sb []byte) {
 			binary.LittleEndian.PutUint32(sb[0x150:], 1)
-		}), superblock{"banger-ovl", 524288, 4096}, true},
+		}), superblock{label: "banger-ovl", blocks: 524288, blockSize: 4096}, true},
 		"label of 16 bytes": {newSuperblock(func(sb []byte) { copy(sb[0x78:], "0123456789abcdefX") }),
-			superblock{"0123456789abcdef", 524288, 4096}, true},
+			superblock{label: "0123456789abcdef", blocks: 524288, blockSize: 4096}, true},
+		"marked": {newSuperblock(func(sb []byte) { sb[0x3A] = 3 }),
+			superblock{label: "banger-ovl", blocks: 524288, blockSize: 4096, errors: 1}, true},
+		"with errors": {newSuperblock(withErrors),
+			superblock{label: "banger-ovl", blocks: 524288, blockSize: 4096, errors: 3, lastError: "found in ext4_lookup:1080 at inode 2, block 33"}, true},
 		"huge block size": {newSuperblock(func(sb []byte) { binary.LittleEndian.PutUint32(sb[0x18:], 60) }), superblock{}, false},
 		"short":           {make([]byte, 1500), superblock{}, false},
 	} {

@@ -25,8 +25,10 @@ func (s *server) force(verb wire.Verb, why string) {
 	unix.Sync()
 	remountReadOnly()
 	// Last: the host does not wait long after a bye, and takes it for a clean end.
+	disks := s.disks.errors()
+	sayDiskErrors(s.config.Nonce, disks)
 	sayOnConsole(wire.ConsoleBye + s.config.Nonce + " " + string(verb) + " " + why)
-	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce, Why: why}, byeTime)
+	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: verb, Nonce: s.config.Nonce, Why: why, Disks: disks}, byeTime)
 	endMachine(verb, s.config.ResetToOff)
 }
 

@@ -60,26 +60,19 @@ func TestEmergencyModeIsNotUp(t *testing.T) {
 
 func TestReadFailure(t *testing.T) {
 	const (
-		modules = `{"UNIT":"modules.service","MESSAGE":"Failed to start modules.","JOB_RESULT":"failed"}`
-		device  = `{"UNIT":"dev-nope.device","MESSAGE":"Timed out waiting for device dev-nope.device - /dev/nope.","JOB_RESULT":"timeout","__CURSOR":"x"}`
-		mount   = `{"UNIT":"nope.mount","MESSAGE":"Dependency failed for nope.mount.","JOB_RESULT":"dependency"}`
-		target  = `{"UNIT":"local-fs.target","MESSAGE":"Dependency failed.","JOB_RESULT":"dependency"}`
-		bytes   = `{"UNIT":"odd.service","MESSAGE":[1,2,3],"JOB_RESULT":"failed"}`
-		found   = "dev-nope.device: Timed out waiting for device dev-nope.device - /dev/nope"
+		modules = "systemd[1]: modules.service: Job modules.service/start failed with result 'failed'."
+		target  = "systemd[1]: local-fs.target: Job local-fs.target/start failed with result 'dependency'."
+		mount   = "nope.mount: Job nope.mount/start failed with result 'dependency'."
+		device  = "dev-nope.device: Job dev-nope.device/start failed with result 'timeout'."
+		other   = "systemd[1]: Timed out waiting for device dev-nope.device - /dev/nope."
 	)
-	for want, journal := range map[string][]string{
-		found: {modules, device, mount, target, modules},
-		"modules.service: Failed to start modules": {modules},
-		"":                       {mount, target},
-		strings.Repeat("x", 300): {`{"UNIT":"` + strings.Repeat("x", 60000) + `"}`},
+	for want, log := range map[string][]string{
+		"dev-nope.device timed out": {modules, other, target, mount, device, modules},
+		"modules.service failed":    {other, mount, device, modules},
+		"":                          {other, target, mount, strings.Repeat("x", 300) + device, "\xff\x00"},
 	} {
-		if got := readFailure(strings.NewReader(strings.Join(journal, "\n"))); got != want {
+		if got := readFailure([]byte(strings.Join(log, "\n"))); got != want {
 			t.Errorf("got %q, want %q", got, want)
-		}
-	}
-	for _, bad := range []string{bytes, "no JSON", "[]"} {
-		if got := readFailure(strings.NewReader(bad)); got != "" {
-			t.Errorf("%q: got %q", bad, got)
 		}
 	}
 }

@@ -26,12 +26,17 @@ func runLastStage(args []string) int {
 	if err != nil {
 		logf(prioError, "last stage: %v", err)
 	}
+	disks, _, _ := scanDisks()
+	watch := newDiskWatch(disks, nil)
+	unix.Sync() // so that the bye tells of what cannot be written
 	sayBye(verb)
+	sayDiskErrors(config.Nonce, watch.errors())
 	sayOnConsole(wire.ConsoleBye + config.Nonce + " " + string(verb))
 	if !unmountAll() {
 		remountReadOnly()
 	}
 	unix.Sync()
+	sayDiskErrors(config.Nonce, watch.errors())
 	endMachine(verb, config.ResetToOff)
 	return 1
 }

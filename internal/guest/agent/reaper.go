@@ -42,6 +42,8 @@ func endInPlace(verb wire.Verb) {
 		logf(prioError, "last stage: %v", err)
 	}
 	remountReadOnly()
+	disks, _, _ := scanDisks()
+	sayDiskErrors(config.Nonce, newDiskWatch(disks, nil).errors())
 	sayBye(verb)
 	sayOnConsole(wire.ConsoleBye + config.Nonce + " " + string(verb))
 	endMachine(verb, config.ResetToOff)

@@ -21,6 +21,7 @@ import (
 type server struct {
 	config  wire.Config
 	init    *initWatch
+	disks   *diskWatch
 	control *control
 	ssh     *sshServer
 	ending  ending
@@ -44,9 +45,10 @@ func runServer() int {
 		logf(prioError, "start server: %v", err)
 		return 1
 	}
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	go func() { failed <- readNotify(os.NewFile(fdNotify, notifySocket), s.hear) }()
 	go func() { failed <- acceptBye(os.NewFile(fdBye, byeSocket), s.bye) }()
+	go func() { failed <- s.followDisks() }()
 	go func() { failed <- servePort(wire.SerialControl, s.serveStream, wire.PortControl) }()
 	go func() { failed <- servePort(wire.SerialStreams, s.serveStream, wire.PortSSH) }()
 	go func() { failed <- serveVsock(s.serveStream, wire.PortControl, wire.PortSSH) }()
@@ -77,10 +79,31 @@ func newServer() (*server, error) {
 		return nil, err
 	}
 	s.control = newControl(s.hello, s.handle)
+	found, _, _ := scanDisks()
+	s.disks = newDiskWatch(found, s.tellDisks)
 	if s.init.kind() == initOther {
 		omitFromKill("server", os.Getpid())
 	}
 	return s, nil
+}
+
+// followDisks tells the host of disk errors, for ever.
+func (s *server) followDisks() error {
+	s.tellDisks(s.disks.errors())
+	log, err := openKernelLog()
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return s.disks.follow(log)
+}
+
+func (s *server) tellDisks(disks []wire.DiskErrors) {
+	if len(disks) == 0 {
+		return
+	}
+	sayDiskErrors(s.config.Nonce, disks)
+	s.control.broadcast(wire.Event{Kind: wire.EventDisks, Disks: disks})
 }
 
 // serverConfig is the configuration's place: the last stage has moved it for a
@@ -118,6 +141,7 @@ func (s *server) hello() wire.Hello {
 	h := helloOf(s.config)
 	h.Init, _ = s.init.state()
 	h.InitWhy = s.init.reason()
+	h.Disks = s.disks.errors()
 	return h
 }
 
@@ -126,7 +150,7 @@ func helloOf(c wire.Config) wire.Hello {
 	unix.Uname(&name)
 	return wire.Hello{
 		Version:  wire.Version,
-		Features: []string{wire.FeatureStats},
+		Features: []string{wire.FeatureStats, wire.FeatureDisks},
 		Program:  "banger-agent " + version.Version,
 		Token:    c.Token,
 		Nonce:    c.Nonce,
@@ -224,7 +248,7 @@ func (s *server) endSessions(state wire.Init) {
 // not return: the last stage goes on when the process is gone, and with it all
 // that it had open.
 func (s *server) bye(verb string) {
-	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: wire.Verb(verb), Nonce: s.config.Nonce}, byeTime)
+	s.control.bye(wire.Event{Kind: wire.EventBye, Verb: wire.Verb(verb), Nonce: s.config.Nonce, Disks: s.disks.errors()}, byeTime)
 	close(s.ended)
 	select {}
 }

@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
+)
+
+// diskWatch knows the errors of the VM's writable disks: those that the file
+// systems have recorded, and those that the kernel logs while the machine runs.
+type diskWatch struct {
+	devices map[string]string // by label
+	tell    func([]wire.DiskErrors)
+
+	mu    sync.Mutex
+	known map[string]wire.DiskErrors // by label
+	told  map[string]int64           // errors, by label
+}
+
+// writable lists the labels of the disks that a VM writes to.
+var writable = []string{wire.LabelOverlay, wire.LabelWork}
+
+// newDiskWatch returns a watch over these devices. tell is called with all disks
+// that have errors whenever the errors of one have at least doubled.
+func newDiskWatch(devices map[string]string, tell func([]wire.DiskErrors)) *diskWatch {
+	return &diskWatch{devices: devices, tell: tell, known: map[string]wire.DiskErrors{}, told: map[string]int64{}}
+}
+
+// errors returns the disks with errors, after a look at what is recorded on them.
+func (w *diskWatch) errors() []wire.DiskErrors {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.look()
+}
+
+func (w *diskWatch) look() (disks []wire.DiskErrors) {
+	for _, label := range writable {
+		d := w.known[label]
+		if s, err := superblockOf(w.devices[label]); err == nil && s.errors > d.Errors {
+			d.Errors = s.errors
+			if d.Why == "" {
+				d.Why = s.lastError
+			}
+		}
+		if d.Errors > 0 {
+			d.Label = label
+			w.known[label] = d
+			disks = append(disks, d)
+		}
+	}
+	return disks
+}
+
+// follow reads the kernel's log until it ends. It begins with what was logged
+// since the boot, so that a server that starts again knows it, too.
+func (w *diskWatch) follow(log io.Reader) error {
+	record := make([]byte, 8<<10)
+	heard := map[string]int64{}
+	for {
+		n, err := log.Read(record)
+		if errors.Is(err, unix.EPIPE) {
+			continue // records were overwritten before they were read
+		}
+		if err != nil {
+			return fmt.Errorf("read the kernel's log: %w", err)
+		}
+		device, text := diskError(record[:n])
+		for _, label := range writable {
+			if device != "" && w.devices[label] == "/dev/"+device {
+				heard[label]++
+				w.note(label, heard[label], text)
+			}
+		}
+	}
+}
+
+// note takes an error from the log, the heard-th of the disk.
+func (w *diskWatch) note(label string, heard int64, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	d := w.known[label]
+	d.Errors, d.Why = max(d.Errors, heard), text
+	w.known[label] = d
+	disks := w.look()
+	if now := w.known[label].Errors; now >= 2*w.told[label] {
+		w.told[label] = now
+		w.tell(disks)
+	}
+}
+
+// kernelError matches what the kernel logs when a file system or a disk fails. A
+// discard that fails loses nothing.
+var kernelError = regexp.MustCompile(`EXT4-fs error \(device (vd[a-z]+)\)|` +
+	`Aborting journal on device (vd[a-z]+)-|` +
+	`I/O error, dev (vd[a-z]+), sector \d+ op 0x[0-9a-f]+:\((?:READ|WRITE|FLUSH)`)
+
+// diskError returns the device that a record of the kernel's log reports an error
+// of, and what it says. Records that programs wrote to the log report none.
+func diskError(record []byte) (device, text string) {
+	head, rest, _ := bytes.Cut(record, []byte(";"))
+	priority, _, _ := strings.Cut(string(head), ",")
+	if n, err := strconv.Atoi(priority); err != nil || n>>3 != 0 {
+		return "", ""
+	}
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	if found := kernelError.FindSubmatch(line); found != nil {
+		text = string(line[:min(len(line), maxWhy)])
+		return string(bytes.Join(found[1:], nil)), strings.ToValidUTF8(text, "")
+	}
+	return "", ""
+}
+
+// maxWhy bounds a line of the log in a report, in bytes.
+const maxWhy = 300
+
+func openKernelLog() (*os.File, error) {
+	fd, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: "/dev/kmsg", Err: err}
+	}
+	return os.NewFile(uintptr(fd), "/dev/kmsg"), nil
+}
+
+// sayDiskErrors prints them on the console, for a host that is not connected.
+func sayDiskErrors(nonce string, disks []wire.DiskErrors) {
+	if text, err := json.Marshal(disks); err == nil && len(disks) > 0 {
+		sayOnConsole(wire.ConsoleDisks + nonce + " " + string(text))
+	}
+}

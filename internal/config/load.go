@@ -16,8 +16,8 @@ import (
 const maxFile = 1 << 20
 
 // Config is config.toml with the environment's overrides and the defaults
-// applied. Paths are absolute; a key that was not set leaves its path empty,
-// except for RuntimeDir, which always names a directory.
+// applied. Paths are absolute. A path that was not set is empty, except for
+// RuntimeDir, which always names a directory.
 type Config struct {
 	LogLevel   slog.Level
 	RuntimeDir string
@@ -29,40 +29,34 @@ type Config struct {
 	Overlay      banger.Size
 	DefaultImage string
 
-	FirecrackerBin  string
-	SSHKeyPath      string
-	NamegenPath     string
-	CustomizeScript string
+	FirecrackerBin string
+	SSHKeyPath     string
+	NamegenPath    string
 
-	DefaultRootfs       string
-	DefaultBaseRootfs   string
-	DefaultKernel       string
-	DefaultInitrd       string
-	DefaultModulesDir   string
-	DefaultPackagesFile string
-
-	// Superseded by the built-in DNS; accepted so that old files still load.
-	MapdnsBin      string
-	MapdnsDataFile string
+	// Legacy are the keys in the file that have no effect, each with the reason:
+	// "mapdns_bin: superseded".
+	Legacy []string
 }
 
-// Bundle is the runtime bundle's directory, whether or not it exists.
+// Bundle returns the runtime bundle's directory, whether or not it exists.
 func (c Config) Bundle() BundleDir { return BundleDir(c.RuntimeDir) }
 
-func defaults() Config {
-	return Config{
-		LogLevel:     slog.LevelInfo,
-		Driver:       "auto",
-		Memory:       banger.GiB,
-		Disk:         16 * banger.GiB,
-		Overlay:      8 * banger.GiB,
-		DefaultImage: "docker",
+func defaults() (Config, error) {
+	var c Config
+	for _, key := range keys {
+		if key.fallback == "" {
+			continue
+		}
+		if err := key.set(&c, value{any: key.fallback}); err != nil {
+			return Config{}, fmt.Errorf("set the default of %s: %w", key.name, err)
+		}
 	}
+	return c, nil
 }
 
 // Load reads config.toml, which need not exist, and applies the environment.
-// getenv is os.Getenv outside of tests. Everything wrong with the file is
-// reported at once, each with its line and column, in one Invalid error.
+// getenv is os.Getenv except in tests. One Invalid error reports everything that
+// is wrong with the file, each problem with its line and column.
 func Load(dirs Dirs, getenv func(string) string) (Config, error) {
 	exe, err := os.Executable()
 	if err != nil {
@@ -72,7 +66,10 @@ func Load(dirs Dirs, getenv func(string) string) (Config, error) {
 }
 
 func load(dirs Dirs, getenv func(string) string, beside string) (Config, error) {
-	c := defaults()
+	c, err := defaults()
+	if err != nil {
+		return Config{}, err
+	}
 	path := dirs.ConfigFile()
 	data, err := readFile(path)
 	if err != nil {
@@ -87,7 +84,6 @@ func load(dirs Dirs, getenv func(string) string, beside string) (Config, error) 
 	if c.RuntimeDir == "" {
 		c.RuntimeDir = bundleBeside(beside)
 	}
-	c.anchor()
 	return c, nil
 }
 
@@ -110,33 +106,29 @@ func readFile(path string) ([]byte, error) {
 	return data, nil
 }
 
-// applyEnv lets the environment override the file. A relative path is taken
-// from the working directory, as a shell's user means it.
+// applyEnv lets the environment override the file. A relative path there is
+// relative to the working directory, as in a shell.
 func applyEnv(c *Config, getenv func(string) string) error {
-	if level := getenv("BANGER_LOG_LEVEL"); level != "" {
-		if err := setLevel(&c.LogLevel, level); err != nil {
-			return &banger.Error{Kind: banger.Invalid, What: "read BANGER_LOG_LEVEL", Why: err, Fix: "export BANGER_LOG_LEVEL=info"}
+	for _, key := range keys {
+		text := getenv(key.env)
+		if key.env == "" || text == "" {
+			continue
 		}
-	}
-	if driver := getenv("BANGER_DRIVER"); driver != "" {
-		c.Driver = driver
-	}
-	for _, override := range []struct {
-		key string
-		to  *string
-	}{{"BANGER_RUNTIME_DIR", &c.RuntimeDir}, {"BANGER_MAPDNS_DATA_FILE", &c.MapdnsDataFile}} {
-		if path := getenv(override.key); path != "" {
-			abs, err := filepath.Abs(path)
+		if key.name == "runtime_dir" {
+			abs, err := filepath.Abs(text)
 			if err != nil {
-				return fmt.Errorf("read %s: %w", override.key, err)
+				return fmt.Errorf("read %s: %w", key.env, err)
 			}
-			*override.to = abs
+			text = abs
+		}
+		if err := key.set(c, value{any: text}); err != nil {
+			return &banger.Error{Kind: banger.Invalid, What: "read " + key.env, Why: err, Fix: "export " + key.env + "=" + key.fallback}
 		}
 	}
 	return nil
 }
 
-// bundleBeside finds the bundle that belongs to the programs in dir: that of a
+// bundleBeside returns the bundle that belongs to the programs in dir: that of a
 // source checkout, else that of an installation.
 func bundleBeside(dir string) string {
 	checkout, installed := filepath.Join(dir, "runtime"), filepath.Join(dir, "..", "lib", "banger")
@@ -152,34 +144,4 @@ func bundleBeside(dir string) string {
 func isDir(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.IsDir()
-}
-
-// anchor makes the relative paths of the default_ keys absolute: they are
-// below the runtime directory.
-func (c *Config) anchor() {
-	for _, path := range []*string{
-		&c.DefaultRootfs, &c.DefaultBaseRootfs, &c.DefaultKernel, &c.DefaultInitrd,
-		&c.DefaultModulesDir, &c.DefaultPackagesFile, &c.CustomizeScript,
-	} {
-		if *path != "" && !filepath.IsAbs(*path) {
-			*path = filepath.Join(c.RuntimeDir, *path)
-		}
-	}
-}
-
-// Idle lists the keys that are set and accepted, but that this version has no
-// use for.
-func (c Config) Idle() []string {
-	var set []string
-	for _, key := range []struct{ name, value string }{
-		{"mapdns_bin", c.MapdnsBin}, {"mapdns_data_file", c.MapdnsDataFile},
-		{"customize_script", c.CustomizeScript}, {"default_rootfs", c.DefaultRootfs}, {"default_base_rootfs", c.DefaultBaseRootfs},
-		{"default_kernel", c.DefaultKernel}, {"default_initrd", c.DefaultInitrd}, {"default_modules_dir", c.DefaultModulesDir},
-		{"default_packages_file", c.DefaultPackagesFile},
-	} {
-		if key.value != "" {
-			set = append(set, key.name)
-		}
-	}
-	return set
 }

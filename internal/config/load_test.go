@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -47,7 +48,7 @@ func TestLoadWithoutFileGivesDefaults(t *testing.T) {
 func TestLoadReadsEveryKey(t *testing.T) {
 	dirs := write(t, `
 log_level = "debug"
-runtime_dir = "~/bundle"
+"runtime_dir" = "~/bundle"
 firecracker_bin = "/opt/firecracker"
 mapdns_bin = "mapdns"
 mapdns_data_file = "~/dns"
@@ -75,11 +76,13 @@ default_image = "trixie"
 		LogLevel: slog.LevelDebug, RuntimeDir: "/home/you/bundle", Driver: "qemu", VCPUs: 4,
 		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie",
 		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
-		CustomizeScript: "/home/you/bundle/customize.sh", DefaultRootfs: "/home/you/bundle/a.ext4", DefaultBaseRootfs: "/abs/b.ext4",
-		DefaultKernel: "/home/you/bundle/k", DefaultInitrd: "/home/you/bundle/i", DefaultModulesDir: "/home/you/bundle/m",
-		DefaultPackagesFile: "/home/you/bundle/p", MapdnsBin: "mapdns", MapdnsDataFile: "/home/you/dns",
+		Legacy: []string{
+			"mapdns_bin: superseded", "mapdns_data_file: superseded", "customize_script: not yet used",
+			"default_rootfs: not yet used", "default_base_rootfs: not yet used", "default_kernel: not yet used",
+			"default_initrd: not yet used", "default_modules_dir: not yet used", "default_packages_file: not yet used",
+		},
 	}
-	if c != want {
+	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
 }
@@ -125,6 +128,7 @@ func TestLoadShowsSyntaxErrorsAndDoubles(t *testing.T) {
 	for text, want := range map[string]string{
 		"vcpus = \n":               "line 1, column",
 		"vcpus = 1\nvcpus = 2\n":   "line 2, column 1",
+		"mapdns_bin = 1\n[a":       "line 2, column",
 		"\n\nlog_level = \"info\n": "line 3, column",
 	} {
 		_, err := load(write(t, text), env(), "/x")
@@ -136,12 +140,12 @@ func TestLoadShowsSyntaxErrorsAndDoubles(t *testing.T) {
 
 func TestEnvironmentOverridesTheFile(t *testing.T) {
 	dirs := write(t, "log_level = \"error\"\nruntime_dir = \"/file\"\ndriver = \"qemu\"\n")
-	c, err := load(dirs, env("BANGER_LOG_LEVEL", "warn", "BANGER_RUNTIME_DIR", "rel", "BANGER_DRIVER", "fake", "BANGER_MAPDNS_DATA_FILE", "/d"), "/x")
+	c, err := load(dirs, env("BANGER_LOG_LEVEL", "warn", "BANGER_RUNTIME_DIR", "rel", "BANGER_DRIVER", "fake"), "/x")
 	if err != nil {
 		t.Fatal(err)
 	}
 	abs, _ := filepath.Abs("rel")
-	if c.LogLevel != slog.LevelWarn || c.RuntimeDir != abs || c.Driver != "fake" || c.MapdnsDataFile != "/d" {
+	if c.LogLevel != slog.LevelWarn || c.RuntimeDir != abs || c.Driver != "fake" {
 		t.Errorf("got %+v", c)
 	}
 	_, err = load(dirs, env("BANGER_LOG_LEVEL", "loud"), "/x")
@@ -174,24 +178,20 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c := defaults()
+		c, err := defaults()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if problems := parse(&c, data, "/home/you"); len(problems) > 0 {
 			return
 		}
 		if c.Memory <= 0 || c.Disk <= 0 || c.Overlay <= 0 || c.VCPUs < 0 || c.Driver == "" || c.DefaultImage == "" {
 			t.Errorf("accepted %q as %+v", data, c)
 		}
-		for _, path := range []string{c.RuntimeDir, c.SSHKeyPath, c.MapdnsDataFile} {
+		for _, path := range []string{c.RuntimeDir, c.SSHKeyPath} {
 			if path != "" && !filepath.IsAbs(path) {
 				t.Errorf("accepted the relative path %q", path)
 			}
 		}
 	})
-}
-
-func TestIdleKeysAreNamed(t *testing.T) {
-	c := Config{MapdnsBin: "/usr/bin/mapdns", DefaultKernel: "/vmlinux", SSHKeyPath: "/key"}
-	if got := strings.Join(c.Idle(), " "); got != "mapdns_bin default_kernel" {
-		t.Errorf("got %q", got)
-	}
 }

@@ -1,6 +1,6 @@
-// Package doctor looks at a host and says what banger needs there and does not
-// find, each with one command that puts it right. It changes nothing, and it
-// needs no daemon.
+// Package doctor checks whether a host has what banger needs. Each problem comes
+// with a command or a sentence that fixes it. It changes nothing and needs no
+// daemon.
 package doctor
 
 import (
@@ -10,24 +10,24 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/disk"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
 )
 
-// State is how a check came out.
+// State is the result of a check.
 type State string
 
 // The states of a check.
 const (
 	OK      State = "ok"
-	Warn    State = "warn"    // banger works, but less well or untested
-	Missing State = "missing" // something that was asked for will not work
+	Warn    State = "warn"    // banger works, but slower or untested
+	Missing State = "missing" // banger will not work, or not as configured
 )
 
 // Check is one row of the table.
@@ -48,27 +48,27 @@ const (
 	ToBuild Purpose = "build" // build banger and its runtime from a clone first
 )
 
-// Host is the host that is looked at. ThisHost fills it in; tests model another.
+// Host is the host to check. ThisHost returns the real one; tests model others.
 type Host struct {
 	Runner  hostcmd.Runner
 	Purpose Purpose
 	Dirs    config.Dirs
 	Config  config.Config
-	Root    string // below it lie proc, etc and dev
+	Root    string // the directory that holds proc and etc
 	User    string
 	UID     int
 
-	OpenKVM     func() error
+	CheckKVM    func() error // the drivers' own check
 	Firecracker vmm.Driver
 	Free        func(dir string) (banger.Size, error)
-	Daemon      func(context.Context) (banger.Daemon, error) // NotFound: none runs
+	Daemon      func(context.Context) (banger.Daemon, error) // NotFound: not running; nil: do not ask
 }
 
-// ThisHost is the host this process runs on.
+// ThisHost returns the host that this process runs on.
 func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, firecracker vmm.Driver, daemon func(context.Context) (banger.Daemon, error)) Host {
 	h := Host{
 		Runner: hostcmd.Host{}, Purpose: purpose, Dirs: dirs, Config: cfg, Root: "/",
-		UID: os.Getuid(), OpenKVM: openKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
+		UID: os.Getuid(), CheckKVM: vmm.ThisHost().CheckKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
 	}
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username
@@ -76,8 +76,8 @@ func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, firecracker 
 	return h
 }
 
-// Run runs every check that matters for the host's purpose, in the order
-// of the table.
+// Run runs every check that matters for the host's purpose and returns the
+// results in the order of the printed table.
 func Run(ctx context.Context, h Host) []Check {
 	rows := []func(context.Context, Host) Check{
 		distribution, qemu, kvm, firecracker, e2fsprogs, ssh, space,
@@ -86,8 +86,8 @@ func Run(ctx context.Context, h Host) []Check {
 		rows = append(rows, golang, makeTool, mmdebstrap, subIDs, namespaces)
 	}
 	rows = append(rows, runtimeBundle)
-	if len(h.Config.Idle()) > 0 {
-		rows = append(rows, idleKeys)
+	if len(h.Config.Legacy) > 0 {
+		rows = append(rows, configuration)
 	}
 	if h.Daemon != nil {
 		rows = append(rows, daemon)
@@ -99,7 +99,7 @@ func Run(ctx context.Context, h Host) []Check {
 	return checks
 }
 
-// Ready says whether nothing required is missing.
+// Ready reports whether no check is Missing.
 func Ready(checks []Check) bool {
 	for _, c := range checks {
 		if c.State == Missing {
@@ -109,8 +109,8 @@ func Ready(checks []Check) bool {
 	return true
 }
 
-// building says whether the tools that make a runtime are needed: to build
-// one, or because there is none.
+// building reports whether the host needs the tools that build a runtime: it was
+// asked for, or there is no runtime yet.
 func (h Host) building() bool { return h.Purpose == ToBuild || !h.hasRuntime() }
 
 func (h Host) hasRuntime() bool {
@@ -118,7 +118,7 @@ func (h Host) hasRuntime() bool {
 	return err == nil && b.Kernel.Digest != "" && b.Image.Digest != ""
 }
 
-// read returns a file of the host, or nothing.
+// read returns the content of a file, or "" if it cannot be read.
 func (h Host) read(path string) string {
 	text, err := os.ReadFile(filepath.Join(h.Root, path))
 	if err != nil {
@@ -127,32 +127,23 @@ func (h Host) read(path string) string {
 	return string(text)
 }
 
-func openKVM() error {
-	file, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	return file.Close()
-}
+// free returns the space that the user can use in dir, which may not exist yet.
+func free(dir string) (banger.Size, error) { return disk.Free(existing(dir)) }
 
-// free is the space that the user may still fill where dir is, or will be.
-func free(dir string) (banger.Size, error) {
-	var fs syscall.Statfs_t
-	for {
-		err := syscall.Statfs(dir, &fs)
-		if err == nil {
-			return banger.Size(fs.Bavail) * banger.Size(fs.Bsize), nil
-		}
-		if !errors.Is(err, syscall.ENOENT) || dir == filepath.Dir(dir) {
-			return 0, err
+// existing returns dir or its nearest parent that exists.
+func existing(dir string) string {
+	for dir != filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			break
 		}
 		dir = filepath.Dir(dir)
 	}
+	return dir
 }
 
 func install(pkg string) string { return "sudo apt-get install -y --no-install-recommends " + pkg }
 
-// tool is the check of one command that a package brings.
+// tool checks that the commands of one Debian package are installed.
 func tool(h Host, name, pkg string, commands ...string) Check {
 	for _, command := range commands {
 		if _, err := h.Runner.Look(command); err != nil {
@@ -162,7 +153,7 @@ func tool(h Host, name, pkg string, commands ...string) Check {
 	return Check{Name: name, State: OK, Detail: strings.Join(commands, ", ")}
 }
 
-// patience bounds a command that only prints something about itself.
+// patience is how long a command may take to print its version or the like.
 const patience = 10 * time.Second
 
 func ask(ctx context.Context, h Host, argv ...string) (string, error) {

@@ -3,9 +3,13 @@ package doctor
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,9 +38,9 @@ func newHost(t *testing.T) *modelHost {
 	}}
 	m.Host = Host{
 		Runner: m, Purpose: ToRun, Root: root, User: "otto", UID: 1000,
-		Dirs:    config.Dirs{State: "/home/otto/.local/state/banger"},
-		Config:  config.Config{Driver: "auto", RuntimeDir: filepath.Join(root, "runtime")},
-		OpenKVM: func() error { return nil }, Firecracker: probed{},
+		Dirs:     config.Dirs{State: "/home/otto/.local/state/banger"},
+		Config:   config.Config{Driver: "auto", RuntimeDir: filepath.Join(root, "runtime")},
+		CheckKVM: vmm.Host{CPUInfo: filepath.Join(root, "proc/cpuinfo"), KVM: filepath.Join(root, "dev/kvm")}.CheckKVM, Firecracker: probed{},
 		Free: func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
 		Daemon: func(context.Context) (banger.Daemon, error) {
 			return banger.Daemon{}, &banger.Error{Kind: banger.NotFound, Why: errors.New("none")}
@@ -44,6 +48,7 @@ func newHost(t *testing.T) *modelHost {
 	}
 	m.write("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n")
 	m.write("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme vmx sse2\n")
+	m.write("dev/kvm", "")
 	m.write("etc/group", "root:x:0:\nkvm:x:106:anna\n")
 	m.write("etc/subuid", "anna:100000:65536\notto:165536:65536\n")
 	m.write("etc/subgid", "anna:100000:65536\notto:165536:65536\n")
@@ -73,9 +78,9 @@ func TestFirecrackerRow(t *testing.T) {
 	}{
 		{"auto", probed{}, Check{State: OK, Detail: "1.17.0 runs new VMs"}},
 		{"firecracker", probed{}, Check{State: OK, Detail: "1.17.0 runs new VMs"}},
-		{"qemu", probed{}, Check{State: OK, Detail: "1.17.0 is usable; new VMs are run by qemu"}},
-		{"auto", broken, Check{State: Warn, Detail: "no good; VMs are run by QEMU", Fix: "mend it"}},
-		{"qemu", broken, Check{State: Warn, Detail: "no good; VMs are run by QEMU", Fix: "mend it"}},
+		{"qemu", probed{}, Check{State: OK, Detail: "1.17.0 is usable; new VMs use qemu"}},
+		{"auto", broken, Check{State: Warn, Detail: "no good; new VMs use QEMU", Fix: "mend it"}},
+		{"qemu", broken, Check{State: Warn, Detail: "no good; new VMs use QEMU", Fix: "mend it"}},
 		{"firecracker", broken, Check{State: Missing, Detail: "no good", Fix: "mend it"}},
 	} {
 		h := newHost(t)
@@ -110,9 +115,9 @@ func TestOutdatedDaemon(t *testing.T) {
 		{"auto", "qemu", broken, -time.Second, ""},
 		{"qemu", "qemu", probed{}, -time.Second, ""},
 		{"auto", "firecracker", probed{}, time.Second, "started before its runtime was built"},
-		{"auto", "qemu", probed{}, -time.Second, "still runs new VMs by qemu"},
-		{"auto", "firecracker", broken, -time.Second, "still runs new VMs by firecracker"},
-		{"firecracker", "qemu", probed{}, -time.Second, "still runs new VMs by qemu"},
+		{"auto", "qemu", probed{}, -time.Second, "still uses qemu for new VMs"},
+		{"auto", "firecracker", broken, -time.Second, "still uses firecracker for new VMs"},
+		{"firecracker", "qemu", probed{}, -time.Second, "still uses qemu for new VMs"},
 	} {
 		h := newHost(t)
 		h.Config.Driver, h.Firecracker, h.Dirs.State = test.wanted, test.driver, filepath.Join(h.Root, "state")
@@ -141,6 +146,16 @@ func (m *modelHost) write(path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+// deviceOf returns a file that stands for a device with a mode.
+func (m *modelHost) deviceOf(mode os.FileMode) string {
+	m.t.Helper()
+	path := filepath.Join(m.Root, "dev/kvm")
+	if err := os.Chmod(path, mode); err != nil {
+		m.t.Fatal(err)
+	}
+	return path
 }
 
 func (m *modelHost) Look(name string) (string, error) {
@@ -186,14 +201,19 @@ func TestAHostWithEverythingIsReady(t *testing.T) {
 	}
 }
 
-func TestEveryLackHasItsFix(t *testing.T) {
-	denied := func() error { return &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.EACCES} }
-	tests := map[string]struct {
-		change      func(*modelHost)
-		row         string
-		state       State
-		detail, fix string
-	}{
+// lack is a host that lacks one thing, and what its row then has.
+type lack struct {
+	change      func(*modelHost)
+	row         string
+	state       State
+	detail, fix string // parts of them
+}
+
+func lacks() map[string]lack {
+	denied := func() error {
+		return &banger.Error{Kind: banger.Unready, Why: &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.EACCES}, Fix: vmm.JoinKVM}
+	}
+	return map[string]lack{
 		"no qemu": {func(h *modelHost) { h.absent["qemu-system-x86_64"] = true },
 			"QEMU", Missing, "not installed", "sudo apt-get install -y --no-install-recommends qemu-system-x86"},
 		"qemu without microvm": {func(h *modelHost) { h.says["qemu-system-x86_64 -machine"] = "pc\n" },
@@ -217,28 +237,53 @@ func TestEveryLackHasItsFix(t *testing.T) {
 			h.write("proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1\n")
 		}, "user namespaces", Warn, "is 1", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
 		"CPU without virtualization": {func(h *modelHost) { h.write("proc/cpuinfo", "flags : fpu sse2\n") },
-			"/dev/kvm", Warn, "neither vmx nor svm", "switch virtualization on in the firmware, or nested virtualization on if this host is a VM itself"},
+			"/dev/kvm", Warn, "no virtualisation", "switch on VT-x or AMD-V in the firmware, or nested virtualisation"},
 		"KVM module missing": {func(h *modelHost) {
 			h.write("proc/cpuinfo", "flags : fpu svm\n")
-			h.OpenKVM = func() error { return &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.ENOENT} }
-		}, "/dev/kvm", Warn, "kvm_amd is not loaded", "sudo modprobe kvm_amd"},
-		"not in the group kvm": {func(h *modelHost) { h.OpenKVM = denied },
+			os.Remove(filepath.Join(h.Root, "dev/kvm"))
+		}, "/dev/kvm", Warn, "KVM kernel module is not loaded", "sudo modprobe kvm_amd"},
+		"as root, a device for root only": {func(h *modelHost) {
+			h.CheckKVM = vmm.Host{CPUInfo: filepath.Join(h.Root, "proc/cpuinfo"), KVM: h.deviceOf(0o600), Root: true}.CheckKVM
+		}, "/dev/kvm", Warn, "opens for root only", "groupadd --force --system kvm && chgrp kvm "},
+		"not in the group kvm": {func(h *modelHost) { h.CheckKVM = denied },
 			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"},
-		"in the group kvm since this login": {func(h *modelHost) { h.OpenKVM = denied; h.write("etc/group", "kvm:x:106:anna,otto\n") },
+		"in the group kvm since this login": {func(h *modelHost) { h.CheckKVM = denied; h.write("etc/group", "kvm:x:106:anna,otto\n") },
 			"/dev/kvm", Warn, "next login", "newgrp kvm, then: banger daemon stop"},
+		"QEMU that does not start": {func(h *modelHost) { delete(h.says, "qemu-system-x86_64 -machine") },
+			"QEMU", Missing, "exit status 1", "sudo apt-get install -y --reinstall qemu-system-x86"},
+		"no Go to build with": {func(h *modelHost) { h.Purpose = ToBuild; h.absent["go"] = true },
+			"Go", Missing, "not installed", "install Go from https://go.dev/dl"},
+		"no make to build with": {func(h *modelHost) { h.Purpose = ToBuild; h.absent["make"] = true },
+			"make", Missing, "not installed", "sudo apt-get install -y --no-install-recommends make"},
+		"an unknown driver": {func(h *modelHost) { h.Config.Driver = "qmeu" },
+			"Firecracker", Missing, `there is no driver "qmeu"`, "set driver in config.toml, or BANGER_DRIVER, to one of auto, firecracker, qemu"},
+		"Firecracker unusable": {func(h *modelHost) {
+			h.Firecracker = probed{err: &banger.Error{Why: errors.New("no good"), Fix: "mend it"}}
+		},
+			"Firecracker", Warn, "no good; new VMs use QEMU", "mend it"},
+		"a daemon of another driver": {func(h *modelHost) {
+			h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
+		}, "daemon", Warn, "still uses qemu for new VMs", "banger daemon stop"},
+		"keys without effect": {func(h *modelHost) {
+			h.Config.Legacy = []string{"mapdns_bin: superseded", "default_kernel: not yet used"}
+		},
+			"configuration", Warn, "mapdns_bin: superseded, default_kernel: not yet used", "remove mapdns_bin, default_kernel from "},
 		"another distribution": {func(h *modelHost) { h.write("etc/os-release", "ID=fedora\nVERSION_ID=42\nPRETTY_NAME=\"Fedora 42\"\n") },
-			"host", Warn, "Fedora 42: untested", ""},
+			"host", Warn, "Fedora 42 is untested", ""},
 		"full disk": {func(h *modelHost) { h.Free = func(string) (banger.Size, error) { return banger.GiB, nil } },
-			"disk space", Missing, "1G free", "free 3G where "},
+			"disk space", Missing, "1G free", "free 3G on /"},
 		"no runtime": {func(h *modelHost) { os.Remove(h.Config.Bundle().Manifest()) },
-			"runtime", Missing, "none that is whole in", "make runtime"},
+			"runtime", Missing, "no complete runtime bundle in", "make runtime"},
 		"a daemon that does not answer": {func(h *modelHost) {
 			h.Daemon = func(context.Context) (banger.Daemon, error) {
 				return banger.Daemon{}, &banger.Error{Kind: banger.TimedOut, Why: errors.New("no answer"), Fix: "banger daemon stop"}
 			}
 		}, "daemon", Missing, "no answer", "banger daemon stop"},
 	}
-	for name, test := range tests {
+}
+
+func TestEveryLackHasItsFix(t *testing.T) {
+	for name, test := range lacks() {
 		t.Run(name, func(t *testing.T) {
 			h := newHost(t)
 			test.change(h)
@@ -292,3 +337,41 @@ func TestThisHostIsLookedAtWithoutWriting(t *testing.T) {
 		t.Errorf("wrote %v", left)
 	}
 }
+
+var update = flag.Bool("update", false, "rewrite testdata/lines.txt")
+
+// TestLines lists what doctor prints, so that it can be read as one text.
+func TestLines(t *testing.T) {
+	var out strings.Builder
+	print := func(h *modelHost, c Check) {
+		text := fmt.Sprintf("%s: %s: %s\n", c.State, c.Name, c.Detail)
+		if c.Fix != "" {
+			text += "    " + c.Fix + "\n"
+		}
+		out.WriteString(freeOn.ReplaceAllString(strings.ReplaceAll(text, h.Root, "ROOT"), "$1 MOUNTPOINT"))
+	}
+	whole := newHost(t)
+	whole.Purpose = ToBuild
+	for _, c := range Run(t.Context(), whole.Host) {
+		print(whole, c)
+	}
+	all := lacks()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		h := newHost(t)
+		all[name].change(h)
+		fmt.Fprintf(&out, "\n# %s\n", name)
+		print(h, find(t, Run(t.Context(), h.Host), all[name].row))
+	}
+	const path = "testdata/lines.txt"
+	if *update {
+		if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || string(want) != out.String() {
+		t.Errorf("%s differs (%v); fix: go test -run TestLines ./internal/doctor -update; now:\n%s", path, err, out.String())
+	}
+}
+
+var freeOn = regexp.MustCompile(`(free \S+ on) /\S*`)

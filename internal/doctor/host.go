@@ -1,20 +1,19 @@
 package doctor
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/disk"
+	"banger/internal/subid"
 	"banger/internal/vmm"
 )
 
@@ -28,14 +27,14 @@ func distribution(_ context.Context, h Host) Check {
 	}
 	c.Detail = release["PRETTY_NAME"]
 	if c.Detail == "" {
-		c.Detail = "an unknown distribution"
+		c.Detail = "unknown distribution"
 	}
 	if runtime.GOARCH != "amd64" {
-		c.State, c.Detail, c.Fix = Missing, c.Detail+" on "+runtime.GOARCH, "use a host with an x86-64 CPU: others are not supported"
+		c.State, c.Detail, c.Fix = Missing, c.Detail+" on "+runtime.GOARCH, "use a host with an x86-64 CPU; no other is supported"
 		return c
 	}
 	if release["ID"] != "debian" || release["VERSION_ID"] != "12" && release["VERSION_ID"] != "13" {
-		c.State, c.Detail = Warn, c.Detail+": untested, Debian 12 and 13 are tested"
+		c.State, c.Detail = Warn, c.Detail+" is untested; Debian 12 and 13 are tested"
 	}
 	return c
 }
@@ -63,41 +62,29 @@ func qemu(ctx context.Context, h Host) Check {
 	return c
 }
 
-// kvm never makes a host unfit: QEMU emulates the CPU where KVM is missing.
+// kvm is never Missing: without KVM, QEMU emulates the CPU.
 func kvm(_ context.Context, h Host) Check {
-	c := Check{Name: "/dev/kvm", State: Warn}
-	const slow = "; VMs run, but emulated and several times slower"
-	module := ""
-	for _, flag := range cpuFlags(h.read("proc/cpuinfo")) {
-		switch flag {
-		case "vmx":
-			module = "kvm_intel"
-		case "svm":
-			module = "kvm_amd"
-		}
-	}
-	if module == "" {
-		c.Detail = "the CPU shows neither vmx nor svm" + slow
-		c.Fix = "switch virtualization on in the firmware, or nested virtualization on if this host is a VM itself"
+	c := Check{Name: "/dev/kvm", State: OK, Detail: "usable"}
+	err := h.CheckKVM()
+	if err == nil {
 		return c
 	}
-	err := h.OpenKVM()
+	c.State, c.Detail, c.Fix = Warn, err.Error(), banger.FixOf(err)
 	switch {
-	case err == nil:
-		return Check{Name: "/dev/kvm", State: OK, Detail: "usable"}
-	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.ENXIO):
-		c.Detail, c.Fix = "the kernel module "+module+" is not loaded"+slow, "sudo modprobe "+module
+	case c.Fix == "banger doctor":
+		c.Fix = "" // the user runs it now
+	case errors.Is(err, os.ErrNotExist):
+		c.Detail = "the KVM kernel module is not loaded"
 	case errors.Is(err, os.ErrPermission) && slices.Contains(membersOf(h.read("etc/group"), "kvm"), h.User):
-		c.Detail, c.Fix = "the group kvm counts from the next login on"+slow, "newgrp kvm, then: banger daemon stop"
+		c.Detail, c.Fix = h.User+" is in the group kvm, but only from the next login on", "newgrp kvm, then: banger daemon stop"
 	case errors.Is(err, os.ErrPermission):
-		c.Detail, c.Fix = h.User+" is not in the group kvm"+slow, vmm.JoinKVM
-	default:
-		c.Detail, c.Fix = err.Error()+slow, "sudo modprobe "+module
+		c.Detail = h.User + " is not in the group kvm"
 	}
+	c.Detail += "; VMs run on an emulated CPU, several times slower"
 	return c
 }
 
-// firecracker says whether new VMs are run by Firecracker, and else why not.
+// firecracker checks whether new VMs use Firecracker, and why not.
 func firecracker(ctx context.Context, h Host) Check {
 	c := Check{Name: "Firecracker", State: OK}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -106,30 +93,22 @@ func firecracker(ctx context.Context, h Host) Check {
 	wanted := h.Config.Driver
 	known := []string{vmm.Auto, h.Firecracker.Name(), "qemu"}
 	switch {
-	case !slices.Contains(known, wanted): // the daemon would not start
+	case !slices.Contains(known, wanted): // the daemon does not start
 		c.State, c.Detail = Missing, fmt.Sprintf("there is no driver %q", wanted)
 		c.Fix = "set driver in config.toml, or BANGER_DRIVER, to one of " + strings.Join(known, ", ")
 	case err == nil && wanted == h.Firecracker.Name(), err == nil && wanted == vmm.Auto:
 		c.Detail = capabilities.Version + " runs new VMs"
 	case err == nil:
-		c.Detail = capabilities.Version + " is usable; new VMs are run by " + wanted
+		c.Detail = capabilities.Version + " is usable; new VMs use " + wanted
 	case wanted == h.Firecracker.Name():
 		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
 	default:
-		c.State, c.Detail, c.Fix = Warn, err.Error()+"; VMs are run by QEMU", banger.FixOf(err)
+		c.State, c.Detail, c.Fix = Warn, err.Error()+"; new VMs use QEMU", banger.FixOf(err)
 	}
 	return c
 }
 
-func cpuFlags(cpuinfo string) []string {
-	for line := range strings.Lines(cpuinfo) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "flags" {
-			return strings.Fields(value)
-		}
-	}
-	return nil
-}
-
+// membersOf returns the members of a group, from the text of /etc/group.
 func membersOf(groups, name string) []string {
 	for line := range strings.Lines(groups) {
 		fields := strings.Split(strings.TrimSpace(line), ":")
@@ -158,7 +137,7 @@ func makeTool(_ context.Context, h Host) Check {
 func golang(ctx context.Context, h Host) Check {
 	c := tool(h, "Go", "golang-go", "go")
 	if c.State == Missing {
-		// Debian's own package is older than what the module asks for.
+		// Debian's package is older than the version in go.mod.
 		c.Package, c.Fix = "", "install Go from https://go.dev/dl and put its bin directory in PATH"
 		return h.onlyToBuild(c)
 	}
@@ -168,15 +147,15 @@ func golang(ctx context.Context, h Host) Check {
 	return c
 }
 
-// onlyToBuild makes a lack harmless where nothing is going to be built.
+// onlyToBuild turns Missing into Warn unless banger is to be built.
 func (h Host) onlyToBuild(c Check) Check {
 	if c.State == Missing && h.Purpose != ToBuild {
-		c.State, c.Detail = Warn, c.Detail+"; only building banger needs it"
+		c.State, c.Detail = Warn, c.Detail+"; it is only needed to build banger"
 	}
 	return c
 }
 
-// minSpace is what a runtime, or a VM's first days, take.
+// minSpace is what a runtime, or the first days of a VM, need.
 const minSpace = 4 * banger.GiB
 
 func space(_ context.Context, h Host) Check {
@@ -189,18 +168,18 @@ func space(_ context.Context, h Host) Check {
 		}
 		if free < minSpace {
 			c.State = Missing
-			c.Fix = fmt.Sprintf("free %s where %s is", minSpace-free, dir)
+			c.Fix = fmt.Sprintf("free %s on %s", minSpace-free, disk.MountPoint(existing(dir)))
 		}
-		parts = append(parts, fmt.Sprintf("%s free at %s", free, dir))
+		parts = append(parts, fmt.Sprintf("%s free in %s", free, dir))
 	}
 	c.Detail = strings.Join(parts, ", ")
 	return c
 }
 
-// subIDs asks for what mmdebstrap needs to unpack another root's files as a
-// plain user: the setuid helpers, and a range of IDs.
+// subIDs checks what mmdebstrap needs to unpack files of other owners as a plain
+// user: two setuid programs and a range of ids.
 func subIDs(_ context.Context, h Host) Check {
-	const name, enough = "newuidmap", 65536
+	const name = "newuidmap"
 	if h.UID == 0 {
 		return Check{Name: name, State: OK, Detail: "root does not need it"}
 	}
@@ -208,42 +187,14 @@ func subIDs(_ context.Context, h Host) Check {
 	if c.State != OK {
 		return c
 	}
-	uids, afterUIDs := idRanges(h.read("etc/subuid"), h.User, h.UID)
-	gids, afterGIDs := idRanges(h.read("etc/subgid"), h.User, h.UID)
-	if uids < enough || gids < enough {
-		from := max(afterUIDs, afterGIDs)
-		to := from + enough - 1
-		return Check{Name: name, State: Missing, Detail: fmt.Sprintf("%s has no range of %d IDs in /etc/subuid and /etc/subgid", h.User, enough),
-			Fix: fmt.Sprintf("sudo usermod --add-subuids %d-%d --add-subgids %d-%d %s", from, to, from, to, h.User)}
+	if err := subid.Check(h.Root, h.User, h.UID); err != nil {
+		return Check{Name: name, State: Missing, Detail: err.Error(), Fix: banger.FixOf(err)}
 	}
-	c.Detail += fmt.Sprintf(" and %d IDs for %s", enough, h.User)
+	c.Detail += fmt.Sprintf(" and %d ids for %s", subid.Enough, h.User)
 	return c
 }
 
-// idRanges returns the size of the user's largest range and the first ID that
-// is beyond everybody's.
-func idRanges(text, user string, uid int) (largest, next int) {
-	next = 100000
-	lines := bufio.NewScanner(strings.NewReader(text))
-	for lines.Scan() {
-		fields := strings.Split(lines.Text(), ":")
-		if len(fields) != 3 {
-			continue
-		}
-		from, err1 := strconv.Atoi(fields[1])
-		count, err2 := strconv.Atoi(fields[2])
-		if err1 != nil || err2 != nil {
-			continue
-		}
-		next = max(next, from+count)
-		if fields[0] == user || fields[0] == strconv.Itoa(uid) {
-			largest = max(largest, count)
-		}
-	}
-	return largest, next
-}
-
-// namespaces looks for what keeps a plain user from a user namespace.
+// namespaces checks that a plain user may create a user namespace.
 func namespaces(_ context.Context, h Host) Check {
 	c := Check{Name: "user namespaces", State: OK, Detail: "allowed"}
 	if h.UID == 0 {
@@ -256,7 +207,7 @@ func namespaces(_ context.Context, h Host) Check {
 	}{
 		{"kernel.unprivileged_userns_clone", "0", "1", Missing},
 		{"user.max_user_namespaces", "0", "10000", Missing},
-		// A profile of the tool's own may allow it to mmdebstrap all the same.
+		// mmdebstrap may still have an AppArmor profile that allows it.
 		{"kernel.apparmor_restrict_unprivileged_userns", "1", "0", Warn},
 	} {
 		path := "proc/sys/" + strings.ReplaceAll(forbids.sysctl, ".", "/")
@@ -276,10 +227,10 @@ func runtimeBundle(_ context.Context, h Host) Check {
 		return c
 	}
 	if h.Purpose == ToBuild {
-		c.Detail = "none yet: it will be built in " + h.Config.RuntimeDir
+		c.Detail = "not built yet; it will be in " + h.Config.RuntimeDir
 		return c
 	}
-	c.State, c.Detail, c.Fix = Missing, "none that is whole in "+h.Config.RuntimeDir, "make runtime"
+	c.State, c.Detail, c.Fix = Missing, "no complete runtime bundle in "+h.Config.RuntimeDir, "make runtime"
 	return c
 }
 
@@ -288,7 +239,7 @@ func daemon(ctx context.Context, h Host) Check {
 	d, err := h.Daemon(ctx)
 	switch {
 	case banger.KindOf(err) == banger.NotFound:
-		c.Detail = "not running: it starts by itself"
+		c.Detail = "not running; it starts when it is needed"
 	case err != nil:
 		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
 	default:
@@ -300,14 +251,14 @@ func daemon(ctx context.Context, h Host) Check {
 	return c
 }
 
-// outdated says what has changed since a daemon started, which looks only then:
-// its runtime, its configuration, or the groups it is in.
+// outdated returns what has changed since the daemon started, or "". A daemon
+// reads its runtime, its configuration and its groups only at its start.
 func outdated(ctx context.Context, h Host, d banger.Daemon) string {
-	started, err := os.Stat(h.Dirs.DaemonLock()) // it says there where it listens
+	started, err := os.Stat(h.Dirs.DaemonLock()) // written at each start
 	if err == nil {
 		made, err := os.Stat(config.BundleDir(d.Runtime).Manifest())
 		if err == nil && made.ModTime().After(started.ModTime()) {
-			return "it was started before its runtime was built"
+			return "it started before its runtime was built"
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -315,14 +266,18 @@ func outdated(ctx context.Context, h Host, d banger.Daemon) string {
 	_, err = h.Firecracker.Probe(ctx)
 	usable, used := err == nil, d.Driver == h.Firecracker.Name()
 	if wanted := h.Config.Driver; wanted == vmm.Auto && usable != used || wanted != vmm.Auto && wanted != d.Driver {
-		return "it still runs new VMs by " + d.Driver
+		return "it still uses " + d.Driver + " for new VMs"
 	}
 	return ""
 }
 
-// idleKeys names what config.toml sets in vain, so that nobody waits for it.
-func idleKeys(_ context.Context, h Host) Check {
-	keys := h.Config.Idle()
-	return Check{Name: "configuration", State: Warn, Detail: "without effect in this version: " + strings.Join(keys, ", "),
-		Fix: "remove " + strings.Join(keys, ", ") + " from " + h.Dirs.ConfigFile()}
+// configuration names the keys in config.toml that have no effect.
+func configuration(_ context.Context, h Host) Check {
+	var names []string
+	for _, key := range h.Config.Legacy {
+		name, _, _ := strings.Cut(key, ":")
+		names = append(names, name)
+	}
+	return Check{Name: "configuration", State: Warn, Detail: "keys without effect: " + strings.Join(h.Config.Legacy, ", "),
+		Fix: "remove " + strings.Join(names, ", ") + " from " + h.Dirs.ConfigFile()}
 }

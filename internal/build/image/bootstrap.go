@@ -10,12 +10,12 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"banger"
 	"banger/internal/build/debian"
 	"banger/internal/hostcmd"
+	"banger/internal/subid"
 )
 
 const installTools = "sudo apt install mmdebstrap uidmap"
@@ -35,43 +35,11 @@ func Ready(runner hostcmd.Runner) error {
 	if os.Getuid() == 0 {
 		return nil
 	}
-	return subordinateIDs()
-}
-
-// subordinateIDs checks that a plain user can have a tree of files with many
-// owners.
-func subordinateIDs() error {
 	me, err := user.Current()
 	if err != nil {
-		return fmt.Errorf("look up the user: %w", err)
+		return err
 	}
-	for _, path := range []string{"/etc/subuid", "/etc/subgid"} {
-		text, err := os.ReadFile(path)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if !grants(string(text), me.Username, me.Uid) {
-			return &banger.Error{
-				Kind: banger.Unready, What: "make a tree of files without root", Why: fmt.Errorf("%s has no range for %s", path, me.Username),
-				Fix: "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + me.Username,
-			}
-		}
-	}
-	return nil
-}
-
-// grants looks for a range that holds every owner a Debian tree has.
-func grants(text, name, id string) bool {
-	for line := range strings.Lines(text) {
-		fields := strings.Split(strings.TrimSpace(line), ":")
-		if len(fields) != 3 || fields[0] != name && fields[0] != id {
-			continue
-		}
-		if n, err := strconv.Atoi(fields[2]); err == nil && n >= 65536 {
-			return true
-		}
-	}
-	return false
+	return subid.Check("/", me.Username, os.Getuid())
 }
 
 // bootstrap lets mmdebstrap install the packages and writes the tree to out,

@@ -94,10 +94,8 @@ I: creating tarball...
 // build runs Build, and checks that nothing else is left.
 func build(t *testing.T, h *host, packages string) (string, Built, []string, error) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		if err := subordinateIDs(); err != nil {
-			t.Skipf("%v; fix: %s", err, banger.FixOf(err))
-		}
+	if err := Ready(&host{}); err != nil {
+		t.Skipf("%v; fix: %s", err, banger.FixOf(err))
 	}
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", t.TempDir())
@@ -196,18 +194,6 @@ func TestFailures(t *testing.T) {
 				t.Errorf("%v (kind %s, fix %q)", err, banger.KindOf(err), banger.FixOf(err))
 			}
 		})
-	}
-}
-
-func TestGrants(t *testing.T) {
-	text := "other:100000:65536\nme:165536:65536\nsmall:1:10\n1001:300000:65536\n"
-	for name, want := range map[string]bool{"me": true, "small": false, "absent": false} {
-		if grants(text, name, "1000") != want {
-			t.Errorf("%s: %v", name, !want)
-		}
-	}
-	if !grants(text, "named-by-number", "1001") {
-		t.Error("a range under the user's number is not found")
 	}
 }
 

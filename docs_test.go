@@ -16,7 +16,8 @@ var (
 	makeTarget = regexp.MustCompile("`make ([a-z-]+)")
 )
 
-// TestDocumentsNameWhatExists: tests, links and targets of make in all documents.
+// TestDocumentsNameWhatExists checks that the tests, links and make targets that the
+// documents name exist.
 func TestDocumentsNameWhatExists(t *testing.T) {
 	makefile, err := os.ReadFile("Makefile")
 	if err != nil {
@@ -47,7 +48,7 @@ func TestDocumentsNameWhatExists(t *testing.T) {
 	}
 }
 
-// files are the tree's own, by their path.
+// files returns the text of every file in the tree with that suffix, by its path.
 func files(t *testing.T, suffix string) map[string]string {
 	t.Helper()
 	found := map[string]string{}

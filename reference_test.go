@@ -80,7 +80,7 @@ func (r reference) part(words []string) string {
 func (r reference) sections(pick func(method) string) string {
 	var names []string
 	for _, route := range r.routes() {
-		names = r.reachable(names, strings.TrimPrefix(pick(route.method), "[]"))
+		names = r.reachable(names, strings.TrimLeft(pick(route.method), "[]~"))
 	}
 	var text strings.Builder
 	for i, name := range names {
@@ -183,7 +183,7 @@ type method struct{ body, answer string }
 
 type route struct {
 	pattern string
-	stream  bool // it sends events before the answer
+	stream  bool // it sends steps before the answer
 	method
 }
 
@@ -198,7 +198,7 @@ func (r reference) routesTable() string {
 			}
 		}
 		if route.stream {
-			answer = "events, then " + answer
+			answer = "steps, then " + answer
 		}
 		text += fmt.Sprintf("| `%s` | %s | %s |\n", route.pattern, body, answer)
 	}
@@ -207,15 +207,12 @@ func (r reference) routesTable() string {
 
 // link returns what a route answers, with a link to where its fields are.
 func (r reference) link(answer string) string {
-	name, array := strings.CutPrefix(answer, "[]")
+	name := strings.TrimLeft(answer, "[]~")
 	if _, ok := typeNamed(r.root, name).(*ast.StructType); !ok {
 		return cmp.Or(answer, "`{}`")
 	}
 	text := "[" + name + "](json.md#" + strings.ToLower(name) + ")"
-	if array {
-		return "array of " + text
-	}
-	return text
+	return map[byte]string{'[': "array of ", '~': "lines of "}[answer[0]] + text
 }
 
 // routes finds the patterns in internal/api, and what each leads to in the root's services.
@@ -331,8 +328,12 @@ func (r reference) methods() map[string]signature {
 	return found
 }
 
+// answer returns the type of what a method returns: VM, []VM, or ~Event for a sequence.
 func answer(function *ast.FuncType) string {
-	if function.Results == nil || len(function.Results.List) < 2 {
+	if sequence, ok := function.Results.List[0].Type.(*ast.IndexListExpr); ok {
+		return "~" + typeText(sequence.Indices[0])
+	}
+	if len(function.Results.List) < 2 {
 		return "`{}`"
 	}
 	switch name := typeText(function.Results.List[0].Type); name {

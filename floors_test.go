@@ -22,7 +22,7 @@ var floors = [][]string{
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/vmm", "internal/vmm/vmmtest", "internal/guest", "internal/guest/agent", "internal/bundle"},
-	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/doctor", "internal/build/image", "internal/build/kernel"},
+	3: {"internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/vm/console", "internal/doctor", "internal/build/image", "internal/build/kernel"},
 	4: {"internal/daemon", "internal/cli", "internal/build", "internal/lab/host"},
 	5: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }

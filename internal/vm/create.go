@@ -15,6 +15,7 @@ import (
 	"banger/internal/guest/wire"
 	"banger/internal/operation"
 	"banger/internal/store"
+	"banger/internal/vm/console"
 	"banger/internal/vmm"
 )
 
@@ -292,7 +293,7 @@ func (c *creating) place(ctx context.Context) error {
 func (v *VMs) keepConsole(row store.VM) string {
 	kept := v.Dirs.FailedConsole(row.Name)
 	from := v.Dirs.VM(row.ID).Console()
-	end, err := tailOf(from, 1<<20)
+	end, err := console.Tail(from, 1<<20)
 	if err == nil {
 		err = os.MkdirAll(v.Dirs.Failed(), 0o700)
 	}

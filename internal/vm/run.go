@@ -15,6 +15,7 @@ import (
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/store"
+	"banger/internal/vm/console"
 	"banger/internal/vmm"
 )
 
@@ -199,7 +200,7 @@ func (r *run) heard(event wire.Event) {
 		r.hello.Init = event.Init
 		r.tell()
 	case event.Kind == wire.EventBye && event.Nonce == r.boot.Nonce && r.bye == "":
-		r.bye, r.why = event.Verb, printable(event.Why)
+		r.bye, r.why = event.Verb, guest.Printable(event.Why)
 		timer := time.AfterFunc(afterBye, func() { r.machine.Kill() })
 		go func() { <-r.machine.Ended(); timer.Stop() }()
 	}
@@ -240,7 +241,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	r.mu.Lock()
 	verb, why, killed, sent := r.bye, r.why, r.killed, r.sent
 	r.mu.Unlock()
-	exit, words := r.machine.Exit(), listen(dir.Console(), r.boot.Nonce)
+	exit, words := r.machine.Exit(), console.Read(dir.Console(), r.boot.Nonce)
 	if verb == "" {
 		verb, why = words.Bye, words.Why
 	}
@@ -251,9 +252,9 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedHalt, why
 	case verb == wire.Poweroff:
 		return banger.EndedPoweroff, why
-	case words.Kernel == kernelHalted:
+	case words.Kernel == console.KernelHalted:
 		return banger.EndedUnclean, "the guest halted without unmounting its disks"
-	case words.Kernel == kernelOff:
+	case words.Kernel == console.KernelOff:
 		return banger.EndedUnclean, switchedOff
 	case sent != 0 && exit.Reason != vmm.ReasonPoweroff && exit.Reason != vmm.ReasonReset:
 		return banger.EndedKilled, "the VMM ended after it was sent " + signalName(sent)
@@ -263,7 +264,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 		return banger.EndedUnclean, fmt.Sprintf("boot step %q: %s", words.Failed.Step, words.Failed.Why)
 	case words.Panic != "":
 		return banger.EndedCrashed, words.Panic
-	case words.Kernel == kernelReset:
+	case words.Kernel == console.KernelReset:
 		return banger.EndedUnclean, "the guest reset itself without unmounting its disks"
 	}
 	switch exit.Reason {
@@ -272,7 +273,7 @@ func (r *run) ending(dir config.VMDir) (banger.Ending, string) {
 	case vmm.ReasonReset:
 		return banger.EndedCrashed, "the guest was reset without a word" + in(exit.Detail)
 	case vmm.ReasonSignal, vmm.ReasonFailed:
-		return banger.EndedVMMDied, printable(exit.Detail)
+		return banger.EndedVMMDied, guest.Printable(exit.Detail)
 	case vmm.ReasonUnknown:
 		return banger.EndedVMMDied, "the VMM ended without a word; this daemon is not the one that started it" + in(exit.Detail)
 	}
@@ -287,7 +288,7 @@ func in(detail string) string {
 	if detail == "" {
 		return ""
 	}
-	return " (" + printable(detail) + ")"
+	return " (" + guest.Printable(detail) + ")"
 }
 
 // watch waits for the end of a run and puts it on record. A guest that asked
@@ -350,6 +351,6 @@ func (v *VMs) reboot(ctx context.Context, id banger.VMID) {
 	}
 	if err != nil {
 		op.Log().Error("start after the guest's reboot", "err", err)
-		v.Store.SetEnding(context.WithoutCancel(ctx), id, banger.EndedReboot, "it did not come back: "+printable(err.Error()), time.Now().UTC())
+		v.Store.SetEnding(context.WithoutCancel(ctx), id, banger.EndedReboot, "it did not come back: "+guest.Printable(err.Error()), time.Now().UTC())
 	}
 }

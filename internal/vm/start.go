@@ -17,6 +17,7 @@ import (
 	"banger/internal/initrd"
 	"banger/internal/operation"
 	"banger/internal/store"
+	"banger/internal/vm/console"
 	"banger/internal/vmm"
 )
 
@@ -225,8 +226,8 @@ func (s *starting) configure(context.Context) error {
 		return err
 	}
 	// Before there is a boot on record: one without a console was not launched.
-	err = errors.Join(keepOld(s.dir.Console(), s.dir.OldConsole()),
-		keepOld(s.dir.VMMLog(s.row.Driver), s.dir.OldVMMLog(s.row.Driver)))
+	err = errors.Join(console.Rotate(s.dir.Console(), s.dir.OldConsole()),
+		console.Rotate(s.dir.VMMLog(s.row.Driver), s.dir.OldVMMLog(s.row.Driver)))
 	if err != nil {
 		return err
 	}
@@ -333,11 +334,11 @@ func (v *VMs) isolate(row store.VM, r *run) {
 func (v *VMs) boundLogs(row store.VM, r *run) {
 	dir := v.Dirs.VM(row.ID)
 	written := func() {
-		if hasHalted(dir.Console()) && r.halting.CompareAndSwap(false, true) {
+		if console.Halted(dir.Console()) && r.halting.CompareAndSwap(false, true) {
 			v.task(r.endHalted)
 		}
 	}
-	if err := errors.Join(v.logs.bound(dir.Console(), written), v.logs.bound(dir.VMMLog(row.Driver), nil)); err != nil {
+	if err := errors.Join(v.logs.Bound(dir.Console(), written), v.logs.Bound(dir.VMMLog(row.Driver), nil)); err != nil {
 		v.Log.Warn("bound the logs", "vm", row.Name, "id", row.ID, "err", err)
 	}
 }
@@ -360,7 +361,7 @@ func (s *starting) awaitReady(ctx context.Context) error {
 			return err
 		default:
 		}
-		if failed := listen(s.dir.Console(), r.boot.Nonce).Failed; failed != nil {
+		if failed := console.Read(s.dir.Console(), r.boot.Nonce).Failed; failed != nil {
 			return &guest.BootError{Failure: *failed}
 		}
 		ending, detail := r.ending(s.dir)
@@ -378,17 +379,17 @@ func (s *starting) awaitReady(ctx context.Context) error {
 }
 
 // explain adds to a failed start what the console knows of it, and where to
-// read on. console is the log as it will be found by the user.
-func (v *VMs) explain(err error, row store.VM, console string) error {
+// read on. log is the console as it will be found by the user.
+func (v *VMs) explain(err error, row store.VM, log string) error {
 	if banger.FixOf(err) != "" || errors.Is(err, context.Canceled) {
 		return err
 	}
 	var failed *guest.BootError
 	if errors.As(err, &failed) && failed.Fix != "" {
-		return &banger.Error{Kind: banger.Unready, Why: err, Fix: printable(failed.Fix)}
+		return &banger.Error{Kind: banger.Unready, Why: err, Fix: guest.Printable(failed.Fix)}
 	}
-	if failed := listen(console, ""); failed.Panic != "" {
+	if failed := console.Read(log, ""); failed.Panic != "" {
 		err = fmt.Errorf("%w (%s)", err, failed.Panic)
 	}
-	return &banger.Error{Why: err, Fix: "less " + console}
+	return &banger.Error{Why: err, Fix: "less " + log}
 }

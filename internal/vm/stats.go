@@ -125,7 +125,7 @@ func askStats(ctx context.Context, control *guest.Control) (*banger.GuestStats, 
 		CPUs: told.CPUs, CPUBusy: time.Duration(told.CPUBusyMS) * time.Millisecond, CPUTotal: time.Duration(told.CPUTotalMS) * time.Millisecond,
 		MemoryTotal: banger.Size(told.MemoryTotal), MemoryAvailable: banger.Size(told.MemoryAvailable), FileSystems: []banger.FileSystem{}}
 	for _, fs := range told.FileSystems[:min(len(told.FileSystems), mostFileSystems)] {
-		s.FileSystems = append(s.FileSystems, banger.FileSystem{Path: printable(fs.Path), Size: banger.Size(fs.Size), Used: banger.Size(fs.Used)})
+		s.FileSystems = append(s.FileSystems, banger.FileSystem{Path: guest.Printable(fs.Path), Size: banger.Size(fs.Size), Used: banger.Size(fs.Used)})
 	}
 	return s, nil
 }

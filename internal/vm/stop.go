@@ -10,6 +10,7 @@ import (
 	"banger/internal/guest/wire"
 	"banger/internal/operation"
 	"banger/internal/store"
+	"banger/internal/vm/console"
 )
 
 const (
@@ -86,7 +87,7 @@ func (v *VMs) stop(ctx context.Context, op *operation.Operation, row store.VM, e
 	e.setState(banger.Stopping)
 	var err error
 	switch {
-	case halts(listen(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Kernel) && !r.answers(ctx): // there is nobody to ask
+	case console.Read(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Halted() && !r.answers(ctx): // there is nobody to ask
 		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
 	case opts.Force:
 		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })

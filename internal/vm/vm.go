@@ -19,6 +19,7 @@ import (
 	"banger/internal/hostcmd"
 	"banger/internal/operation"
 	"banger/internal/store"
+	"banger/internal/vm/console"
 	"banger/internal/vmm"
 )
 
@@ -55,7 +56,7 @@ type VMs struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	logs  *vmmLogs
+	logs  *console.Logs
 	boots chan struct{} // holds a token for each VM that boots
 
 	installing chan struct{} // holds a token while the bundle brings a part
@@ -96,11 +97,11 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 	if err := durable.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
 		return nil, err
 	}
-	if v.logs, err = watchLogs(); err != nil {
+	if v.logs, err = console.NewLogs(); err != nil {
 		return nil, fmt.Errorf("watch the logs of VMs: %w", err)
 	}
 	v.task(func(ctx context.Context) {
-		v.logs.tend(ctx, func(err error) { v.Log.Error("bound the logs of VMs", "err", err) })
+		v.logs.Run(ctx, func(err error) { v.Log.Error("bound the logs of VMs", "err", err) })
 	})
 	if err := v.reconcile(ctx); err != nil {
 		v.Close()
@@ -153,7 +154,7 @@ func (v *VMs) forget(id banger.VMID) {
 	if e != nil {
 		e.set(banger.Stopped, nil)
 	}
-	v.logs.forget(v.Dirs.VM(id))
+	v.logs.Forget(string(v.Dirs.VM(id)))
 }
 
 // take waits until no other operation is at work on the VM.

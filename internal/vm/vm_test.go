@@ -531,61 +531,6 @@ func TestLostDisk(t *testing.T) {
 	}
 }
 
-func TestLastWords(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "console.log")
-	text := "banger-bye other reboot\r\nbanger-bye mine dance\n[    0.5] banger-bye mine poweroff\r\n" +
-		"[    1.2] Kernel panic - not syncing: No working init found.\x1b[2J\r\nbanger-failed mine {\"step\":\"find disks\",\"why\":\"no\",\"fix\":\"f\"}\n"
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	words := listen(path, "mine")
-	if words.Bye != "poweroff" || words.Failed == nil || words.Failed.Step != "find disks" || words.Panic != "kernel panic: No working init found.[2J" {
-		t.Errorf("%+v", words)
-	}
-	if words := listen(path, "nobody"); words.Bye != "" || words.Failed != nil {
-		t.Errorf("another boot's words: %+v", words)
-	}
-}
-
-func TestFollow(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "vm", "console.log")
-	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	logs, err := watchLogs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer logs.watch.Close()
-	f, err := follow(t.Context(), logs, path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	read := func(want string) {
-		t.Helper()
-		buf := make([]byte, len(want))
-		if _, err := io.ReadFull(f, buf); err != nil || string(buf) != want {
-			t.Fatalf("got %q, %v; want %q", buf, err, want)
-		}
-	}
-	if err := os.WriteFile(path, []byte("one"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	read("one")
-	if err := errors.Join(os.Rename(path, path+".1"), os.WriteFile(path, []byte("two"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	read("two")
-	if err := os.Rename(filepath.Dir(path), filepath.Join(dir, "gone")); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := f.Read(make([]byte, 1)); err != io.EOF {
-		t.Errorf("got %d, %v", n, err)
-	}
-}
-
 func TestWait(t *testing.T) {
 	w := newWorld(t)
 	ctx := t.Context()

@@ -1,4 +1,4 @@
-package vm
+package console
 
 import (
 	"bytes"
@@ -21,14 +21,14 @@ func FuzzLastWords(f *testing.F) {
 	f.Add([]byte("[    0.5] banger-bye " + nonce + " dance\nbanger-bye  halt\n"))
 	f.Add([]byte("banger-failed " + nonce + ` {"step":"find disks","why":"no"}` + "\nbanger-failed " + nonce + " {"))
 	f.Add([]byte("Kernel panic - not syncing: \x1b[2J\u009b31m\u202eoops\xff\x9b"))
-	f.Add(append(bytes.Repeat([]byte("x"), consoleTail), "\nKernel panic - not syncing: late"...))
+	f.Add(append(bytes.Repeat([]byte("x"), wordsTail), "\nKernel panic - not syncing: late"...))
 	f.Add([]byte("Kernel panic - not syncing: " + strings.Repeat("ä", 400)))
 	path := filepath.Join(f.TempDir(), "console.log")
 	f.Fuzz(func(t *testing.T, console []byte) {
 		if err := os.WriteFile(path, console, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		words := listen(path, nonce)
+		words := Read(path, nonce)
 		if !bytes.Contains(console, []byte(nonce)) && (words.Bye != "" || words.Failed != nil) {
 			t.Errorf("believed without the nonce: %+v", words)
 		}
@@ -40,8 +40,8 @@ func FuzzLastWords(f *testing.F) {
 				t.Errorf("%d bytes for a person: %q", len(said), said)
 			}
 		}
-		whole, err := tailOf(path, consoleTail)
-		if err != nil || !bytes.HasSuffix(console, whole) || len(whole) != min(len(console), consoleTail) {
+		whole, err := Tail(path, wordsTail)
+		if err != nil || !bytes.HasSuffix(console, whole) || len(whole) != min(len(console), wordsTail) {
 			t.Errorf("the tail has %d bytes of %d: %v", len(whole), len(console), err)
 		}
 	})

@@ -2,7 +2,6 @@ package vm
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,18 +13,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/vm/console"
 )
 
 // flood appends numbered lines to a console, as a VMM does, and returns how many.
 func flood(t *testing.T, path string, from int, size banger.Size) int {
 	t.Helper()
-	console, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+	log, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer console.Close()
+	defer log.Close()
 	for written := 0; written < int(size); from++ {
-		n, err := fmt.Fprintf(console, "line %08d %s\n", from, strings.Repeat("x", 1000))
+		n, err := fmt.Fprintf(log, "line %08d %s\n", from, strings.Repeat("x", 1000))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +71,7 @@ func TestAFloodedConsoleStaysBounded(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer follower.Close()
-	const much = 3 * mostLog
+	const much = 3 * console.MaxSize
 	read := make(chan []int)
 	lines := int(much/1015) + 1
 	go func() { read <- numbers(t, follower, lines-1) }()
@@ -89,7 +89,7 @@ func TestAFloodedConsoleStaysBounded(t *testing.T) {
 	}
 	w.until("the console is small", func() bool {
 		info, err := os.Stat(vm.Console)
-		return err == nil && banger.Size(info.Size()) <= mostLog
+		return err == nil && banger.Size(info.Size()) <= console.MaxSize
 	})
 	if collapses(t) {
 		w.gapless(vm, lines)
@@ -126,63 +126,8 @@ func (w *world) gapless(vm banger.VM, lines int) {
 	}
 	defer log.Close()
 	all := numbers(w.t, log, lines-1)
-	if len(all) < int(keptLog/1015)-1 || all[0] != lines-len(all) {
+	if len(all) < int(console.KeptSize/1015)-1 || all[0] != lines-len(all) {
 		w.t.Errorf("%d lines are left of %d, the first are %v", len(all), lines, all[:min(3, len(all))])
-	}
-}
-
-// TestAFollowerOfAQuietConsoleLosesNothing: as long as it keeps up, a cut is
-// nothing that it could notice, on file systems of both kinds.
-func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
-	for name, cut := range map[string]func(*os.File, int64) (int64, error){
-		"collapse": cutFront,
-		"move": func(file *os.File, kept int64) (int64, error) {
-			info, err := file.Stat()
-			if err != nil {
-				return 0, err
-			}
-			return moveFront(file, info.Size()-kept)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "console.log")
-			if err := os.WriteFile(path, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			logs, err := watchLogs()
-			if err == nil {
-				err = logs.bound(path, nil)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer logs.watch.Close()
-			f, err := follow(t.Context(), logs, path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			for from, round := 0, 0; round < 5; round++ {
-				to := flood(t, path, from, 200*banger.KiB)
-				if got := numbers(t, f, to-1); len(got) != to-from || got[0] != from {
-					t.Fatalf("round %d: %d lines from %d, want %d from %d", round, len(got), got[0], to-from, from)
-				}
-				from = to
-				log := logs.logs[path]
-				log.mu.Lock()
-				file, err := os.OpenFile(path, os.O_RDWR, 0)
-				if err != nil {
-					t.Fatal(err)
-				}
-				n, err := cut(file, 50<<10)
-				log.cut += n
-				log.mu.Unlock()
-				info, statErr := file.Stat()
-				if err := errors.Join(err, statErr, file.Close()); err != nil || n == 0 || info.Size() > 60<<10 {
-					t.Fatalf("cut %d, %v left: %v", n, info.Size(), err)
-				}
-			}
-		})
 	}
 }
 
@@ -190,69 +135,22 @@ func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 func TestAConsoleThatGrewAloneIsCutAtOnce(t *testing.T) {
 	w := newWorld(t)
 	vm := w.create("otter")
-	w.logs.forget(w.Dirs.VM(vm.ID)) // as when no daemon lives
-	lines := flood(t, vm.Console, 0, 2*mostLog)
+	w.logs.Forget(string(w.Dirs.VM(vm.ID))) // as when no daemon lives
+	lines := flood(t, vm.Console, 0, 2*console.MaxSize)
 	w.again()
 	info, err := os.Stat(vm.Console)
-	if err != nil || banger.Size(info.Size()) > mostLog {
+	if err != nil || banger.Size(info.Size()) > console.MaxSize {
 		t.Errorf("%v, %v", info.Size(), err)
 	}
 	w.gapless(vm, lines)
-	if len(w.logs.logs) != 2 {
-		t.Errorf("%d logs are bounded, want console and VMM log", len(w.logs.logs))
+	if len(w.logs.Paths()) != 2 {
+		t.Errorf("%d logs are bounded, want console and VMM log", len(w.logs.Paths()))
 	}
 	if err := w.DeleteVM(t.Context(), "otter", banger.DeleteVM{Force: true}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.logs.logs) != 0 {
+	if len(w.logs.Paths()) != 0 {
 		t.Error("the logs of a deleted VM are not let go")
-	}
-}
-
-// TestLogsEndTheirWatch: with the daemon, also when nothing is written.
-func TestLogsEndTheirWatch(t *testing.T) {
-	logs, err := watchLogs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	over := make(chan error, 1)
-	go func() {
-		logs.tend(ctx, func(err error) { over <- err })
-		over <- nil
-	}()
-	cancel()
-	if err := <-over; err != nil {
-		t.Error(err)
-	}
-}
-
-// TestTheEndIsReadWhileTheFrontIsCut: a guest's last words are heard then, too.
-func TestTheEndIsReadWhileTheFrontIsCut(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "console.log")
-	text := append(make([]byte, 256<<10), "the end"...)
-	for round := range 50 {
-		if err := os.WriteFile(path, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		file, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cut := make(chan error, 1)
-		go func() {
-			var err error
-			if round%2 == 0 {
-				_, err = cutFront(file, 80<<10)
-			} else {
-				_, err = moveFront(file, 128<<10)
-			}
-			cut <- err
-		}()
-		end, err := tailOf(path, consoleTail)
-		if err := errors.Join(err, <-cut, file.Close()); err != nil || len(end) != consoleTail || string(end[len(end)-7:]) != "the end" {
-			t.Fatalf("round %d: %d bytes, %v", round, len(end), err)
-		}
 	}
 }
 

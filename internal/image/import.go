@@ -82,6 +82,7 @@ type importing struct {
 	kind  compression
 	stage config.ImageDir
 	made  banger.Image
+	note  string
 }
 
 // ImportImage implements banger.ImageService: the image is made whole or not at all.
@@ -95,6 +96,9 @@ func (i *Images) ImportImage(ctx context.Context, spec banger.ImportImage, progr
 		operation.Step{Name: "read the archive", Do: im.open},
 		operation.Step{Name: "write the file system", Do: im.write},
 		operation.Step{Name: "record", Do: im.record})
+	if err == nil {
+		op.Note("record", im.note)
+	}
 	return im.made, err
 }
 
@@ -186,7 +190,11 @@ func (im *importing) write(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	result, err := rootfs.Write(ctx, archive, im.stage.Rootfs(), rootfs.Options{Label: wire.LabelBase, Reset: true})
+	check := func(tree rootfs.Tree) (err error) {
+		im.note, err = checkContent(tree)
+		return err
+	}
+	result, err := rootfs.Write(ctx, archive, im.stage.Rootfs(), rootfs.Options{Label: wire.LabelBase, Reset: true, Check: check})
 	if errors.Is(err, syscall.ENOSPC) {
 		return im.full(err)
 	}

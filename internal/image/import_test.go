@@ -187,6 +187,59 @@ func TestImportIsRefused(t *testing.T) {
 	}
 }
 
+// TestImportOfWhatIsNoRootFileSystem: archives that hold something else are told
+// apart by what they hold, and nothing is left of them.
+func TestImportOfWhatIsNoRootFileSystem(t *testing.T) {
+	i := newImages(t)
+	if err := os.MkdirAll(i.Dirs.Images(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before := i.state(t)
+	for name, c := range map[string]struct {
+		files    []string
+		why, fix string
+	}{
+		"docker save":         {[]string{"blobs/sha256/ab", "index.json", "manifest.json", "oci-layout", "repositories"}, "docker save", "docker export"},
+		"docker save, old":    {[]string{"ab/layer.tar", "ab/json", "ab/VERSION", "cd.json", "manifest.json", "repositories"}, "docker save", "docker export"},
+		"docker save, oldest": {[]string{"ab/layer.tar", "ab/json", "ab/VERSION", "repositories"}, "docker save", "docker export"},
+		"podman save":         {[]string{"ab.tar", "cd.json", "manifest.json"}, "docker save", "docker export"},
+		"OCI layout":          {[]string{"blobs/sha256/ab", "index.json", "oci-layout"}, "OCI image", "docker export"},
+		"OCI, in a directory": {[]string{"box/blobs/sha256/ab", "box/index.json", "box/oci-layout"}, "OCI image", "docker export"},
+		"in a directory":      {[]string{"box/bin/sh", "box/etc/issue"}, `directory of the archive, "box"`, "tar -C"},
+		"a disk":              {[]string{"disk.img"}, "none of /bin, /etc", "docker export"},
+	} {
+		files := map[string]string{}
+		for _, file := range c.files {
+			files[file] = "{}"
+		}
+		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "new", File: archive(t, tree(t, files))}, nil)
+		if banger.KindOf(err) != banger.Invalid || err == nil || !strings.Contains(err.Error(), c.why) || !strings.Contains(banger.FixOf(err), c.fix) {
+			t.Errorf("%s: %v, fix %q", name, err, banger.FixOf(err))
+		}
+	}
+	if after := i.state(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+func TestImportNotesAnImageWithNothingToRun(t *testing.T) {
+	i := newImages(t)
+	for name, c := range map[string]struct {
+		files map[string]string
+		note  string
+	}{
+		"nothing": {map[string]string{"etc/issue": "", "app/server": "elf"}, nothingToRun},
+		"shell":   {map[string]string{"etc/issue": "", "bin/sh": "elf", "manifest.json": "{}"}, ""},
+		"init":    {map[string]string{"sbin/init": "elf"}, ""},
+	} {
+		var notes string
+		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: name, File: archive(t, tree(t, c.files))}, func(s banger.Step) { notes += s.Note })
+		if err != nil || notes != c.note {
+			t.Errorf("%s: %v, note %q", name, err, notes)
+		}
+	}
+}
+
 // TestEveryStepOfAnImportFails: whatever fails, and whoever goes away, nothing
 // is left, and the next try succeeds.
 func TestEveryStepOfAnImportFails(t *testing.T) {

@@ -9,8 +9,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"banger"
 	"banger/internal/durable"
@@ -23,7 +25,24 @@ type Options struct {
 	// Reset takes out what belongs to one machine and not to an image: its
 	// host keys, name and machine id, its logs, caches and run-time state.
 	Reset bool
+
+	// Check, if set, looks at what the archives hold before anything is written.
+	// Its error ends the work.
+	Check func(Tree) error
 }
+
+// Tree is what archives hold.
+type Tree struct{ x *index }
+
+// Has reports whether a path exists. It follows symbolic links in the directories
+// of the path, and not the last name's.
+func (t Tree) Has(path string) bool {
+	n, err := t.x.find(path, path)
+	return err == nil && n != nil
+}
+
+// Top returns the names in the root directory, sorted.
+func (t Tree) Top() []string { return slices.Sorted(maps.Keys(t.x.root.children)) }
 
 // Result describes a finished file system.
 type Result struct {
@@ -59,6 +78,11 @@ func write(ctx context.Context, x *index, from []io.Reader, path string, opts Op
 	defer layers.Close()
 	if err := layers.index(x); err != nil {
 		return Result{}, err
+	}
+	if opts.Check != nil && x.nodes > 0 {
+		if err := opts.Check(Tree{x}); err != nil {
+			return Result{}, err
+		}
 	}
 	if opts.Reset {
 		x.reset()

@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 
 	"banger"
 	"banger/internal/version"
 )
 
-// Client talks to a daemon. It implements the three services, and may be used by several goroutines.
+// Client talks to a daemon. It implements the three services and is safe for
+// concurrent use.
 type Client struct {
 	socket string
 	http   *http.Client
@@ -28,8 +30,8 @@ var (
 	_ banger.HostService  = (*Client)(nil)
 )
 
-// Dial makes a client of the daemon at socket. It is NotFound when nobody
-// listens there, and Conflict when somebody else's program does.
+// Dial returns a client of the daemon at socket. The error is NotFound if no
+// program listens there, and Conflict if another user's program does.
 func Dial(ctx context.Context, socket string) (*Client, error) {
 	conn, err := dialSocket(ctx, socket)
 	if err != nil {
@@ -43,16 +45,16 @@ func Dial(ctx context.Context, socket string) (*Client, error) {
 	return c, nil
 }
 
-// Socket is where the daemon listens.
+// Socket returns the path of the daemon's socket.
 func (c *Client) Socket() string { return c.socket }
 
-// Close lets go of the connections that are not in use.
+// Close closes the idle connections.
 func (c *Client) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
 }
 
-// dialSocket connects to a daemon and sees to it that it is the user's own.
+// dialSocket connects to a daemon and checks that it is the user's own.
 func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 	short, done, err := shorten(socket)
 	if err != nil {
@@ -62,7 +64,7 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", short)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil, &banger.Error{Kind: banger.KindOf(ctx.Err()), What: "talk to the daemon", Why: ctx.Err()}
+			return nil, &banger.Error{What: "talk to the daemon", Why: ctx.Err()}
 		}
 		return nil, noDaemon(socket, err)
 	}
@@ -81,7 +83,7 @@ func noDaemon(socket string, err error) error {
 	return &banger.Error{Kind: banger.NotFound, What: "talk to the daemon", Why: fmt.Errorf("no daemon answers at %s: %w", socket, err), Fix: "any other banger command starts one"}
 }
 
-// request makes a request with the headers of this client.
+// request returns a request with the headers of this client.
 func request(ctx context.Context, method, path string, in any) (*http.Request, error) {
 	var body io.Reader
 	if in != nil {
@@ -99,7 +101,7 @@ func request(ctx context.Context, method, path string, in any) (*http.Request, e
 	return req, nil
 }
 
-// do sends a request and returns an answer that is a success.
+// do sends a request and returns the answer, or the error that the daemon reports.
 func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
 	req, err := request(ctx, method, path, nil)
 	if err != nil {
@@ -116,7 +118,7 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 	return resp, nil
 }
 
-// succeeded turns an answer that is no success into its error.
+// succeeded returns nil if the answer is a success, else the error it carries.
 func succeeded(resp *http.Response) error {
 	theirs := resp.Header.Get(protocolHeader)
 	if theirs == "" {
@@ -135,11 +137,11 @@ func succeeded(resp *http.Response) error {
 	return body.Error.err()
 }
 
-// broken explains a connection that failed: by the caller's own end, or because
-// the daemon went away.
+// broken returns the error for a connection that failed: the end of ctx, or that
+// of the daemon.
 func broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return &banger.Error{Kind: banger.KindOf(ctx.Err()), Why: ctx.Err()}
+		return &banger.Error{Why: ctx.Err()}
 	}
 	if e := (*banger.Error)(nil); errors.As(err, &e) {
 		return e
@@ -150,169 +152,154 @@ func broken(ctx context.Context, err error) error {
 	return &banger.Error{What: "talk to the daemon", Why: err, Fix: "run the command again; bangerd.log in the state directory says more"}
 }
 
-// call makes a request whose answer is JSON.
-func (c *Client) call(ctx context.Context, path string, out any) error {
+// get makes a request whose answer is JSON.
+func get[T any](ctx context.Context, c *Client, route ...string) (T, error) {
+	var answer T
+	path, err := pathOf(route...)
+	if err != nil {
+		return answer, err
+	}
 	resp, err := c.do(ctx, "GET", path)
 	if err != nil {
-		return err
+		return answer, err
 	}
 	defer resp.Body.Close()
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return broken(ctx, err)
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return answer, broken(ctx, err)
 	}
-	return nil
+	return answer, nil
 }
 
-// vmPath is the route of a VM's verb. A ref that a path cannot carry names no VM.
-func vmPath(ref, verb string) (string, error) {
-	if ref == "" || ref == "." || ref == ".." {
-		return "", &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("find VM %q", ref), Why: errors.New("there is no such VM"), Fix: "banger vm list"}
+// post runs an operation and returns its result.
+func post[T any](ctx context.Context, c *Client, options any, p progress, route ...string) (T, error) {
+	var result T
+	path, err := pathOf(route...)
+	if err == nil {
+		err = c.operate(ctx, path, options, p, &result)
 	}
-	path := "/vms/" + url.PathEscape(ref)
-	if verb != "" {
-		path += "/" + verb
+	return result, err
+}
+
+// nouns is how an error calls what the routes with a ref are about.
+var nouns = map[string]string{"vms": "VM", "images": "image"}
+
+// pathOf returns the path of a route, such as "vms", ref, "stop". A ref that a path
+// cannot hold is NotFound.
+func pathOf(route ...string) (string, error) {
+	path := ""
+	for _, part := range route {
+		if part == "" || part == "." || part == ".." {
+			noun := nouns[route[0]]
+			return "", &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("find %s %q", noun, part),
+				Why: errors.New("there is no such " + noun), Fix: "banger " + strings.ToLower(noun) + " list"}
+		}
+		path += "/" + url.PathEscape(part)
 	}
 	return path, nil
 }
 
-// verb runs a VM's long operation.
-func (c *Client) verb(ctx context.Context, ref, verb string, in any, progress banger.Progress) (banger.VM, error) {
-	var vm banger.VM
-	path, err := vmPath(ref, verb)
-	if err == nil {
-		err = c.operate(ctx, path, in, progress, &vm)
-	}
-	return vm, err
-}
-
 // CreateVM implements banger.VMService.
-func (c *Client) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (banger.VM, error) {
-	var vm banger.VM
-	err := c.operate(ctx, "/vms", spec, progress, &vm)
-	return vm, err
+func (c *Client) CreateVM(ctx context.Context, spec banger.CreateVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, spec, p, "vms")
 }
 
 // ListVMs implements banger.VMService.
 func (c *Client) ListVMs(ctx context.Context) ([]banger.VM, error) {
-	var all []banger.VM
-	err := c.call(ctx, "/vms", &all)
-	return all, err
+	return get[[]banger.VM](ctx, c, "vms")
 }
 
 // SummarizeVMs implements banger.VMService.
 func (c *Client) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, error) {
-	var all []banger.VMSummary
-	err := c.call(ctx, "/summaries", &all)
-	return all, err
+	return get[[]banger.VMSummary](ctx, c, "summaries")
 }
 
 // ShowVM implements banger.VMService.
 func (c *Client) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
-	var vm banger.VM
-	path, err := vmPath(ref, "")
-	if err == nil {
-		err = c.call(ctx, path, &vm)
-	}
-	return vm, err
+	return get[banger.VM](ctx, c, "vms", ref)
 }
 
 // StartVM implements banger.VMService.
-func (c *Client) StartVM(ctx context.Context, ref string, opts banger.StartVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "start", opts, progress)
+func (c *Client) StartVM(ctx context.Context, ref string, opts banger.StartVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "start")
 }
 
 // StopVM implements banger.VMService.
-func (c *Client) StopVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "stop", opts, progress)
+func (c *Client) StopVM(ctx context.Context, ref string, opts banger.StopVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "stop")
 }
 
 // RestartVM implements banger.VMService.
-func (c *Client) RestartVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "restart", opts, progress)
+func (c *Client) RestartVM(ctx context.Context, ref string, opts banger.StopVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "restart")
 }
 
 // DeleteVM implements banger.VMService.
-func (c *Client) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, progress banger.Progress) error {
-	_, err := c.verb(ctx, ref, "delete", opts, progress)
+func (c *Client) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, p progress) error {
+	_, err := post[struct{}](ctx, c, opts, p, "vms", ref, "delete")
 	return err
 }
 
 // WaitVM implements banger.VMService.
-func (c *Client) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "wait", opts, progress)
+func (c *Client) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "wait")
 }
 
 // SetVM implements banger.VMService.
-func (c *Client) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "set", opts, progress)
+func (c *Client) SetVM(ctx context.Context, ref string, opts banger.SetVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "set")
 }
 
 // KillVM implements banger.VMService.
-func (c *Client) KillVM(ctx context.Context, ref string, opts banger.KillVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "kill", opts, progress)
+func (c *Client) KillVM(ctx context.Context, ref string, opts banger.KillVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "kill")
 }
 
 // RenameVM implements banger.VMService.
-func (c *Client) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (banger.VM, error) {
-	return c.verb(ctx, ref, "rename", opts, progress)
+func (c *Client) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, p progress) (banger.VM, error) {
+	return post[banger.VM](ctx, c, opts, p, "vms", ref, "rename")
 }
 
 // VMStats implements banger.VMService.
 func (c *Client) VMStats(ctx context.Context, ref string) (banger.VMStats, error) {
-	var stats banger.VMStats
-	path, err := vmPath(ref, "stats")
-	if err == nil {
-		err = c.call(ctx, path, &stats)
-	}
-	return stats, err
+	return get[banger.VMStats](ctx, c, "vms", ref, "stats")
+}
+
+// ListImages implements banger.ImageService.
+func (c *Client) ListImages(ctx context.Context) ([]banger.Image, error) {
+	return get[[]banger.Image](ctx, c, "images")
+}
+
+// ImportImage implements banger.ImageService.
+func (c *Client) ImportImage(ctx context.Context, spec banger.ImportImage, p progress) (banger.Image, error) {
+	return post[banger.Image](ctx, c, spec, p, "images")
+}
+
+// DeleteImage implements banger.ImageService.
+func (c *Client) DeleteImage(ctx context.Context, ref string, p progress) error {
+	_, err := post[struct{}](ctx, c, nil, p, "images", ref, "delete")
+	return err
+}
+
+// ListKernels implements banger.ImageService.
+func (c *Client) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
+	return get[[]banger.Kernel](ctx, c, "kernels")
 }
 
 // Daemon implements banger.HostService.
 func (c *Client) Daemon(ctx context.Context) (banger.Daemon, error) {
-	var d banger.Daemon
-	err := c.call(ctx, "/daemon", &d)
-	return d, err
+	return get[banger.Daemon](ctx, c, "daemon")
 }
 
-// StopDaemon implements banger.HostService. It returns when the daemon is gone.
+// StopDaemon implements banger.HostService. It returns once the daemon has ended.
 func (c *Client) StopDaemon(ctx context.Context) error {
 	resp, err := c.do(ctx, "POST", "/daemon/stop")
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	// The daemon keeps this connection until it ends, however it ends.
+	// The daemon keeps this connection open until it ends, however it ends.
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil && ctx.Err() != nil {
 		return broken(ctx, err)
 	}
 	return nil
-}
-
-// ListImages implements banger.HostService.
-func (c *Client) ListImages(ctx context.Context) ([]banger.Image, error) {
-	var all []banger.Image
-	err := c.call(ctx, "/images", &all)
-	return all, err
-}
-
-// ImportImage implements banger.HostService.
-func (c *Client) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (banger.Image, error) {
-	var image banger.Image
-	err := c.operate(ctx, "/images", spec, progress, &image)
-	return image, err
-}
-
-// DeleteImage implements banger.HostService.
-func (c *Client) DeleteImage(ctx context.Context, ref string, progress banger.Progress) error {
-	if ref == "" || ref == "." || ref == ".." {
-		return &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("find image %q", ref), Why: errors.New("there is no such image"), Fix: "banger image list"}
-	}
-	return c.operate(ctx, "/images/"+url.PathEscape(ref)+"/delete", nil, progress, new(struct{}))
-}
-
-// ListKernels implements banger.HostService.
-func (c *Client) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
-	var all []banger.Kernel
-	err := c.call(ctx, "/kernels", &all)
-	return all, err
 }

@@ -22,7 +22,7 @@ const passHeader = "Banger-Pass"
 // DialVM implements banger.VMService. The returned stream outlives ctx, and the
 // daemon where the VMM has a socket for each stream.
 func (c *Client) DialVM(ctx context.Context, ref string, port int) (net.Conn, error) {
-	path, err := vmPath(ref, "dial")
+	path, err := pathOf("vms", ref, "dial")
 	if err != nil {
 		return nil, err
 	}

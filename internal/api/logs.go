@@ -56,7 +56,7 @@ func (f flusher) Write(p []byte) (int, error) {
 
 // VMLogs implements banger.VMService.
 func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
-	path, err := vmPath(ref, "logs")
+	path, err := pathOf("vms", ref, "logs")
 	if err != nil {
 		return nil, err
 	}

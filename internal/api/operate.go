@@ -14,13 +14,13 @@ import (
 	"banger"
 )
 
-// undoWait bounds how long the client of a cancelled operation waits for the
-// daemon to have undone it. The daemon goes on without it.
+// undoWait bounds how long the client of a cancelled operation waits until the
+// daemon has undone it. The daemon continues without the client.
 const undoWait = 60 * time.Second
 
-// operate runs a long operation on a connection of its own. When ctx ends it
-// closes its half of the connection, which cancels the operation, and reads on:
-// it returns once the daemon has undone what was begun.
+// operate runs an operation on a connection of its own. When ctx ends, it closes
+// its half of the connection, which cancels the operation, and still reads the
+// answer: it returns once the daemon has undone what was begun.
 func (c *Client) operate(ctx context.Context, path string, in any, progress banger.Progress, out any) error {
 	return c.operateFor(ctx, undoWait, path, in, progress, out)
 }
@@ -70,8 +70,8 @@ func outcome(resp *http.Response, progress banger.Progress, out any) error {
 	}
 }
 
-// ended explains how an operation failed: as the daemon does, or by the end of
-// the caller or of the connection.
+// ended returns why an operation failed: what the daemon reports, or the end of
+// ctx or of the connection.
 func ended(ctx context.Context, err error) error {
 	said := (*banger.Error)(nil)
 	timeout := net.Error(nil)
@@ -80,14 +80,13 @@ func ended(ctx context.Context, err error) error {
 		return nil
 	case errors.As(err, &said):
 		if said.Kind == banger.Canceled && ctx.Err() != nil {
-			said.Kind = banger.KindOf(ctx.Err()) // our own end, which may have been a deadline
+			said.Kind = banger.KindOf(ctx.Err()) // the daemon cannot tell a deadline of ours
 		}
 		return said
 	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():
-		return &banger.Error{Kind: banger.KindOf(ctx.Err()), Fix: "banger vm list",
-			Why: fmt.Errorf("the daemon is still undoing what was begun: %w", ctx.Err())}
+		return &banger.Error{Fix: "banger vm list", Why: fmt.Errorf("the daemon is still undoing what was begun: %w", ctx.Err())}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err = errCut
+		err = errors.New("the daemon went away before it answered")
 	}
 	return broken(ctx, err)
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,20 +11,40 @@ import (
 	"banger"
 )
 
-// answer serves a short request.
-func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
+// answer returns a handler that answers with the result of get.
+func answer[T any](get func(context.Context) (T, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		result, err := f(r)
-		if err != nil {
-			refuse(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(result)
+		result, err := get(r.Context())
+		reply(w, result, err)
 	}
 }
 
-// refuse answers with err and the status of its kind.
+// answerRef is answer for a method that takes a ref.
+func answerRef[T any](get func(context.Context, string) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		result, err := get(r.Context(), r.PathValue("ref"))
+		reply(w, result, err)
+	}
+}
+
+// list is answer for a method that lists things. An empty list is [], not null.
+func list[T any](get func(context.Context) ([]T, error)) http.HandlerFunc {
+	return answer(func(ctx context.Context) ([]T, error) {
+		all, err := get(ctx)
+		return append([]T{}, all...), err
+	})
+}
+
+func reply(w http.ResponseWriter, result any, err error) {
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(result)
+}
+
+// refuse answers with err and the HTTP status of its kind.
 func refuse(w http.ResponseWriter, err error) {
 	e := toWire(err)
 	w.Header().Set("Content-Type", "application/json")
@@ -33,8 +52,8 @@ func refuse(w http.ResponseWriter, err error) {
 	json.NewEncoder(w).Encode(line{Error: e})
 }
 
-// operation serves a long request, whose options are the body's JSON: it
-// answers with a stream of the operation's steps and its result.
+// operation returns a handler that answers with a stream of the operation's
+// steps, and then its result. The options are the request's body.
 func operation[T, R any](run func(ctx context.Context, ref string, opts T, progress banger.Progress) (R, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		opts, err := decode[T](w, r)
@@ -43,14 +62,33 @@ func operation[T, R any](run func(ctx context.Context, ref string, opts T, progr
 			return
 		}
 		steps := &steps{w: w}
-		result, err := run(r.Context(), r.PathValue("ref"), opts, func(s banger.Step) { steps.send(line{Event: &s}) })
+		result, err := run(r.Context(), r.PathValue("ref"), opts, steps.send)
 		steps.end(result, err)
 	}
 }
 
-// decode reads the options of a request. Unknown fields are those of a newer
-// client and ignored. It reads the body to its end: only then does net/http
-// notice that the client goes away.
+type progress = banger.Progress
+
+// withoutRef adapts a method that creates something, and so takes no ref.
+func withoutRef[T, R any](f func(context.Context, T, progress) (R, error)) func(context.Context, string, T, progress) (R, error) {
+	return func(ctx context.Context, _ string, spec T, p progress) (R, error) { return f(ctx, spec, p) }
+}
+
+// withoutResult adapts a method that returns only an error.
+func withoutResult[T any](f func(context.Context, string, T, progress) error) func(context.Context, string, T, progress) (struct{}, error) {
+	return func(ctx context.Context, ref string, opts T, p progress) (struct{}, error) {
+		return struct{}{}, f(ctx, ref, opts, p)
+	}
+}
+
+// withoutOptions adapts a method that takes no options and returns only an error.
+func withoutOptions(f func(context.Context, string, progress) error) func(context.Context, string, struct{}, progress) (struct{}, error) {
+	return withoutResult(func(ctx context.Context, ref string, _ struct{}, p progress) error { return f(ctx, ref, p) })
+}
+
+// decode reads the options of a request. It ignores unknown fields, which a newer
+// client may send. It reads the body to its end: only then does net/http notice
+// that the client disconnects.
 func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	var opts T
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
@@ -63,8 +101,8 @@ func decode[T any](w http.ResponseWriter, r *http.Request) (T, error) {
 	return opts, nil
 }
 
-// steps writes the stream of an operation. It begins with the first step: an
-// operation that fails before that answers with a plain error and its status.
+// steps writes the stream of an operation. The stream begins with the first step:
+// an operation that fails before it answers with a plain error and its status.
 type steps struct {
 	mu    sync.Mutex
 	w     http.ResponseWriter
@@ -72,19 +110,12 @@ type steps struct {
 	ended bool
 }
 
-func (e *steps) send(l line) {
+func (e *steps) send(step banger.Step) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended {
-		return
+	if !e.ended {
+		e.write(line{Event: &step})
 	}
-	if !e.begun {
-		e.w.Header().Set("Content-Type", eventStream)
-		e.begun = true
-	}
-	// A client that is gone cancels the request's context; nothing to do here.
-	json.NewEncoder(e.w).Encode(l)
-	http.NewResponseController(e.w).Flush()
 }
 
 func (e *steps) end(result any, err error) {
@@ -93,20 +124,24 @@ func (e *steps) end(result any, err error) {
 		err = fmt.Errorf("encode result: %w", failed)
 	}
 	e.mu.Lock()
-	begun := e.begun
-	e.mu.Unlock()
+	defer e.mu.Unlock()
+	e.ended = true
 	switch {
 	case err == nil:
-		e.send(line{Result: data})
-	case begun:
-		e.send(line{Error: toWire(err)})
+		e.write(line{Result: data})
+	case e.begun:
+		e.write(line{Error: toWire(err)})
 	default:
 		refuse(e.w, err)
 	}
-	e.mu.Lock()
-	e.ended = true
-	e.mu.Unlock()
 }
 
-// errCut is an event stream without an end.
-var errCut = errors.New("the daemon went away before it answered")
+func (e *steps) write(l line) {
+	if !e.begun {
+		e.w.Header().Set("Content-Type", eventStream)
+		e.begun = true
+	}
+	// A write error needs no action: a client that disconnects cancels the request.
+	json.NewEncoder(e.w).Encode(l)
+	http.NewResponseController(e.w).Flush()
+}

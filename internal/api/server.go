@@ -15,10 +15,10 @@ import (
 )
 
 // unwindTime bounds how long a stopping server waits for cancelled operations
-// to undo what they did. What is left is repaired by the next daemon.
+// to undo what they did. The next daemon repairs the rest.
 const unwindTime = 30 * time.Second
 
-// Server serves the services of a daemon. It is an http.Handler too.
+// Server serves the services of a daemon. It is also an http.Handler.
 type Server struct {
 	vms    banger.VMService
 	images banger.ImageService
@@ -27,16 +27,16 @@ type Server struct {
 	mux    *http.ServeMux
 	http   *http.Server
 
-	ctx    context.Context // of every request: ends when the server stops
+	ctx    context.Context // of every request; ends when the server stops
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
-	streams map[net.Conn]bool // upgraded connections, which net/http forgets
+	streams map[net.Conn]bool // upgraded connections, which net/http no longer tracks
 	busy    sync.WaitGroup    // their handlers
-	waiters []net.Conn        // clients that asked the daemon to stop and wait for its end
+	waiters []net.Conn        // clients that asked the daemon to stop and wait until it has
 }
 
-// NewServer returns a server of the three services. It does not listen yet.
+// NewServer returns a server of the three services. Call Serve to listen.
 func NewServer(vms banger.VMService, images banger.ImageService, host banger.HostService, log *slog.Logger) *Server {
 	s := &Server{vms: vms, images: images, host: host, log: log, mux: http.NewServeMux(), streams: map[net.Conn]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -55,22 +55,18 @@ func NewServer(vms banger.VMService, images banger.ImageService, host banger.Hos
 func (s *Server) routes() {
 	vms, images, host := s.vms, s.images, s.host
 	for route, handler := range map[string]http.HandlerFunc{
-		"GET /daemon":               answer(func(r *http.Request) (any, error) { return host.Daemon(r.Context()) }),
-		"POST /daemon/stop":         s.stopDaemon,
-		"GET /events":               s.events,
-		"GET /images":               answer(func(r *http.Request) (any, error) { return some(images.ListImages(r.Context())) }),
+		"GET /daemon":       answer(host.Daemon),
+		"POST /daemon/stop": s.stopDaemon,
+		"GET /events":       s.events,
+
+		"GET /images":               list(images.ListImages),
 		"POST /images":              operation(withoutRef(images.ImportImage)),
 		"POST /images/{ref}/delete": operation(withoutOptions(images.DeleteImage)),
-		"GET /kernels":              answer(func(r *http.Request) (any, error) { return some(images.ListKernels(r.Context())) }),
+		"GET /kernels":              list(images.ListKernels),
 
-		"GET /vms":             answer(func(r *http.Request) (any, error) { return some(vms.ListVMs(r.Context())) }),
-		"GET /summaries":       answer(func(r *http.Request) (any, error) { return some(vms.SummarizeVMs(r.Context())) }),
-		"GET /vms/{ref}":       answer(func(r *http.Request) (any, error) { return vms.ShowVM(r.Context(), r.PathValue("ref")) }),
-		"GET /vms/{ref}/stats": answer(func(r *http.Request) (any, error) { return vms.VMStats(r.Context(), r.PathValue("ref")) }),
-		"GET /vms/{ref}/logs":  s.logs,
-		"POST /vms/{ref}/dial": s.dial,
-
+		"GET /vms":                list(vms.ListVMs),
 		"POST /vms":               operation(withoutRef(vms.CreateVM)),
+		"GET /vms/{ref}":          answerRef(vms.ShowVM),
 		"POST /vms/{ref}/start":   operation(vms.StartVM),
 		"POST /vms/{ref}/stop":    operation(vms.StopVM),
 		"POST /vms/{ref}/restart": operation(vms.RestartVM),
@@ -79,6 +75,10 @@ func (s *Server) routes() {
 		"POST /vms/{ref}/set":     operation(vms.SetVM),
 		"POST /vms/{ref}/kill":    operation(vms.KillVM),
 		"POST /vms/{ref}/rename":  operation(vms.RenameVM),
+		"GET /vms/{ref}/stats":    answerRef(vms.VMStats),
+		"GET /vms/{ref}/logs":     s.logs,
+		"POST /vms/{ref}/dial":    s.dial,
+		"GET /summaries":          list(vms.SummarizeVMs),
 	} {
 		s.mux.HandleFunc(route, handler)
 	}
@@ -88,8 +88,8 @@ func (s *Server) routes() {
 	})
 }
 
-// ServeHTTP implements http.Handler. A client that names no protocol, such as
-// curl, is taken to know what it does.
+// ServeHTTP implements http.Handler. A request without a protocol, such as one
+// by curl, is served.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	mark(w.Header())
 	theirs := r.Header.Get(protocolHeader)
@@ -103,7 +103,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // Serve answers on l until the server or l is closed. It may be called for
-// several listeners, one after the other or at once.
+// several listeners, also at the same time.
 func (s *Server) Serve(l net.Listener) error {
 	err := s.http.Serve(l)
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
@@ -112,8 +112,8 @@ func (s *Server) Serve(l net.Listener) error {
 	return err
 }
 
-// Shutdown cancels every operation, waits until they are unwound, and ends all
-// raw streams. Clients that asked for the end still wait; Release tells them.
+// Shutdown cancels every operation, waits until they are undone, and ends all
+// streams. Clients that asked the daemon to stop still wait: Release tells them.
 func (s *Server) Shutdown() error {
 	s.cancel()
 	s.mu.Lock()
@@ -131,7 +131,7 @@ func (s *Server) Shutdown() error {
 	return err
 }
 
-// Release tells the clients that asked for the daemon's end that it has come.
+// Release tells the clients that asked the daemon to stop that it has stopped.
 // A process that exits need not call it.
 func (s *Server) Release() {
 	s.mu.Lock()
@@ -142,8 +142,8 @@ func (s *Server) Release() {
 	s.waiters = nil
 }
 
-// stopDaemon answers at once and leaves the connection open until the daemon
-// is gone, so that a client can wait for that.
+// stopDaemon answers at once and keeps the connection open until the daemon has
+// stopped, so that the client can wait for that.
 func (s *Server) stopDaemon(w http.ResponseWriter, r *http.Request) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -161,34 +161,5 @@ func (s *Server) stopDaemon(w http.ResponseWriter, r *http.Request) {
 	s.log.Info("asked to stop")
 	if err := s.host.StopDaemon(s.ctx); err != nil {
 		s.log.Error("stop daemon", "err", err)
-	}
-}
-
-// some makes an empty list out of none: [] in JSON, not null.
-func some[T any](list []T, err error) ([]T, error) {
-	if list == nil {
-		list = []T{}
-	}
-	return list, err
-}
-
-type progress = banger.Progress
-
-// withoutRef makes an operation of a method that creates something: there is no ref.
-func withoutRef[T, R any](f func(context.Context, T, progress) (R, error)) func(context.Context, string, T, progress) (R, error) {
-	return func(ctx context.Context, _ string, spec T, p progress) (R, error) { return f(ctx, spec, p) }
-}
-
-// withoutResult makes an operation of a method without a result.
-func withoutResult[T any](f func(context.Context, string, T, progress) error) func(context.Context, string, T, progress) (struct{}, error) {
-	return func(ctx context.Context, ref string, opts T, p progress) (struct{}, error) {
-		return struct{}{}, f(ctx, ref, opts, p)
-	}
-}
-
-// withoutOptions makes an operation of a method without options and without a result.
-func withoutOptions(f func(context.Context, string, progress) error) func(context.Context, string, struct{}, progress) (struct{}, error) {
-	return func(ctx context.Context, ref string, _ struct{}, p progress) (struct{}, error) {
-		return struct{}{}, f(ctx, ref, p)
 	}
 }

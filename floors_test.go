@@ -17,7 +17,7 @@ import (
 // except that a package and the ones below its directory may import each other.
 // docs/ARCHITECTURE.md says what each of them owns.
 var floors = [][]string{
-	0: {".", "internal/version", "internal/durable", "internal/durable/durabletest"},
+	0: {".", "internal/version", "internal/detach", "internal/durable", "internal/durable/durabletest"},
 	1: {"internal/operation", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",

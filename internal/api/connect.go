@@ -15,6 +15,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/detach"
 )
 
 // ConnectOptions say how to come to a daemon. The zero value starts the usual
@@ -22,7 +23,7 @@ import (
 type ConnectOptions struct {
 	NoStart bool     // NotFound when no daemon runs
 	Program string   // the bangerd to start; default: beside this program, else in PATH
-	Env     []string // its environment, which must lead to the same directories; nil: this program's
+	Env     []string // its environment, which must lead to the same directories; nil: what it needs of this program's
 }
 
 // readyFD is the descriptor on which a started daemon reports.
@@ -123,7 +124,9 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 	}
 	defer r.Close()
 	cmd := exec.Command(program, "--ready-fd", strconv.Itoa(readyFD))
-	cmd.Env = opts.Env
+	if cmd.Env = opts.Env; cmd.Env == nil {
+		cmd.Env = detach.Environ(os.Environ())
+	}
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()

@@ -64,7 +64,7 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	defer file.Close()
 	d.log = log
 	if d.ready != nil {
-		err = detach(file)
+		err = leaveShell(file)
 	}
 	if err == nil {
 		err = d.listenAndServe(ctx)
@@ -98,6 +98,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 	if err := d.lock.publish(d.socket.path); err != nil {
 		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
 	}
+	d.tellProblems()
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
 	services, err := d.env.Open(ctx, d.env, d.dirs, d.config, d.log)
 	if err != nil {

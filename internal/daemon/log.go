@@ -11,6 +11,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/detach"
 )
 
 // maxLog is how large the log becomes before it is put aside.
@@ -97,9 +98,22 @@ func (l *logFile) Close() error {
 	return l.file.Close()
 }
 
-// detach leaves the directory the daemon was started in and sends what the
+// tellProblems logs what the daemon has from the shell that started it, and could not
+// reset.
+func (d *daemon) tellProblems() {
+	err := detach.Limits() // in the foreground, Exec has not done it
+	problems, failed := detach.Problems(os.Getpid())
+	if err := errors.Join(err, failed); err != nil {
+		d.log.Warn("resource limits", "err", err)
+	}
+	for _, problem := range problems {
+		d.log.Warn(problem.What, "fix", problem.Fix)
+	}
+}
+
+// leaveShell leaves the directory the daemon was started in and sends what the
 // runtime itself says, a panic, to the log: nobody reads stderr.
-func detach(log *logFile) error {
+func leaveShell(log *logFile) error {
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("detach: %w", err)
 	}

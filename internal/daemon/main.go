@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -17,6 +18,7 @@ import (
 	"banger"
 	"banger/internal/api"
 	"banger/internal/config"
+	"banger/internal/detach"
 	"banger/internal/durable"
 	"banger/internal/version"
 	"banger/internal/vmm"
@@ -45,6 +47,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	flags := flag.NewFlagSet("bangerd", flag.ContinueOnError)
 	flags.SetOutput(env.Stderr)
 	ready := flags.Int("ready-fd", 0, "descriptor on which to say once that the daemon serves, or why not")
+	detached := flags.Bool("detached", false, "set by bangerd itself once it is free of the shell that started it")
 	printVersion := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
 		return 2
@@ -52,6 +55,10 @@ func Main(ctx context.Context, env Env, args []string) int {
 	if *printVersion {
 		fmt.Fprintln(env.Stdout, "bangerd", version.Version)
 		return 0
+	}
+	if *ready > 2 && !*detached {
+		fmt.Fprintf(env.Stderr, "bangerd: %v\n", detach.Exec(slices.Insert(slices.Clone(os.Args), 1, "--detached"), os.Environ()))
+		return 1
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

@@ -9,13 +9,15 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/detach"
 )
 
 // Command is a VMM to start.
 type Command struct {
 	Program string // a path
 	Args    []string
-	Env     []string
+	Env     []string   // its whole environment: it has nothing of ours
 	Output  *os.File   // its standard output and errors
 	Inherit []*os.File // its descriptors from 3 on, and it gets no others
 	Account Account    // whom it runs as
@@ -26,7 +28,7 @@ type Command struct {
 func (d *Dir) Start(c Command) (*Process, error) {
 	// What we were given open by whoever started us stays with us.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	if err := allowFiles(); err != nil {
+	if err := detach.Limits(); err != nil {
 		return nil, err
 	}
 	null, err := os.Open(os.DevNull)
@@ -36,7 +38,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 	defer null.Close()
 	attr := &os.ProcAttr{
 		// By descriptor: what leads to the directory need not be open to the account.
-		Dir: d.Path("."), Env: c.Env, Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
+		Dir: d.Path("."), Env: append([]string{}, c.Env...), Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.Account.credential()},
 	}
 	path := c.Program
@@ -95,19 +97,6 @@ func mostFiles() uint64 {
 		return OpenFiles // whoever sets it will tell
 	}
 	return limit.Max
-}
-
-// allowFiles raises the bound of open files, ours and with it that of every
-// child: root need not be allowed to raise another user's. Go would give a child
-// the bound that we were started with, unless it has been set.
-func allowFiles() error {
-	var limit syscall.Rlimit
-	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
-	if err == nil {
-		limit.Cur = max(limit.Cur, min(OpenFiles, limit.Max))
-		err = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
-	}
-	return os.NewSyscallError("setrlimit", err)
 }
 
 // End ends a process, waits for it and lets go of it.

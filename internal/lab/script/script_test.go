@@ -24,7 +24,7 @@ import (
 )
 
 // faultsEnv names what goes wrong with the VMs of a script's daemon.
-const faultsEnv = "FAKE_FAULTS"
+const faultsEnv = "BANGER_FAKE_FAULTS"
 
 // TestMain lets the test binary be banger, bangerd, and the VMM.
 func TestMain(m *testing.M) {
@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setUp, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema,
+			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "free": free,
 		},
 	})
 }

@@ -97,7 +97,7 @@ func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Pro
 		Program: p.path,
 		Args: []string{"--api-sock", apiSocket, "--id", string(spec.ID),
 			"--log-path", spec.Log, "--level", "Info", "--module", "vmm"},
-		Env: []string{}, Output: console, Inherit: []*os.File{spec.Lock}, Account: account,
+		Output: console, Inherit: []*os.File{spec.Lock}, Account: account,
 	})
 	if err != nil {
 		return nil, explainFork(err, p)

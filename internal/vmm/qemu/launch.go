@@ -82,7 +82,7 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 	if !accel.kvm {
 		khz = measureKHz()
 	}
-	proc, err := dir.Start(vmm.Command{Program: p.path, Args: args(spec, accel, khz, p), Env: os.Environ(),
+	proc, err := dir.Start(vmm.Command{Program: p.path, Args: args(spec, accel, khz, p),
 		Output: log, Inherit: append(slices.Clone(inherited), spec.Lock), Account: account})
 	return proc, info.Size(), err
 }

@@ -140,7 +140,7 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 	}
 	return dir.Start(vmm.Command{
 		Program: self,
-		Env:     append(os.Environ(), ordersEnv+"="+string(env), "GORACE=atexit_sleep_ms=0"), // a VMM does not dawdle at its end
+		Env:     []string{ordersEnv + "=" + string(env), "GORACE=atexit_sleep_ms=0"}, // a VMM does not dawdle at its end
 		Output:  log, Inherit: []*os.File{socket, spec.Lock},
 	})
 }

@@ -55,6 +55,11 @@ func Limits() error {
 		}
 		before := limit.Cur
 		switch resource {
+		case unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS: // a shell sets both at once
+			if syscall.Setrlimit(resource, &syscall.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}) == nil {
+				continue // only root may raise a hard limit
+			}
+			limit.Cur = limit.Max
 		case unix.RLIMIT_CORE:
 			limit.Cur = 0
 		case unix.RLIMIT_STACK:

@@ -34,8 +34,8 @@ func flood(t *testing.T, path string, from int, size banger.Size) int {
 	return from
 }
 
-// numbers reads the numbers of the lines of a log until last; a line whose front
-// was cut off has none.
+// numbers returns the numbers of a log's lines, up to last. A line whose front was
+// cut off has no number.
 func numbers(t *testing.T, log io.Reader, last int) []int {
 	t.Helper()
 	var all []int
@@ -58,10 +58,10 @@ func numbers(t *testing.T, log io.Reader, last int) []int {
 	}
 }
 
-// TestAFloodedConsoleStaysBounded: whatever a guest writes, its console is
-// bounded and has the end; who follows it gets every line that was not cut
-// before it was read, once and in order; and the last words are heard. Where
-// the file system can cut a front by itself, nothing is lost by that.
+// TestAFloodedConsoleStaysBounded checks that a flooded console stays small and
+// keeps its end, and that the last words are found. A follower gets the lines
+// that were not cut before it read them, once and in order. Where the file
+// system can remove blocks, a cut loses no line of the end.
 func TestAFloodedConsoleStaysBounded(t *testing.T) {
 	t.Setenv("TMPDIR", onDisk) // tmpfs cannot
 	w := newWorld(t)
@@ -103,7 +103,8 @@ func TestAFloodedConsoleStaysBounded(t *testing.T) {
 	}
 }
 
-// collapses says whether the file system of temporary files can cut the front of one.
+// collapses reports whether the file system of temporary files can remove blocks
+// at the front of a file.
 func collapses(t *testing.T) bool {
 	t.Helper()
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -117,7 +118,7 @@ func collapses(t *testing.T) bool {
 	return unix.Fallocate(int(file.Fd()), unix.FALLOC_FL_COLLAPSE_RANGE, 0, 512<<10) == nil
 }
 
-// gapless: what is left of a cut log is its end, without a gap.
+// gapless fails the test unless a cut log holds the last lines without a gap.
 func (w *world) gapless(vm banger.VM, lines int) {
 	w.t.Helper()
 	log, err := w.VMLogs(w.t.Context(), vm.Name, banger.VMLogs{})
@@ -131,7 +132,8 @@ func (w *world) gapless(vm banger.VM, lines int) {
 	}
 }
 
-// TestAConsoleThatGrewAloneIsCutAtOnce: by the next daemon, which then tends it.
+// TestAConsoleThatGrewAloneIsCutAtOnce checks that a daemon cuts, and then keeps
+// bounded, a console that grew while no daemon ran.
 func TestAConsoleThatGrewAloneIsCutAtOnce(t *testing.T) {
 	w := newWorld(t)
 	vm := w.create("otter")
@@ -154,8 +156,8 @@ func TestAConsoleThatGrewAloneIsCutAtOnce(t *testing.T) {
 	}
 }
 
-// TestLogsFollowAcrossARestart: all of the boot before it, its last words too, and
-// then the next one, until the VM is deleted.
+// TestLogsFollowAcrossARestart checks that a follower gets all of each boot, the
+// last words included, then the next boot, until the VM is deleted.
 func TestLogsFollowAcrossARestart(t *testing.T) {
 	w := newWorld(t)
 	w.create("otter")

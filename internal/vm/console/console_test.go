@@ -67,7 +67,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// lines are about 200 KiB that no other round has.
+// lines returns about 200 KiB that are unique to a round.
 func lines(round int) []byte {
 	var text bytes.Buffer
 	for n := range 200 {
@@ -89,7 +89,7 @@ func add(t *testing.T, path string, round int) {
 	}
 }
 
-// expect reads exactly the lines of a round.
+// expect fails the test unless the log continues with the lines of a round.
 func expect(t *testing.T, log io.Reader, round int) {
 	t.Helper()
 	want := lines(round)
@@ -99,8 +99,8 @@ func expect(t *testing.T, log io.Reader, round int) {
 	}
 }
 
-// TestAFollowerOfAQuietConsoleLosesNothing: as long as it keeps up, a cut is
-// nothing that it could notice, on file systems of both kinds.
+// TestAFollowerOfAQuietConsoleLosesNothing checks that a follower that keeps up
+// does not notice cuts, on file systems that can remove blocks and on others.
 func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 	for name, cut := range map[string]func(*os.File, int64) (int64, error){
 		"collapse": cutFront,
@@ -151,7 +151,8 @@ func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 	}
 }
 
-// TestLogsEndTheirWatch: with the daemon, also when nothing is written.
+// TestLogsEndTheirWatch checks that Run ends with its context, even if nothing is
+// written.
 func TestLogsEndTheirWatch(t *testing.T) {
 	logs, err := NewLogs()
 	if err != nil {
@@ -169,7 +170,8 @@ func TestLogsEndTheirWatch(t *testing.T) {
 	}
 }
 
-// TestTheEndIsReadWhileTheFrontIsCut: a guest's last words are heard then, too.
+// TestTheEndIsReadWhileTheFrontIsCut checks that Tail returns the end of a log
+// while it is cut.
 func TestTheEndIsReadWhileTheFrontIsCut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "console.log")
 	text := append(make([]byte, 256<<10), "the end"...)

@@ -11,9 +11,9 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// FuzzLastWords is a guest that writes anything to its console: a bye and a
-// failure count only with the boot's nonce, and what is shown to a person
-// cannot drive their terminal.
+// FuzzLastWords plays a guest that writes anything to its console. A bye or a
+// failure must count only with the boot's nonce, and no text may control the
+// terminal that shows it.
 func FuzzLastWords(f *testing.F) {
 	const nonce = "0123456789abcdef0123456789abcdef"
 	f.Add([]byte("banger-bye " + nonce + " poweroff\r\n"))

@@ -13,18 +13,22 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"banger"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/texts.golden and the generated parts of docs/*.md")
 
 // generated matches a part of a document that TestReference writes. Its first line
-// names what is in it: fields DIR TYPE, values DIR TYPE, objects, bodies or routes.
+// names what is in it: fields DIR TYPE, values DIR TYPE, objects, bodies, routes or
+// transitions.
 var generated = regexp.MustCompile(`(?s)(<!-- generated: ([^\n]*) -->\n)(.*?)(<!-- end -->)`)
 
-// TestReference compares the API routes and the JSON fields in the documents with the code.
+// TestReference compares the API routes, the JSON fields and the states of a VM in the
+// documents with the code.
 func TestReference(t *testing.T) {
 	code := reference{t: t, root: parseDir(t, "."), api: parseDir(t, "internal/api")}
-	for _, path := range []string{"docs/json.md", "docs/api.md"} {
+	for _, path := range []string{"docs/json.md", "docs/api.md", "docs/internals.md"} {
 		old, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -65,6 +69,8 @@ func (r reference) part(words []string) string {
 		return r.values(parseDir(r.t, words[1]), words[2])
 	case "routes":
 		return r.routesTable()
+	case "transitions":
+		return transitions()
 	case "bodies":
 		return r.sections(func(m method) string { return m.body })
 	case "objects":
@@ -72,6 +78,36 @@ func (r reference) part(words []string) string {
 	}
 	r.t.Fatalf("there is no generated part %q", words)
 	return ""
+}
+
+// transitions lists the verbs that a VM takes in each state.
+func transitions() string {
+	text := "| state | verb and next state |\n|---|---|\n"
+	for _, state := range append([]banger.State{banger.Gone}, banger.States...) {
+		next := map[string][]string{}
+		var order []string
+		for _, t := range banger.Transitions {
+			to := cmp.Or(string(t.To), "gone")
+			if t.Wait {
+				to = "waits for the end"
+			}
+			if t.From != state {
+				continue
+			}
+			if t.To == t.From {
+				to = "stays"
+			}
+			if next[to] == nil {
+				order = append(order, to)
+			}
+			next[to] = append(next[to], string(t.Verb))
+		}
+		for i, to := range order {
+			order[i] = strings.Join(next[to], ", ") + " → " + to
+		}
+		text += fmt.Sprintf("| %s | %s |\n", cmp.Or(string(state), "gone"), strings.Join(order, "; "))
+	}
+	return text
 }
 
 // sections describes every struct that the routes use in one direction.

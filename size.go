@@ -23,9 +23,10 @@ var units = []struct {
 	size   Size
 }{{"T", TiB}, {"G", GiB}, {"M", MiB}, {"K", KiB}}
 
-// ParseSize reads "16G", "16GiB", "512m" or a bare number, which counts in
-// bare. Fractions ("1.5G") are accepted as long as they are whole bytes.
-// Negative, zero and overflowing sizes are Invalid errors.
+// ParseSize reads "16G", "16GiB", "512m" or a bare number, which counts in bare.
+// A fraction that is not a whole number of bytes, such as "1.4G", is rounded: to
+// MiB when it counts in T or G, to KiB when it counts in M. Negative, zero and
+// overflowing sizes are Invalid errors.
 func ParseSize(s string, bare Size) (Size, error) {
 	fail := func() (Size, error) {
 		return 0, Invalidf("write a size such as 512M, 16G or 1.5T", "%q is not a size", s)
@@ -55,7 +56,11 @@ func scaled(text string, unit Size, fail func() (Size, error)) (Size, error) {
 	}
 	f, err := strconv.ParseFloat(text, 64)
 	bytes := f * float64(unit)
-	if err != nil || bytes <= 0 || bytes >= 1<<62 || bytes != math.Trunc(bytes) {
+	if bytes != math.Trunc(bytes) {
+		step := float64(max(min(unit/KiB, MiB), 1))
+		bytes = math.Round(bytes/step) * step
+	}
+	if err != nil || bytes <= 0 || bytes >= 1<<62 {
 		return fail()
 	}
 	return Size(bytes), nil

@@ -22,6 +22,11 @@ func TestParseSize(t *testing.T) {
 		{"2048", banger.MiB, 2 * banger.GiB},
 		{"1.5T", banger.MiB, 1536 * banger.GiB},
 		{"1.5", banger.GiB, 1536 * banger.MiB},
+		{"1.4G", banger.MiB, 1434 * banger.MiB},
+		{"1.4", banger.GiB, 1434 * banger.MiB},
+		{"1.4T", banger.MiB, 1468006 * banger.MiB},
+		{"1.4M", banger.GiB, 1434 * banger.KiB},
+		{"0.3K", banger.GiB, 307},
 		{"1", 1, 1},
 		{"9223372036854775807", 1, math.MaxInt64},
 		{"8388607T", 1, 8388607 * banger.TiB},
@@ -32,7 +37,7 @@ func TestParseSize(t *testing.T) {
 	}
 	for _, text := range []string{
 		"", " ", "G", "0", "0G", "-1G", "+1G", "1e3", "0x10", "1_000", "1,5G", "1.5.5G", ".", "1 2G", "1GG", "1P", "16 Go", "512B",
-		"NaN", "Inf", "0.3K", "8388608T", "9223372036854775808", "99999999999999999999999G", "1.0e400T",
+		"NaN", "Inf", "0.0001K", "0.0001G", "8388608T", "9223372036854775808", "99999999999999999999999G", "1.0e400T",
 	} {
 		got, err := banger.ParseSize(text, banger.MiB)
 		if banger.KindOf(err) != banger.Invalid || banger.FixOf(err) == "" || got != 0 {

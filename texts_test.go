@@ -57,7 +57,7 @@ func help(t *testing.T, command string) string {
 	t.Helper()
 	words := strings.Fields(command)
 	var out bytes.Buffer
-	std := cli.Std{In: strings.NewReader(""), Out: &out, Err: &out, Getenv: func(string) string { return "" }}
+	std := cli.Std{In: strings.NewReader(""), Out: &out, Err: &out, Getenv: func(key string) string { return map[string]string{"HOME": "/nonexistent"}[key] }}
 	if code := cli.Main(context.Background(), std, append(words[1:], "--help")); code != 0 {
 		t.Fatalf("%s --help: exit code %d\n%s", command, code, out.String())
 	}

@@ -18,6 +18,7 @@ import (
 
 	"banger"
 	"banger/internal/build"
+	"banger/internal/cli"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 )
@@ -25,9 +26,6 @@ import (
 const usage = `usage: banger-bundle build   [--dir DIR] [--packages FILE] [--pins FILE] [--only kernel|image|firecracker] [--mirror URL] [--force] [--verify]
        banger-bundle package [--dir DIR] [--out FILE]
 `
-
-// exits are the exit codes of the kinds of errors that have their own.
-var exits = map[banger.Kind]int{banger.Invalid: 2, banger.Conflict: 4, banger.Unready: 5, banger.Canceled: 130}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -39,27 +37,24 @@ func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) 
 	commands := map[string]func(context.Context, []string, *os.File, io.Writer) error{"build": runBuild, "package": runPackage}
 	if len(args) == 0 || commands[args[0]] == nil {
 		io.WriteString(stderr, usage)
-		return exits[banger.Invalid]
+		return cli.ExitCode(errUsage)
 	}
 	err := commands[args[0]](ctx, args[1:], stdout, stderr)
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.Is(err, errUsage):
-		return exits[banger.Invalid]
+		return cli.ExitCode(errUsage)
 	}
 	fmt.Fprintf(stderr, "banger-bundle: %v\n", err)
 	if fix := banger.FixOf(err); fix != "" {
 		fmt.Fprintf(stderr, "fix: %s\n", fix)
 	}
-	if code, ok := exits[banger.KindOf(err)]; ok {
-		return code
-	}
-	return 1
+	return cli.ExitCode(err)
 }
 
-// errUsage is an error that the flag package has told already.
-var errUsage = errors.New("usage")
+// errUsage is an error of the command line, which was printed already.
+var errUsage = &banger.Error{Kind: banger.Invalid, What: "usage"}
 
 func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 	flags.SetOutput(stderr)

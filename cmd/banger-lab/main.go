@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/cli"
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/lab/host"
@@ -28,8 +29,8 @@ const usage = `usage: banger-lab build
        banger-lab test [--short] [--suite driver|qemu|machines] [--run REGEX]
 `
 
-// exits are the exit codes of the kinds of errors that have their own.
-var exits = map[banger.Kind]int{banger.Invalid: 2, banger.Conflict: 4, banger.Unready: 5, banger.Canceled: 130}
+// errUsage is an error of the command line, which is told by the usage.
+var errUsage = &banger.Error{Kind: banger.Invalid, What: "usage"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -49,7 +50,7 @@ func run(ctx context.Context, args []string) int {
 	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "bench": runBench, "test": runTest}
 	if len(args) == 0 || commands[args[0]] == nil {
 		io.WriteString(os.Stderr, usage)
-		return exits[banger.Invalid]
+		return cli.ExitCode(errUsage)
 	}
 	var c choice
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
@@ -59,7 +60,7 @@ func run(ctx context.Context, args []string) int {
 	flags.StringVar(&c.suite, "suite", "", "one suite only")
 	flags.StringVar(&c.tests, "run", "", "these tests or benchmarks only")
 	if err := flags.Parse(args[1:]); err != nil {
-		return exits[banger.Invalid]
+		return cli.ExitCode(errUsage)
 	}
 	err := inLab(ctx, func(l *host.Lab) error { return commands[args[0]](ctx, l, c) })
 	if ctx.Err() != nil {
@@ -72,7 +73,7 @@ func run(ctx context.Context, args []string) int {
 	if fix := banger.FixOf(err); fix != "" {
 		fmt.Fprintf(os.Stderr, "fix: %s\n", fix)
 	}
-	return cmp.Or(exits[banger.KindOf(err)], 1)
+	return cli.ExitCode(err)
 }
 
 func inLab(ctx context.Context, do func(*host.Lab) error) (err error) {

@@ -10,24 +10,24 @@ import (
 	"banger"
 )
 
-// kindOfVMs is what --all stands for in a command.
+// kindOfVMs is the VMs that --all stands for in a command.
 type kindOfVMs struct {
-	text, none string
+	text, none string // of the flag, and what to print when there are none
 	has        func(banger.VMSummary) bool
 }
 
 var (
-	everyVM    = kindOfVMs{"every VM", "there is no VM", func(banger.VMSummary) bool { return true }}
-	runningVMs = kindOfVMs{"every VM that runs", "no VM runs", func(vm banger.VMSummary) bool { return vm.State != banger.Stopped }}
+	everyVM    = kindOfVMs{"all VMs", "there are no VMs", func(banger.VMSummary) bool { return true }}
+	runningVMs = kindOfVMs{"all running VMs", "no VMs are running", func(vm banger.VMSummary) bool { return vm.State != banger.Stopped }}
 )
 
-// selection is which VMs a command is about: named ones, or all of a kind.
+// selection is the VMs a command works on: named ones, or all of a kind.
 type selection struct {
 	kindOfVMs
 	all bool
 }
 
-// selectVMs makes cmd, whose Use is still its verb, take several names or --all.
+// selectVMs makes cmd take several names or --all. Its Use is only a verb before.
 func (a *app) selectVMs(cmd *cobra.Command, kind kindOfVMs) *selection {
 	s := &selection{kindOfVMs: kind}
 	cmd.Use += " NAME...|--all"
@@ -38,7 +38,7 @@ func (a *app) selectVMs(cmd *cobra.Command, kind kindOfVMs) *selection {
 		}
 		return a.vmNames(cmd, args, word)
 	}
-	cmd.Flags().BoolVar(&s.all, "all", false, kind.text+" instead of names")
+	cmd.Flags().BoolVar(&s.all, "all", false, kind.text+", instead of names")
 	return s
 }
 
@@ -46,15 +46,15 @@ func (s *selection) check(cmd *cobra.Command, names []string) error {
 	path := cmd.CommandPath()
 	switch {
 	case s.all && len(names) > 0:
-		return banger.Invalidf(path+" --all, or "+path+" with names", "--all and names cannot be given together")
+		return banger.Invalidf("leave out the names or --all", "--all and names exclude each other")
 	case !s.all && len(names) == 0:
-		return banger.Invalidf(path+" with names, or "+path+" --all", "no VM is named")
+		return banger.Invalidf(path+" NAME, or "+path+" --all", "which VM?")
 	}
 	return nil
 }
 
-// names are those of the VMs the command is about. When there are none, it has
-// said so.
+// names returns the names of the selected VMs. If --all selects none, it tells
+// the user so.
 func (s *selection) names(ctx context.Context, a *app, svc service, names []string) ([]string, error) {
 	if !s.all {
 		return names, nil
@@ -75,7 +75,7 @@ func (s *selection) names(ctx context.Context, a *app, svc service, names []stri
 	return found, nil
 }
 
-// forSelected is each, for which a VM that vanishes meanwhile is none of --all.
+// forSelected is each, but --all ignores VMs that are deleted meanwhile.
 func forSelected[T any](ctx context.Context, s *selection, names []string, do func(context.Context, string) (T, error)) []result[T] {
 	results := each(ctx, names, do)
 	if s.all {

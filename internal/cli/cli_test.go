@@ -20,20 +20,21 @@ import (
 
 // fakeDaemon keeps VMs in memory and answers as the daemon's client does.
 type fakeDaemon struct {
-	mu      sync.Mutex
-	vms     map[string]banger.VM
-	created int
-	made    banger.VM // what create makes, when set
-	waited  []banger.WaitVM
-	hang    chan struct{} // closed by a create that waits until it is canceled
-	deaf    chan struct{} // set: a canceled create goes on until it is closed
-	running bool
-	logs    string
-	guest   func(banger.VM) (net.Conn, error)
-	looked  func(times int) // by stats
-	works   time.Duration   // grows with each look at a guest
-	looks   int
-	took    []string // what was asked, in words
+	mu         sync.Mutex
+	vms        map[string]banger.VM
+	created    int
+	made       banger.VM // what create makes, when set
+	waited     []banger.WaitVM
+	hang       chan struct{} // closed by a create that waits until it is canceled
+	deaf       chan struct{} // set: a canceled create goes on until it is closed
+	idempotent bool          // a start of a running VM and a stop of a stopped one succeed
+	running    bool
+	logs       string
+	guest      func(banger.VM) (net.Conn, error)
+	looked     func(times int) // by stats
+	works      time.Duration   // grows with each look at a guest
+	looks      int
+	took       []string // what was asked, in words
 
 	hub      *event.Hub
 	kernels  []banger.Kernel
@@ -88,14 +89,22 @@ func (f *fakeDaemon) change(ref, verb string, to banger.State, from ...banger.St
 	return vm, nil
 }
 
+// hangs waits, if hang is set, until an operation is canceled.
+func (f *fakeDaemon) hangs(ctx context.Context, what string) error {
+	if f.hang == nil {
+		return nil
+	}
+	close(f.hang)
+	<-ctx.Done()
+	if f.deaf != nil {
+		<-f.deaf
+	}
+	return &banger.Error{Kind: banger.Canceled, What: what, Why: ctx.Err()}
+}
+
 func (f *fakeDaemon) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Progress) (banger.VM, error) {
-	if f.hang != nil {
-		close(f.hang)
-		<-ctx.Done()
-		if f.deaf != nil {
-			<-f.deaf
-		}
-		return banger.VM{}, &banger.Error{Kind: banger.Canceled, What: "create VM \"" + spec.Name + "\"", Why: ctx.Err()}
+	if err := f.hangs(ctx, "create VM \""+spec.Name+"\""); err != nil {
+		return banger.VM{}, err
 	}
 	p.Send(banger.Step{VM: spec.Name, Step: "boot"})
 	p.Send(banger.Step{VM: spec.Name, Step: "boot", Done: true, Took: 1200 * time.Millisecond})
@@ -148,11 +157,23 @@ func (f *fakeDaemon) ShowVM(_ context.Context, ref string) (banger.VM, error) {
 	return f.find(ref, "show")
 }
 
-func (f *fakeDaemon) StartVM(_ context.Context, ref string, _ banger.StartVM, _ banger.Progress) (banger.VM, error) {
+func (f *fakeDaemon) StartVM(ctx context.Context, ref string, _ banger.StartVM, _ banger.Progress) (banger.VM, error) {
+	if vm := f.vms[ref]; f.idempotent && vm.State == banger.Running {
+		return vm, nil
+	}
+	if err := f.hangs(ctx, "start"); err != nil {
+		return banger.VM{}, err
+	}
 	return f.change(ref, "start", banger.Running, banger.Stopped)
 }
 
-func (f *fakeDaemon) StopVM(_ context.Context, ref string, _ banger.StopVM, _ banger.Progress) (banger.VM, error) {
+func (f *fakeDaemon) StopVM(ctx context.Context, ref string, _ banger.StopVM, _ banger.Progress) (banger.VM, error) {
+	if vm := f.vms[ref]; f.idempotent && vm.State == banger.Stopped {
+		return vm, nil
+	}
+	if err := f.hangs(ctx, "stop"); err != nil {
+		return banger.VM{}, err
+	}
 	return f.change(ref, "stop", banger.Stopped, banger.Running)
 }
 
@@ -160,7 +181,10 @@ func (f *fakeDaemon) RestartVM(_ context.Context, ref string, _ banger.StopVM, _
 	return f.change(ref, "restart", banger.Running)
 }
 
-func (f *fakeDaemon) WaitVM(_ context.Context, ref string, opts banger.WaitVM, _ banger.Progress) (banger.VM, error) {
+func (f *fakeDaemon) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, _ banger.Progress) (banger.VM, error) {
+	if err := f.hangs(ctx, "wait"); err != nil {
+		return banger.VM{}, err
+	}
 	f.waited = append(f.waited, opts)
 	return f.change(ref, "wait for", banger.Running, banger.Running)
 }
@@ -283,6 +307,7 @@ type setup struct {
 	quit    func(code int)
 	stdin   io.Reader // in place of in
 	stdout  io.Writer // in place of what run.out tells
+	config  string    // XDG_CONFIG_HOME
 }
 
 func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
@@ -292,7 +317,7 @@ func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
 	a := &app{
 		std: Std{In: strings.NewReader(s.in), Out: &out, Err: &errOut, InTTY: s.tty, OutTTY: s.tty, ErrTTY: s.tty,
 			Signals: s.signals, Getenv: func(key string) string {
-				return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home}[key]
+				return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home, "XDG_CONFIG_HOME": s.config}[key]
 			}},
 		connect: func(_ context.Context, mode start) (service, error) {
 			if !f.running && mode == noStart {

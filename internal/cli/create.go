@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,37 +32,74 @@ func (f sizeFlag) String() string {
 
 func (f sizeFlag) Type() string { return "size" }
 
+// countFlag is a number of at least 1 on the command line; 0 when it is not given.
+type countFlag struct{ to *int }
+
+func (f countFlag) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return banger.Invalidf("give a number of at least 1", "%q is not a number", text)
+	}
+	if n < 1 {
+		return banger.Invalidf("give a number of at least 1", "must be at least 1")
+	}
+	*f.to = n
+	return nil
+}
+
+func (f countFlag) String() string {
+	if f.to == nil || *f.to == 0 {
+		return ""
+	}
+	return strconv.Itoa(*f.to)
+}
+
+func (f countFlag) Type() string { return "number" }
+
+// addSpec adds the flags that describe a new VM.
 func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	flags := cmd.Flags()
-	flags.StringVar(&spec.Name, "name", "", "name of the VM, a host name (default: one is made up)")
-	flags.StringVar(&spec.Image, "image", "", "image to make it from (default: docker)")
-	flags.IntVar(&spec.VCPUs, "vcpu", 0, "number of virtual CPUs (default: what suits the host)")
-	addSize(flags, &spec.Memory, "memory", banger.MiB, "memory; a bare number is MiB (default: 1G)")
-	addSize(flags, &spec.Disk, "disk-size", banger.GiB, "most that /root can grow to; a bare number is GiB (default: 16G)")
-	addSize(flags, &spec.Overlay, "overlay-size", banger.GiB, "most that changes to / can grow to; a bare number is GiB (default: 8G)")
-	addDriver(cmd, &spec.Driver, " (default: what config.toml says, else auto)")
+	flags.StringVar(&spec.Name, "name", "", "name of the VM, also its host name (default: a made-up name)")
+	flags.StringVar(&spec.Image, "image", "", "image to create the VM from")
+	addResources(flags, &spec.VCPUs, &spec.Memory, &spec.Disk, &spec.Overlay)
+	addDriver(cmd, &spec.Driver)
 	_ = cmd.RegisterFlagCompletionFunc("image", a.imageNames)
 	_ = cmd.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions)
+	help := cmd.HelpFunc()
+	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		a.addDefaults(flags)
+		help(cmd, args)
+	})
 }
 
-func addDriver(cmd *cobra.Command, to *string, more string) {
-	cmd.Flags().StringVar(to, "driver", "", "what runs the VM: firecracker, qemu, or auto for the first that works here"+more)
+// addDefaults adds to the usage of flags what the configuration says. If it cannot be
+// read, the help has no defaults.
+func (a *app) addDefaults(flags *pflag.FlagSet) {
+	c, err := a.config()
+	if err != nil {
+		return
+	}
+	vcpus := "what suits the host"
+	if c.VCPUs > 0 {
+		vcpus = strconv.Itoa(c.VCPUs)
+	}
+	for name, value := range map[string]string{"image": c.DefaultImage, "vcpu": vcpus, "driver": c.Driver,
+		"memory": c.Memory.String(), "disk-size": c.Disk.String(), "overlay-size": c.Overlay.String()} {
+		flags.Lookup(name).Usage += " (default: " + value + ")"
+	}
+}
+
+// addResources adds the flags that create and set have in common.
+func addResources(flags *pflag.FlagSet, vcpus *int, memory, disk, overlay *banger.Size) {
+	flags.Var(countFlag{vcpus}, "vcpu", "number of virtual CPUs")
+	flags.Var(sizeFlag{memory, banger.MiB}, "memory", "memory; a bare number is MiB")
+	flags.Var(sizeFlag{disk, banger.GiB}, "disk-size", "maximum size of /root; a bare number is GiB")
+	flags.Var(sizeFlag{overlay, banger.GiB}, "overlay-size", "maximum size of all changes to / (packages, Docker); a bare number is GiB")
+}
+
+func addDriver(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "driver", "", "what runs the VM: firecracker, qemu, or auto (the first that works on this host)")
 	_ = cmd.RegisterFlagCompletionFunc("driver", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-func addSize(flags *pflag.FlagSet, to *banger.Size, name string, bare banger.Size, usage string) {
-	flags.Var(sizeFlag{to, bare}, name, usage)
-}
-
-// checkSpec refuses at once what the daemon would refuse too.
-func checkSpec(spec banger.CreateVM) error {
-	if spec.VCPUs < 0 {
-		return banger.Invalidf("give --vcpu a number from 1", "%d virtual CPUs are none", spec.VCPUs)
-	}
-	if spec.Name == "" {
-		return nil
-	}
-	return banger.CheckName(spec.Name)
 }
 
 func newCreate(a *app) *cobra.Command {
@@ -69,16 +107,21 @@ func newCreate(a *app) *cobra.Command {
 	var wait waitFlag
 	cmd := &cobra.Command{
 		Use:     "create",
-		Short:   "Make a VM and start it",
-		Long:    "Make a VM and start it. It is there until `banger vm delete`.\nWhen anything fails, nothing is left behind.",
+		Short:   "Create a VM and start it",
+		Long:    "Create a VM and start it. It stays until `banger vm delete`.\nIf anything fails, nothing is left behind.",
 		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --driver firecracker\n  banger vm create --name spare --no-start --json",
-		Args:    cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return banger.Invalidf(cmd.CommandPath()+" --name "+args[0], "the name of the VM is not an argument")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runCreate(cmd.Context(), spec, wait)
 		},
 	}
 	addSpec(a, cmd, &spec)
-	cmd.Flags().BoolVar(&spec.NoStart, "no-start", false, "only make it")
+	cmd.Flags().BoolVar(&spec.NoStart, "no-start", false, "create it without starting it")
 	addWait(cmd, &wait)
 	a.addJSON(cmd)
 	return cmd
@@ -86,15 +129,15 @@ func newCreate(a *app) *cobra.Command {
 
 func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag) error {
 	if spec.NoStart && wait.milestone != "" {
-		return banger.Invalidf("leave one of them out", "--no-start and --wait exclude each other")
+		return banger.Invalidf("leave out --no-start or --wait", "--no-start and --wait exclude each other")
 	}
 	began := time.Now()
 	vm, svc, err := a.create(ctx, spec)
 	if err != nil {
 		return err
 	}
-	p := a.newProgress()
-	vm, err = wait.wait(ctx, svc, vm, p.event)
+	p := a.newProgress(goesOn)
+	vm, err = wait.wait(ctx, svc, vm, p)
 	p.close()
 	if err != nil {
 		return err
@@ -102,44 +145,53 @@ func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag
 	if a.json {
 		return a.printJSON(vm)
 	}
-	a.printState(vm, time.Since(began))
-	verb := "ssh"
-	if vm.State != banger.Running {
-		verb = "start"
+	text, verb := a.stateText(vm, time.Since(began)), "ssh"
+	if spec.NoStart {
+		text, verb = "created, not started", "start"
+	}
+	if err := a.say(vm.Name, text); err != nil {
+		return err
 	}
 	a.hint("banger vm %s %s", verb, vm.Name)
 	return nil
 }
 
 func (a *app) create(ctx context.Context, spec banger.CreateVM) (banger.VM, service, error) {
-	if err := checkSpec(spec); err != nil {
-		return banger.VM{}, nil, err
+	if spec.Name != "" {
+		if err := banger.CheckName(spec.Name); err != nil {
+			return banger.VM{}, nil, err
+		}
 	}
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
 		return banger.VM{}, nil, err
 	}
-	p := a.newProgress()
+	p := a.newProgress(undone)
 	vm, err := svc.CreateVM(ctx, spec, p.event)
 	p.close()
 	return vm, svc, err
 }
 
-// printState prints the line a VM's operation ends with.
-func (a *app) printState(vm banger.VM, took time.Duration) error {
-	_, err := fmt.Fprintf(a.std.Out, "%s: %s%s\n", vm.Name, vm.State, a.after(took))
+// say prints the line with which the operation on a VM, or an image, ends.
+func (a *app) say(name, text string) error {
+	_, err := fmt.Fprintf(a.std.Out, "%s: %s\n", name, text)
 	return err
 }
 
-// after tells a person, and no script, how long it took.
-func (a *app) after(took time.Duration) string {
+// stateText is a VM's state and, on a terminal, the time it took to get there.
+func (a *app) stateText(vm banger.VM, took time.Duration) string {
+	return string(vm.State) + a.took(" after ", took)
+}
+
+// took returns how long an operation took, for a person and not for scripts.
+func (a *app) took(before string, took time.Duration) string {
 	if !a.std.OutTTY {
 		return ""
 	}
-	return " after " + seconds(took)
+	return before + seconds(took)
 }
 
-// hint tells a person what to do next.
+// hint suggests the next command to a person.
 func (a *app) hint(format string, args ...any) {
 	if a.std.ErrTTY && !a.json {
 		fmt.Fprintf(a.std.Err, "next: "+format+"\n", args...)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -12,8 +13,8 @@ import (
 func newDaemon(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "daemon",
-		Short:   "Look at the daemon, or stop it",
-		Long:    "The daemon owns the VMs. It starts by itself, and VMs keep running when it stops.",
+		Short:   "Show or stop the daemon",
+		Long:    "The daemon owns the VMs. It starts when a command needs it, and VMs keep running when it stops.",
 		Example: "  banger daemon status",
 		RunE:    group,
 	}
@@ -25,9 +26,9 @@ func newDaemonStatus(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Print the daemon's pid, socket and log",
-		Long:    "Print the daemon's pid, socket and log. It does not start one: when none runs, the exit code is 3.",
+		Long:    "Print the daemon's pid, socket and log. The exit code is 3 if the daemon is not running; it is not started.",
 		Example: "  banger daemon status\n  banger daemon status --json",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDaemonStatus(cmd.Context()) },
 	}
 	a.addJSON(cmd)
@@ -36,6 +37,9 @@ func newDaemonStatus(a *app) *cobra.Command {
 
 func (a *app) runDaemonStatus(ctx context.Context) error {
 	svc, err := a.connect(ctx, noStart)
+	if banger.KindOf(err) == banger.NotFound {
+		err = &banger.Error{Kind: banger.NotFound, Why: errors.New("the daemon is not running"), Fix: "banger vm list, which starts it"}
+	}
 	if err != nil {
 		return err
 	}
@@ -62,9 +66,9 @@ func newDaemonSocket(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "socket",
 		Short:   "Print the path of the daemon's socket",
-		Long:    "Print the path of the daemon's socket: of the one that runs, else where the next one will listen.",
+		Long:    "Print the path of the socket on which the daemon listens, or would listen if it were running.",
 		Example: "  banger daemon socket",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDaemonSocket(cmd.Context()) },
 	}
 	a.addJSON(cmd)
@@ -96,7 +100,7 @@ func newDaemonStop(a *app) *cobra.Command {
 		Use:     "stop",
 		Short:   "Stop the daemon; VMs keep running",
 		Example: "  banger daemon stop",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDaemonStop(cmd.Context()) },
 	}
 	a.addJSON(cmd)
@@ -105,18 +109,18 @@ func newDaemonStop(a *app) *cobra.Command {
 
 func (a *app) runDaemonStop(ctx context.Context) error {
 	svc, err := a.connect(ctx, noStart)
-	switch {
-	case banger.KindOf(err) == banger.NotFound: // it is stopped already
-	case err != nil:
+	text := "daemon: stopped"
+	if banger.KindOf(err) == banger.NotFound {
+		text, err = "daemon: not running", nil
+	} else if err == nil {
+		err = svc.StopDaemon(ctx)
+	}
+	if err != nil {
 		return err
-	default:
-		if err := svc.StopDaemon(ctx); err != nil {
-			return err
-		}
 	}
 	if a.json {
 		return a.printJSON(map[string]bool{"stopped": true})
 	}
-	_, err = fmt.Fprintln(a.std.Out, "daemon: stopped")
+	_, err = fmt.Fprintln(a.std.Out, text)
 	return err
 }

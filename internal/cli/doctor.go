@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger"
-	"banger/internal/config"
 	"banger/internal/doctor"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm/firecracker"
@@ -24,14 +23,14 @@ func newDoctor(a *app) *cobra.Command {
 		Use:   "doctor",
 		Short: "Check whether this host has what VMs need",
 		Long: "Check whether this host has what VMs need. It changes nothing and needs no daemon.\n" +
-			"Each lack comes with one command to paste; the exit code is 5 when something required is missing.",
+			"Whatever is missing comes with a command that fixes it. The exit code is 5 if VMs cannot run.",
 		Example: "  banger doctor\n  banger doctor --json\n  banger doctor --preflight",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runDoctor(cmd.Context(), opts)
 		},
 	}
-	cmd.Flags().BoolVar(&opts.preflight, "preflight", false, "check what building banger and its runtime from a clone needs")
+	cmd.Flags().BoolVar(&opts.preflight, "preflight", false, "check what is needed to build banger and its runtime from source")
 	cmd.Flags().BoolVar(&opts.packages, "packages", false, "print only the names of missing Debian packages")
 	a.addJSON(cmd)
 	return cmd
@@ -57,7 +56,7 @@ func (a *app) runDoctor(ctx context.Context, opts doctorOptions) error {
 		err = a.printChecks(checks)
 	}
 	if err == nil && !ready {
-		err = reported(exitCodes[banger.Unready])
+		err = exitStatus(exitCodes[banger.Unready])
 	}
 	return err
 }
@@ -67,7 +66,7 @@ func (a *app) host(preflight bool) (doctor.Host, error) {
 	if err != nil {
 		return doctor.Host{}, err
 	}
-	cfg, err := config.Load(dirs, a.std.Getenv)
+	cfg, err := a.config()
 	if err != nil {
 		return doctor.Host{}, err
 	}
@@ -84,7 +83,7 @@ func (a *app) host(preflight bool) (doctor.Host, error) {
 	}), nil
 }
 
-// printChecks prints the table, and below it what to do about each lack.
+// printChecks prints the table, and the fixes below it.
 func (a *app) printChecks(checks []doctor.Check) error {
 	var rows [][]string
 	for _, c := range checks {

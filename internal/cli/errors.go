@@ -3,16 +3,18 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"banger"
 )
 
-// exitCodes is the one table from what an error is to how banger exits.
+// exitCodes is the one table of what an error makes a program exit with.
 var exitCodes = map[banger.Kind]int{
 	banger.Unknown:  1,
 	banger.TimedOut: 1,
@@ -25,36 +27,48 @@ var exitCodes = map[banger.Kind]int{
 
 const (
 	exitInterrupted = 130
-	// exitOwnFailure is banger's own failure where the exit status is otherwise
-	// that of a program in a VM, so that the two are never confused.
+	// exitOwnFailure is the exit code of banger's own errors in commands that pass
+	// on the exit status of a program in a VM, so that the two are never confused.
 	exitOwnFailure = 125
-	// ownFailure marks the commands of which that is true.
+	// ownFailure annotates these commands.
 	ownFailure = "own-failure"
 )
 
-// exitStatus is the status of a program in a VM: passed on, not reported.
+// exitStatus is an exit code without an error to report: that of a program in a
+// VM, or of an error that was reported already.
 type exitStatus int
 
 func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)) }
 
-// reported is an error that was shown already: only its exit code is left.
-func reported(code int) error { return exitStatus(code) }
+// ExitCode returns the code with which a program exits because of err.
+func ExitCode(err error) int { return exitCodes[banger.KindOf(err)] }
 
-func exitCode(err error) int { return exitCodes[banger.KindOf(err)] }
-
-// usageError is what went wrong before the command began.
+// usageError returns an error of parsing the arguments as one with a fix.
 func usageError(cmd *cobra.Command, err error) error {
+	if value := (*pflag.InvalidValueError)(nil); errors.As(err, &value) {
+		return flagError(cmd, value)
+	}
 	if banger.KindOf(err) == banger.Invalid {
 		return err
 	}
-	fix := banger.FixOf(err)
-	if fix == "" {
-		fix = cmd.CommandPath() + " --help"
-	}
-	return &banger.Error{Kind: banger.Invalid, Why: err, Fix: fix}
+	return banger.Invalidf(cmd.CommandPath()+" --help", "%w", err)
 }
 
-// errorJSON is an error as --json prints it.
+// flagError returns what is wrong with a flag's value, without the words of Go's
+// parsers.
+func flagError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
+	flag, cause, fix := err.GetFlag(), errors.Unwrap(err), banger.FixOf(err)
+	if fix == "" {
+		cause = fmt.Errorf("%q is not a %s", err.GetValue(), flag.Value.Type())
+		fix = cmd.CommandPath() + " --help"
+		if flag.Value.Type() == "duration" {
+			fix = "write a duration with its unit, such as 5s, 2m or 1h"
+		}
+	}
+	return banger.Invalidf(fix, "--%s %w", flag.Name, cause)
+}
+
+// errorJSON is the form in which --json prints an error.
 type errorJSON struct {
 	Kind banger.Kind `json:"kind"`           // see [kind](#kind-of-an-error)
 	What string      `json:"what,omitempty"` // what was attempted
@@ -74,7 +88,7 @@ func describe(err error) errorJSON {
 	return d
 }
 
-// report shows err: as text on stderr, or as JSON on stdout.
+// report prints err as text to stderr, or as JSON to stdout.
 func (a *app) report(err error) {
 	if a.json {
 		a.printJSON(map[string]errorJSON{"error": describe(err)})
@@ -95,8 +109,7 @@ func (a *app) report(err error) {
 	}
 }
 
-// unexplained are the errors of operations of which the daemon's log has more to
-// say than what was to be changed about the request.
+// unexplained are the kinds of errors about which the daemon's log says more.
 var unexplained = map[banger.Kind]bool{banger.Unknown: true, banger.TimedOut: true, banger.Unready: true}
 
 func (a *app) printJSON(v any) error {
@@ -106,7 +119,7 @@ func (a *app) printJSON(v any) error {
 	return encoder.Encode(v)
 }
 
-// clean makes text from a guest or a tool harmless to a terminal.
+// clean replaces control characters in text from a guest or a tool.
 func clean(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) && r != '\n' && r != '\t' {

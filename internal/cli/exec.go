@@ -27,11 +27,11 @@ type execOptions struct {
 
 func (o *execOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the program a terminal")
-	flags.BoolVar(&o.noStdin, "no-stdin", false, "let the program read nothing; otherwise it reads stdin")
+	flags.BoolVar(&o.noStdin, "no-stdin", false, "give the program an empty stdin; use this inside `while read` loops")
 	flags.StringVarP(&o.user, "user", "u", "", "user in the VM (default: root)")
 	flags.StringVarP(&o.workdir, "workdir", "w", "", "directory to run in (default: the user's home)")
-	flags.StringArrayVarP(&o.env, "env", "e", nil, "set NAME=value, or pass NAME on from here; may be repeated")
-	flags.BoolP("interactive", "i", true, "read stdin, which is so anyway")
+	flags.StringArrayVarP(&o.env, "env", "e", nil, "set NAME=value, or pass on NAME from this environment; may be repeated")
+	flags.BoolP("interactive", "i", true, "read stdin (the default)")
 	_ = flags.MarkHidden("interactive")
 }
 
@@ -40,12 +40,13 @@ func newExec(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "exec [flags] NAME -- PROGRAM [ARGUMENT...]",
 		Short: "Run a program in a running VM",
-		Long: "Run a program in a running VM. Its arguments arrive byte for byte, with no shell in between.\n" +
-			"stdin is piped to it, signals are handed on, and its exit status becomes banger's;\n125 means that banger itself failed. " +
-			"The third INT or TERM ends banger too,\nalso when the VM hangs.",
+		Long: "Run a program in a running VM. Its arguments arrive byte for byte, without a shell.\n" +
+			"Flags after NAME belong to the program. It reads stdin and gets the signals that banger gets, and\n" +
+			"banger exits with its exit status; 125 means that banger itself failed. A third Ctrl-C always\n" +
+			"ends it, even if the VM hangs.",
 		Example: "  banger vm exec calm-otter -- uname -a\n  banger vm exec -t calm-otter -- top\n" +
 			"  banger vm exec --user nobody --workdir /tmp --env LANG=C calm-otter -- ls -l 'a file'",
-		Args:              cobra.MinimumNArgs(2),
+		Args:              args(2, anyNumber),
 		ValidArgsFunction: a.firstVM,
 		Annotations:       map[string]string{ownFailure: "yes"},
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -73,16 +74,16 @@ func (a *app) runExec(ctx context.Context, ref string, argv []string, opts execO
 	return a.execIn(ctx, svc, vm, program, opts)
 }
 
-// program checks what can be checked here and describes what to run.
+// program describes what to run. It returns an error for what can be checked here.
 func (a *app) program(argv []string, opts execOptions) (wire.Exec, error) {
 	if len(argv) == 0 {
-		return wire.Exec{}, banger.Invalidf("banger vm exec NAME -- uname -a", "no program is named")
+		return wire.Exec{}, banger.Invalidf("banger vm exec NAME -- uname -a", "which program?")
 	}
 	if opts.tty && !a.std.InTTY {
-		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
+		return wire.Exec{}, banger.Invalidf("leave out -t", "-t needs a terminal, but stdin is not one")
 	}
 	if opts.tty && !a.std.OutTTY {
-		return wire.Exec{}, banger.Invalidf("leave -t out", "-t needs a terminal, and stdout is none")
+		return wire.Exec{}, banger.Invalidf("leave out -t", "-t needs a terminal, but stdout is not one")
 	}
 	program := wire.Exec{Argv: bytesOf(argv), User: opts.user}
 	if opts.workdir != "" {
@@ -91,7 +92,7 @@ func (a *app) program(argv []string, opts execOptions) (wire.Exec, error) {
 	for _, entry := range opts.env {
 		name, _, given := strings.Cut(entry, "=")
 		if name == "" {
-			return wire.Exec{}, banger.Invalidf("write --env NAME=value", "%q names no variable", entry)
+			return wire.Exec{}, banger.Invalidf("write --env NAME=value", "%q has no variable name", entry)
 		}
 		if !given {
 			entry += "=" + a.std.Getenv(name)
@@ -109,9 +110,9 @@ func bytesOf(args []string) [][]byte {
 	return list
 }
 
-// execIn runs program in vm and returns its status as an exitStatus. Signals
-// and the terminal's keys are the program's as long as it runs; until then they
-// end this one.
+// execIn runs program in vm and returns its status as an exitStatus. While the
+// program runs, it gets the signals and the keys of the terminal; before that, they
+// interrupt banger.
 func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wire.Exec, opts execOptions) error {
 	conn, err := svc.DialVM(ctx, vm.Name, wire.PortSSH)
 	if err != nil {
@@ -145,20 +146,20 @@ func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wir
 	return nil
 }
 
-// terminal is the one this program runs in, lent to one in a VM.
+// terminal is banger's own terminal, lent to a program in a VM.
 type terminal struct {
 	guest.TTY
 	fd      int
-	before  *term.State // nil: it is as it was
+	before  *term.State // to restore; nil if it is not changed
 	changed chan os.Signal
 	ended   chan struct{}
 }
 
-// openTTY describes this terminal and follows its size until restore is called.
+// openTTY describes this terminal, and follows its size until restore is called.
 func (a *app) openTTY() (*terminal, error) {
 	file, ok := a.std.In.(*os.File)
 	if !ok {
-		return nil, banger.Invalidf("leave -t out", "-t needs a terminal, and stdin is none")
+		return nil, banger.Invalidf("leave out -t", "-t needs a terminal, but stdin is not one")
 	}
 	t := &terminal{fd: int(file.Fd()), changed: make(chan os.Signal, 1), ended: make(chan struct{})}
 	signal.Notify(t.changed, syscall.SIGWINCH)
@@ -171,7 +172,7 @@ func (a *app) openTTY() (*terminal, error) {
 	return t, nil
 }
 
-// makeRaw makes the terminal hand every key on.
+// makeRaw makes the terminal pass on every key.
 func (t *terminal) makeRaw() (err error) {
 	if t.before, err = term.MakeRaw(t.fd); err != nil {
 		return fmt.Errorf("set up the terminal: %w", err)

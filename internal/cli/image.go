@@ -15,16 +15,16 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, look at and delete images",
+		Short:   "Import, list and delete images",
 		Example: "  banger image list\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
 	list := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
-		Short:   "List the images that VMs can be made from",
+		Short:   "List the images that VMs can be created from",
 		Example: "  banger image list\n  banger image list --json",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
 			if err != nil {
@@ -40,7 +40,7 @@ func newImage(a *app) *cobra.Command {
 		Use:               "show NAME...",
 		Short:             "Show everything about images",
 		Example:           "  banger image show docker\n  banger image show --json docker",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              args(1, anyNumber),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
@@ -60,7 +60,7 @@ func newImage(a *app) *cobra.Command {
 func newKernel(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "kernel",
-		Short:   "Look at kernels",
+		Short:   "List kernels",
 		Example: "  banger kernel list\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
 		RunE:    group,
 	}
@@ -69,7 +69,7 @@ func newKernel(a *app) *cobra.Command {
 		Aliases: []string{"ls"},
 		Short:   "List the kernels that VMs can boot",
 		Example: "  banger kernel list\n  banger kernel list --json",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
 			if err != nil {
@@ -85,7 +85,7 @@ func newKernel(a *app) *cobra.Command {
 		Use:               "show NAME...",
 		Short:             "Show everything about kernels",
 		Example:           "  banger kernel show 6.12.117+deb13-cloud-amd64\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              args(1, anyNumber),
 		ValidArgsFunction: a.kernelNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
@@ -117,8 +117,8 @@ func showThings[T any](ctx context.Context, a *app, list func(context.Context) (
 	return table(a.std.Out, rows)
 }
 
-// showThing shows those of a list that are named, by name or digest. about
-// takes one of them apart.
+// showThing shows the things in a list that have these names or digests. about
+// returns what there is to show of one.
 func showThing[T any](ctx context.Context, a *app, noun string, names []string, list func(context.Context) ([]T, error),
 	about func(T) (name string, id banger.Digest, details [][]string)) error {
 	things, err := list(ctx)
@@ -149,7 +149,7 @@ func showThing[T any](ctx context.Context, a *app, noun string, names []string, 
 	})
 }
 
-// users counts the VMs that need a thing; an older daemon does not tell.
+// users returns the number of VMs that use a thing; older daemons do not know it.
 func users(use *banger.Use) string {
 	if use == nil {
 		return "-"
@@ -162,7 +162,7 @@ func thingDetails(name, origin string, id banger.Digest, size banger.Size, creat
 	if use == nil {
 		return rows
 	}
-	names := "no VM"
+	names := "no VMs"
 	if len(use.VMs) > 0 {
 		names = strings.Join(use.VMs, ", ")
 	}

@@ -18,11 +18,11 @@ import (
 func newImport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import NAME FILE",
-		Short: "Make an image out of a tar archive",
-		Long: "Make an image out of a tar archive of a root file system, plain or packed by\ngzip, bzip2, xz or zstd; - is standard input, as in `docker export box | banger\n" +
-			"image import box -`. The archive needs no init, kernel or SSH server. Host keys, logs\nand what else belongs to one machine are left out.",
+		Short: "Create an image from a tar archive",
+		Long: "Create an image from a tar archive of a root file system. It may be compressed by\ngzip, bzip2, xz or zstd; - is standard input, as in `docker export box | banger\n" +
+			"image import box -`. The archive needs no init, kernel or SSH server. Host keys, logs\nand other files that belong to one machine are left out.",
 		Example: "  banger image import debian rootfs.tar.xz\n  banger image import --json box -",
-		Args:    cobra.ExactArgs(2),
+		Args:    args(2, 2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
 				return nil, cobra.ShellCompDirectiveDefault
@@ -58,7 +58,7 @@ func (a *app) runImport(ctx context.Context, name, file string) error {
 	if err != nil {
 		return err
 	}
-	p := a.newProgress()
+	p := a.newProgress(undone)
 	image, err := svc.ImportImage(ctx, spec, p.event)
 	p.close()
 	if err != nil {
@@ -67,18 +67,18 @@ func (a *app) runImport(ctx context.Context, name, file string) error {
 	if a.json {
 		return a.printJSON(image)
 	}
-	if _, err := fmt.Fprintf(a.std.Out, "%s: imported, %v%s\n", image.Name, image.Size, a.after(time.Since(began))); err != nil {
+	if err := a.say(image.Name, "imported "+image.Size.String()+a.took(" in ", time.Since(began))); err != nil {
 		return err
 	}
 	a.hint("banger vm create --image %s", image.Name)
 	return nil
 }
 
-// spool copies standard input to a file without a name, which is gone when this
-// process is. The daemon opens it by its descriptor.
+// spool copies standard input to a file without a name, which vanishes with this
+// process. The daemon opens it by its descriptor.
 func (a *app) spool(ctx context.Context) (*os.File, error) {
 	if a.std.InTTY {
-		return nil, banger.Invalidf("docker export box | banger image import box -", "standard input is a terminal")
+		return nil, banger.Invalidf("docker export box | banger image import box -", "standard input is a terminal, not an archive")
 	}
 	dirs, err := a.dirs()
 	if err != nil {
@@ -111,7 +111,7 @@ func (a *app) spool(ctx context.Context) (*os.File, error) {
 	file.Close()
 	e := &banger.Error{What: "read standard input", Why: err}
 	if errors.Is(err, syscall.ENOSPC) {
-		e.Kind, e.Fix = banger.Unready, "free space for "+dirs.Cache
+		e.Kind, e.Fix = banger.Unready, "free space in "+dirs.Cache
 	}
 	return nil, e
 }
@@ -120,11 +120,11 @@ func newImageDelete(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "delete NAME...",
 		Aliases: []string{"rm"},
-		Short:   "Delete images that no VM was made from",
-		Long: "Delete images that no VM was made from. Content that has another name stays.\n" +
-			"The image of the runtime bundle comes back by itself when the daemon starts the\nnext time.",
+		Short:   "Delete images that no VM uses",
+		Long: "Delete images that no VM uses. An image that has several names loses only this one.\n" +
+			"The image of the runtime bundle comes back when the daemon starts again.",
 		Example:           "  banger image delete box\n  banger image delete --json box debian",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              args(1, anyNumber),
 		ValidArgsFunction: a.imageNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.runImageDelete(cmd.Context(), names)
@@ -139,16 +139,10 @@ func (a *app) runImageDelete(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	p := a.newProgress()
+	p := a.newProgress(goesOn)
 	results := each(ctx, names, func(ctx context.Context, name string) (struct{}, error) {
 		return struct{}{}, svc.DeleteImage(ctx, name, p.event)
 	})
 	p.close()
-	return showResults(a, results, func(name string, _ struct{}) error {
-		if a.json {
-			return a.printJSON(deleted{name, true})
-		}
-		_, err := fmt.Fprintf(a.std.Out, "%s: deleted\n", name)
-		return err
-	})
+	return showResults(a, results, a.showDeleted)
 }

@@ -12,13 +12,13 @@ import (
 
 func TestImageImport(t *testing.T) {
 	f := newFake()
-	f.run(t, setup{in: "an archive"}, "image", "import", "box", "-").want(t, 0, "box: imported, 1G\n", "")
+	f.run(t, setup{in: "an archive"}, "image", "import", "box", "-").want(t, 0, "box: imported 1G\n", "")
 	path := filepath.Join(t.TempDir(), "box.tar")
 	if err := os.WriteFile(path, []byte("a file"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(filepath.Dir(path))
-	f.run(t, setup{}, "image", "import", "box", "box.tar").want(t, 0, "box: imported, 1G\n", "")
+	f.run(t, setup{}, "image", "import", "box", "box.tar").want(t, 0, "box: imported 1G\n", "")
 	if len(f.imported) != 2 {
 		t.Fatalf("%+v", f.imported)
 	}
@@ -28,7 +28,7 @@ func TestImageImport(t *testing.T) {
 	if in := f.imported[1]; in.data != "a file" || in.spec != (banger.ImportImage{Name: "box", File: path}) {
 		t.Errorf("a file: %+v", in)
 	}
-	f.run(t, setup{tty: true}, "image", "import", "box", "-").want(t, 2, "", "banger: standard input is a terminal\nfix: docker export box | banger image import box -\n")
+	f.run(t, setup{tty: true}, "image", "import", "box", "-").want(t, 2, "", "banger: standard input is a terminal, not an archive\nfix: docker export box | banger image import box -\n")
 	if r := f.run(t, setup{}, "image", "import", "Box", "box.tar"); r.code != 2 {
 		t.Errorf("%+v", r)
 	}

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// notify asks for the signals that end a command. One that is ignored, as under
-// nohup or behind a shell's &, was meant to be, and stays so.
+// notify asks for the signals that interrupt a command. Those that are ignored, as
+// under nohup or after a shell's &, stay ignored.
 func notify(signals chan<- os.Signal) {
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 		if !signal.Ignored(sig) {
@@ -18,10 +18,9 @@ func notify(signals chan<- os.Signal) {
 	}
 }
 
-// interrupts decides what a signal means: by default the first cancels the
-// request, so that the daemon undoes what it began, and the second leaves at
-// once. A program that a command runs takes the signals over, and one that does
-// not end by them is given up.
+// interrupts decides what a signal does. The first cancels the request and waits for
+// the daemon to undo what it can; the second quits at once. While a command runs a
+// program, the signals go to the program instead; if it does not end, banger does.
 type interrupts struct {
 	app    *app
 	cancel func()
@@ -29,11 +28,11 @@ type interrupts struct {
 	mu    sync.Mutex
 	seen  int
 	taken chan<- os.Signal
-	asked int // by how many signals that are taken
+	asked int // how many signals were sent to the program
 }
 
-// patience is how many INT or TERM a program may be sent before it is given up:
-// it may be in a guest that hangs.
+// patience is the number of INT and TERM signals after which banger no longer waits
+// for the program: its guest may hang.
 const patience = 3
 
 // run handles signals until over is closed.
@@ -60,8 +59,8 @@ func (i *interrupts) handle(sig os.Signal) {
 		i.app.quit(exitInterrupted)
 		return
 	}
-	if i.app.std.ErrTTY && !i.app.json && i.app.operating.Load() {
-		fmt.Fprintln(i.app.std.Err, "\ninterrupted: what was begun is being undone; once more leaves at once")
+	if text, _ := i.app.operation.Load().(string); text != "" && i.app.std.ErrTTY && !i.app.json {
+		fmt.Fprintln(i.app.std.Err, "\n"+text+" Press Ctrl-C again to quit at once.")
 	}
 	i.cancel()
 }
@@ -69,7 +68,7 @@ func (i *interrupts) handle(sig os.Signal) {
 func (i *interrupts) pass(sig os.Signal) {
 	select {
 	case i.taken <- sig:
-	default: // nobody reads: the program has ended
+	default: // the program has ended
 	}
 	if sig == syscall.SIGINT || sig == syscall.SIGTERM {
 		i.asked++
@@ -79,8 +78,7 @@ func (i *interrupts) pass(sig os.Signal) {
 	}
 }
 
-// handTo makes the signals that arrive from now on those of whoever reads
-// taken; nil takes them back.
+// handTo sends the signals that arrive from now on to taken; nil takes them back.
 func (i *interrupts) handTo(taken chan<- os.Signal) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -16,10 +16,10 @@ func newLogs(a *app) *cobra.Command {
 	var vmm bool
 	cmd := &cobra.Command{
 		Use:               "logs NAME",
-		Short:             "Print a VM's console, or what its VMM said",
-		Long:              "Print a VM's console, or what its VMM said.\nA terminal gets text and colours only; anything else gets every byte as the guest wrote it.",
+		Short:             "Print the console of a VM, or the log of its VMM",
+		Long:              "Print the console of a VM, or the log of its VMM. Services log to the guest's journal:\n`banger vm exec NAME -- journalctl`. A terminal gets only text and colours; a pipe or a file gets\nevery byte that the guest wrote.",
 		Example:           "  banger vm logs calm-otter\n  banger vm logs -f calm-otter\n  banger vm logs --vmm calm-otter",
-		Args:              cobra.ExactArgs(1),
+		Args:              args(1, 1),
 		ValidArgsFunction: a.firstVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if vmm {
@@ -28,8 +28,8 @@ func newLogs(a *app) *cobra.Command {
 			return a.runLogs(cmd.Context(), args[0], opts)
 		},
 	}
-	cmd.Flags().BoolVarP(&opts.Follow, "follow", "f", false, "go on as the log grows")
-	cmd.Flags().BoolVar(&vmm, "vmm", false, "the log of the VMM instead of the guest's console")
+	cmd.Flags().BoolVarP(&opts.Follow, "follow", "f", false, "continue as the log grows, until Ctrl-C")
+	cmd.Flags().BoolVar(&vmm, "vmm", false, "print the log of the VMM instead of the console")
 	a.addJSON(cmd)
 	return cmd
 }
@@ -56,13 +56,13 @@ func (a *app) runLogs(ctx context.Context, ref string, opts banger.VMLogs) error
 		_, err = io.Copy(out, log)
 	}
 	if ctx.Err() != nil {
-		return reported(exitInterrupted)
+		return exitStatus(exitInterrupted)
 	}
 	return err
 }
 
-// printLines prints each line as a JSON object of its own. A line longer than
-// the buffer comes in parts.
+// printLines prints each line as a JSON object. A line longer than the buffer is
+// printed in parts.
 func printLines(w io.Writer, log io.Reader) error {
 	in := bufio.NewReaderSize(log, 64<<10)
 	out := json.NewEncoder(w)

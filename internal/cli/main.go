@@ -1,6 +1,6 @@
 // Package cli is the program banger: its commands, what they print, and their
-// exit codes. It holds no state and knows VMs only through the services of the
-// daemon, which it starts when none answers.
+// exit codes. It keeps no state and knows VMs only through the services of the
+// daemon, which it starts if it is not running.
 package cli
 
 import (
@@ -20,13 +20,13 @@ import (
 	"banger/internal/config"
 )
 
-// Std is what a command sees of the process it runs in.
+// Std is the part of the process that a command uses.
 type Std struct {
 	In                    io.Reader
 	Out, Err              io.Writer
 	InTTY, OutTTY, ErrTTY bool
 	Getenv                func(string) string
-	Signals               <-chan os.Signal // that ask the command to end
+	Signals               <-chan os.Signal // that interrupt the command
 }
 
 // OS returns the Std of this process.
@@ -41,21 +41,21 @@ func OS() Std {
 	}
 }
 
-// Main runs the command that args name and returns its exit code.
+// Main runs the command in args and returns its exit code.
 func Main(ctx context.Context, std Std, args []string) int {
 	a := &app{std: std, quit: os.Exit, replace: syscall.Exec, spawn: spawn}
 	a.connect = a.dial
 	return a.main(ctx, args)
 }
 
-// service is what the daemon offers.
+// service is everything the daemon offers.
 type service interface {
 	banger.VMService
 	banger.ImageService
 	banger.HostService
 }
 
-// start says whether a daemon that does not run is started.
+// start decides whether to start the daemon if it is not running.
 type start bool
 
 const (
@@ -72,11 +72,11 @@ type app struct {
 	quit    func(code int)
 	stop    *interrupts
 
-	operating atomic.Bool // an operation is under way, which an interrupt undoes
+	operation atomic.Value // string: what Ctrl-C does to the operation that runs; "" when none does
 
 	json    bool
 	verbose bool
-	began   bool // the arguments were understood: what fails now is no usage error
+	began   bool // the arguments are valid: an error from now on is not a usage error
 }
 
 func (a *app) main(ctx context.Context, args []string) int {
@@ -104,14 +104,14 @@ func (a *app) main(ctx context.Context, args []string) int {
 		err = usageError(cmd, err)
 	}
 	a.report(err)
-	code := exitCode(err)
+	code := ExitCode(err)
 	if cmd.Annotations[ownFailure] != "" && code != exitInterrupted {
 		return exitOwnFailure
 	}
 	return code
 }
 
-// asksJSON looks for the flag that parsing did not come to.
+// asksJSON looks for the flag if parsing failed before it was reached.
 func asksJSON(cmd *cobra.Command, args []string) bool {
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]
@@ -120,6 +120,14 @@ func asksJSON(cmd *cobra.Command, args []string) bool {
 }
 
 func (a *app) dirs() (config.Dirs, error) { return config.DirsFrom(a.std.Getenv) }
+
+func (a *app) config() (config.Config, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return config.Config{}, err
+	}
+	return config.Load(dirs, a.std.Getenv)
+}
 
 func (a *app) dial(ctx context.Context, mode start) (service, error) {
 	dirs, err := a.dirs()
@@ -137,23 +145,31 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "banger",
 		Short:         "Persistent Linux VMs for development",
-		Long:          "banger makes and runs persistent Linux VMs: each has its own disks and lives until you delete it.\nThe daemon that owns them starts by itself when a command needs it.",
+		Long:          "banger creates and runs persistent Linux VMs. Each has its own disks and stays until you delete it.\nThe daemon that owns them starts when a command needs it.",
 		Example:       "  banger vm create --name calm-otter\n  banger vm ssh calm-otter\n  banger doctor",
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Args:          cobra.ArbitraryArgs,
 		RunE:          group,
 		PersistentPreRun: func(*cobra.Command, []string) {
 			a.began = true
 		},
 	}
-	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "print each step to stderr, also without a terminal")
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "print each step to stderr, even without a terminal")
 	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newDoctor(a), newVersion(a))
+	for _, cmd := range append(root.Commands(), root) {
+		if cmd.HasSubCommands() { // so that a wrong verb with --json gets its error as JSON
+			a.addJSON(cmd)
+			_ = cmd.Flags().MarkHidden("json")
+		}
+	}
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	return root
 }
 
-// group is what a command with subcommands does by itself.
+// group prints the help of a command with subcommands, or an error about a subcommand
+// that does not exist.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return cmd.Help()

@@ -2,7 +2,13 @@ package cli
 
 import (
 	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +25,28 @@ func TestEveryKindHasAnExitCode(t *testing.T) {
 	}
 }
 
+// TestREADMEHasTheExitCodes compares the table with the sentence in the README.
+func TestREADMEHasTheExitCodes(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, sentence, _ := strings.Cut(string(readme), "Exit codes: ")
+	sentence, _, _ = strings.Cut(sentence, ".")
+	told := map[int]bool{}
+	for _, number := range regexp.MustCompile(`\d+`).FindAllString(sentence, -1) {
+		code, _ := strconv.Atoi(number)
+		told[code] = true
+	}
+	want := map[int]bool{0: true}
+	for _, code := range exitCodes {
+		want[code] = true
+	}
+	if !maps.Equal(told, want) || !strings.Contains(string(readme), fmt.Sprintf("; %d means that banger", exitOwnFailure)) {
+		t.Errorf("the README has %v, want %v: %s", told, want, sentence)
+	}
+}
+
 func TestDaemonCommandsStartNone(t *testing.T) {
 	f := newFake()
 	r := f.run(t, setup{}, "daemon", "status")
@@ -27,8 +55,8 @@ func TestDaemonCommandsStartNone(t *testing.T) {
 	}
 	f.run(t, setup{}, "daemon", "socket").want(t, 0, "/run/b.sock\n", "")
 	f.run(t, setup{}, "daemon", "stop").want(t, 0, "daemon: stopped\n", "")
-	f.run(t, setup{}, "daemon", "stop").want(t, 0, "daemon: stopped\n", "")
-	f.run(t, setup{}, "daemon", "status").want(t, 3, "", "banger: find the daemon: none is running\nfix: banger vm list\n")
+	f.run(t, setup{}, "daemon", "stop").want(t, 0, "daemon: not running\n", "")
+	f.run(t, setup{}, "daemon", "status").want(t, 3, "", "banger: the daemon is not running\nfix: banger vm list, which starts it\n")
 	if r := f.run(t, setup{}, "daemon", "socket"); r.code != 0 || !strings.HasSuffix(r.out, "/banger/bangerd.sock\n") {
 		t.Errorf("%+v", r)
 	}
@@ -68,6 +96,68 @@ func TestUsageErrors(t *testing.T) {
 	}
 	if r := newFake().run(t, setup{}, "vm"); r.code != 0 || !strings.Contains(r.out, "Available Commands") {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestFlagErrors: they are in the words of the command line, not of Go's parsers.
+func TestFlagErrors(t *testing.T) {
+	for args, want := range map[string]string{
+		"vm start otter --timeout 5":    "--timeout \"5\" is not a duration\nfix: write a duration with its unit, such as 5s, 2m or 1h",
+		"vm create --vcpu 0":            "--vcpu must be at least 1\nfix: give a number of at least 1",
+		"vm set otter --vcpu many":      "--vcpu \"many\" is not a number\nfix: give a number of at least 1",
+		"vm create --memory lots":       "--memory \"lots\" is not a size\nfix: write a size such as 512M, 16G or 1.5T",
+		"vm start otter --wait lunch":   "--wait \"lunch\" is not a milestone\nfix: use --wait agent or --wait boot",
+		"vm start --all=maybe":          "--all \"maybe\" is not a bool\nfix: banger vm start --help",
+		"vm create otter":               "the name of the VM is not an argument\nfix: banger vm create --name otter",
+		"vm exec":                       "usage: banger vm exec [flags] NAME -- PROGRAM [ARGUMENT...]\nfix: banger vm exec --help",
+		"vm stop":                       "which VM?\nfix: banger vm stop NAME, or banger vm stop --all",
+		"frobnicate":                    "banger has no command \"frobnicate\"\nfix: banger --help",
+		"vm strat --memory 5":           "unknown flag: --memory\nfix: banger vm --help",
+		"vm stats --interval 1ms otter": "--interval must be at least 100ms\nfix: --interval 1s",
+	} {
+		if r := newFake().run(t, setup{}, strings.Fields(args)...); r.out != "" || r.errOut != "banger: "+want+"\n" || r.code < 2 {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
+}
+
+// TestWrongVerbsGetJSON: also those that have no command to ask.
+func TestWrongVerbsGetJSON(t *testing.T) {
+	for _, args := range []string{"frobnicate --json", "vm strat --json", "image --json lits", "daemon strat --json otter"} {
+		r := newFake().run(t, setup{}, strings.Fields(args)...)
+		var got struct{ Error errorJSON }
+		if err := json.Unmarshal([]byte(r.out), &got); err != nil || r.code != 2 || r.errOut != "" || !strings.Contains(got.Error.Why, "has no command") {
+			t.Errorf("%s: %v, %+v", args, err, r)
+		}
+	}
+	if r := newFake().run(t, setup{}, "vm", "--help"); strings.Contains(r.out, "--json ") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestHelpTellsTheConfiguredDefaults: of create and run, as far as they can be read.
+func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
+	f := newFake()
+	for _, verb := range []string{"create", "run"} {
+		if r := f.run(t, setup{}, "vm", verb, "--help"); !strings.Contains(r.out, "maximum size of /root; a bare number is GiB (default: 16G)\n") {
+			t.Errorf("%+v", r)
+		}
+		dir := t.TempDir()
+		config := filepath.Join(dir, "banger", "config.toml")
+		if err := os.Mkdir(filepath.Dir(config), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(config, []byte("disk_size = \"5G\"\nvcpus = 3\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r := f.run(t, setup{config: dir}, "vm", verb, "--help")
+		if !strings.Contains(r.out, "/root; a bare number is GiB (default: 5G)\n") || !strings.Contains(r.out, "virtual CPUs (default: 3)\n") {
+			t.Errorf("%+v", r)
+		}
+		os.WriteFile(config, []byte("disk_size = 5"), 0o600)
+		if r := f.run(t, setup{config: dir}, "vm", verb, "--help"); r.code != 0 || strings.Contains(r.out, "/root; a bare number is GiB (") {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 

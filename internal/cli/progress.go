@@ -9,8 +9,8 @@ import (
 	"banger"
 )
 
-// progress shows the steps of a long operation: on a terminal as one line that
-// changes, with --verbose as one line a step, otherwise not at all.
+// progress shows the steps of a long operation: on a terminal in one line that
+// changes, with --verbose in one line per step, and otherwise not at all.
 type progress struct {
 	app   *app
 	out   io.Writer
@@ -24,11 +24,17 @@ type progress struct {
 	begun time.Time
 }
 
-// redraw is how often the elapsed time on the live line changes.
+// redraw is the interval at which the elapsed time changes.
 const redraw = 100 * time.Millisecond
 
-func (a *app) newProgress() *progress {
-	a.operating.Store(true)
+// What Ctrl-C does to an operation, as a person is told.
+const (
+	undone = "Interrupted, undoing."
+	goesOn = "Interrupted." // what has begun is not undone
+)
+
+func (a *app) newProgress(interrupted string) *progress {
+	a.operation.Store(interrupted)
 	p := &progress{app: a, out: a.std.Err, end: make(chan struct{}), begun: time.Now()}
 	switch {
 	case a.json:
@@ -42,7 +48,7 @@ func (a *app) newProgress() *progress {
 	return p
 }
 
-// event is the banger.Progress of the operation.
+// event is the operation's banger.Progress.
 func (p *progress) event(e banger.Step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -87,9 +93,9 @@ func (p *progress) erase() {
 	}
 }
 
-// close ends the display. Nothing else is printed to the terminal before it.
+// close ends the display. Print nothing else to the terminal before it.
 func (p *progress) close() {
-	p.app.operating.Store(false)
+	p.app.operation.Store("")
 	close(p.end)
 	p.drawn.Wait()
 	p.erase()

@@ -13,10 +13,10 @@ func newRename(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "rename NAME NEW",
 		Aliases: []string{"mv"},
-		Short:   "Give a VM another name",
-		Long:    "Give a VM another name, also while it runs. Its disks, its ID and its host key stay.\nThe guest's own host name changes when it boots the next time.",
+		Short:   "Rename a VM",
+		Long:    "Rename a VM, even while it runs. Its disks, its ID and its host key stay the same.\nThe guest's host name changes at the next boot.",
 		Example: "  banger vm rename calm-otter keen-otter",
-		Args:    cobra.ExactArgs(2),
+		Args:    args(2, 2),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
@@ -39,7 +39,7 @@ func (a *app) runRename(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	p := a.newProgress()
+	p := a.newProgress(goesOn)
 	vm, err := svc.RenameVM(ctx, ref, banger.RenameVM{Name: name}, p.event)
 	p.close()
 	if err != nil {
@@ -50,8 +50,8 @@ func (a *app) runRename(ctx context.Context, ref, name string) error {
 	}
 	note := ""
 	if vm.State != banger.Stopped {
-		note = "; its guest is told when it boots the next time"
+		note = " (the host name inside changes at the next boot)"
 	}
-	_, err = fmt.Fprintf(a.std.Out, "%s: was %s%s\n", vm.Name, ref, note)
+	_, err = fmt.Fprintf(a.std.Out, "renamed %s to %s%s\n", ref, vm.Name, note)
 	return err
 }

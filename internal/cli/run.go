@@ -20,9 +20,9 @@ func newRun(a *app) *cobra.Command {
 	var opts runOptions
 	cmd := &cobra.Command{
 		Use:   "run [flags] [-- PROGRAM [ARGUMENT...]]",
-		Short: "Make a VM and run a program or a shell in it",
-		Long: "Make a VM and run a program in it, as `banger vm exec` does, or log in with ssh when none is named.\n" +
-			"The VM stays, unless --rm is given. The exit status is the program's; 125 means that banger itself failed.",
+		Short: "Create a VM and run a program or a shell in it",
+		Long: "Create a VM and run a program in it, as `banger vm exec` does. Without a program, log in with ssh.\n" +
+			"The VM stays unless --rm is given. The exit status is the program's; 125 means that banger itself failed.",
 		Example:     "  banger vm run\n  banger vm run --rm -- uname -a\n  banger vm run --name calm-otter --memory 2048 -- sh -c 'free -m'",
 		Annotations: map[string]string{ownFailure: "yes"},
 		RunE: func(cmd *cobra.Command, argv []string) error {
@@ -32,7 +32,7 @@ func newRun(a *app) *cobra.Command {
 	cmd.Flags().SetInterspersed(false)
 	addSpec(a, cmd, &spec)
 	opts.addFlags(cmd.Flags())
-	cmd.Flags().BoolVar(&opts.remove, "rm", false, "delete the VM at the end, whatever the end is")
+	cmd.Flags().BoolVar(&opts.remove, "rm", false, "delete the VM afterwards, even on failure")
 	return cmd
 }
 
@@ -57,8 +57,7 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 		a.hint("banger vm ssh %s", vm.Name)
 		return err
 	}
-	// Also when the run was interrupted: that is what --rm promises.
-	p := a.newProgress()
+	p := a.newProgress(goesOn) // even after an interrupt
 	failed := svc.DeleteVM(context.WithoutCancel(ctx), string(vm.ID), banger.DeleteVM{Force: true}, p.event)
 	p.close()
 	if failed != nil && err != nil {
@@ -70,7 +69,7 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 	return err
 }
 
-// shell runs the user's ssh beside this program, which has more to do after it.
+// shell runs the user's ssh as a child, because banger has more to do afterwards.
 func (a *app) shell(vm banger.VM) error {
 	_, argv, err := sshCommand(vm, nil)
 	if err != nil {

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -10,26 +12,51 @@ import (
 
 func newSet(a *app) *cobra.Command {
 	var opts banger.SetVM
-	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes and driver of VMs", everyVM, func(ctx context.Context, svc service, ref string, p banger.Progress) (banger.VM, error) {
-		return svc.SetVM(ctx, ref, opts, p)
-	})
-	cmd.Long = "Change the memory, vCPUs, disk sizes and driver of VMs.\nDisks only grow, also while a VM runs, and their file systems with them.\nA VM keeps its disks whatever runs it.\nMemory can be lowered while a VM runs, and raised again to what it was started with: `banger vm\nstats` tells what its guest has given back. More memory, vCPUs and the driver of a running VM\nchange by a restart, which --apply allows."
-	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter --memory 512\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply\n  banger vm set --all --disk-size 32G\n  banger vm set spare --driver qemu"
-	flags := cmd.Flags()
-	flags.IntVar(&opts.VCPUs, "vcpu", 0, "number of virtual CPUs")
-	addSize(flags, &opts.Memory, "memory", banger.MiB, "memory; a bare number is MiB")
-	addSize(flags, &opts.Disk, "disk-size", banger.GiB, "most that /root can grow to; a bare number is GiB")
-	addSize(flags, &opts.Overlay, "overlay-size", banger.GiB, "most that changes to / can grow to; a bare number is GiB")
-	addDriver(cmd, &opts.Driver, "")
-	flags.BoolVar(&opts.Apply, "apply", false, "restart running VMs where that is needed")
-	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
-		if opts == (banger.SetVM{Apply: opts.Apply}) && !flags.Changed("vcpu") {
-			return banger.Invalidf("give at least one of --memory, --vcpu, --disk-size, --overlay-size and --driver", "nothing is to be changed")
+	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes and driver of VMs", everyVM, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+		before, err := svc.ShowVM(ctx, ref)
+		if err != nil {
+			return ended{}, err
 		}
-		if flags.Changed("vcpu") && opts.VCPUs < 1 {
-			return banger.Invalidf("give --vcpu a number from 1", "%d virtual CPUs are none", opts.VCPUs)
+		vm, err := svc.SetVM(ctx, ref, opts, p.event)
+		return ended{vm, changes(before, vm)}, err
+	})
+	cmd.Long = "Change the memory, vCPUs, disk sizes and driver of VMs.\n" +
+		"Disks and their file systems can grow, even while the VM runs, but not shrink.\n" +
+		"The memory of a running VM can be lowered, and raised again to what it was started with;\n" +
+		"`banger vm stats` shows how much its guest has given back. More memory, vCPUs and another\n" +
+		"driver take a restart, which --apply allows. The disks stay the same with every driver."
+	cmd.Example = "  banger vm set calm-otter --disk-size 32G\n  banger vm set calm-otter --memory 512\n  banger vm set calm-otter spare --memory 2048 --vcpu 4 --apply\n  banger vm set --all --disk-size 32G\n  banger vm set spare --driver qemu"
+	addResources(cmd.Flags(), &opts.VCPUs, &opts.Memory, &opts.Disk, &opts.Overlay)
+	addDriver(cmd, &opts.Driver)
+	cmd.Flags().BoolVar(&opts.Apply, "apply", false, "restart running VMs if the change needs it")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if opts == (banger.SetVM{Apply: opts.Apply}) {
+			return banger.Invalidf("give --memory, --vcpu, --disk-size, --overlay-size or --driver", "nothing to change")
 		}
 		return nil
 	}
 	return cmd
+}
+
+// changes lists what is different about a VM after it was set.
+func changes(before, now banger.VM) string {
+	var list []string
+	for _, c := range []struct {
+		name        string
+		before, now any
+	}{
+		{"memory", before.Memory, now.Memory}, {"vcpus", before.VCPUs, now.VCPUs}, {"disk", before.Disk, now.Disk},
+		{"overlay", before.Overlay, now.Overlay}, {"driver", before.Driver, now.Driver},
+	} {
+		if c.before != c.now {
+			list = append(list, fmt.Sprintf("%s %v -> %v", c.name, c.before, c.now))
+		}
+	}
+	if len(list) == 0 {
+		return "nothing to change"
+	}
+	if before.State != banger.Stopped && before.BootID != now.BootID {
+		list = append(list, "restarted")
+	}
+	return strings.Join(list, ", ")
 }

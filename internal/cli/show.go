@@ -20,9 +20,9 @@ func newList(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls", "ps"},
-		Short:   "List all VMs, running or not",
+		Short:   "List all VMs, running or stopped",
 		Example: "  banger vm list\n  banger vm list --json",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.runList(cmd.Context(), quiet)
 		},
@@ -56,7 +56,7 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 	}
 	rows := [][]string{{"NAME", "STATE", "IMAGE", "VCPUS", "MEMORY", "DISK", "AGE"}}
 	for _, vm := range vms {
-		rows = append(rows, []string{vm.Name, stateText(vm), vm.Image, fmt.Sprint(vm.VCPUs),
+		rows = append(rows, []string{vm.Name, listedState(vm), vm.Image, fmt.Sprint(vm.VCPUs),
 			vm.Memory.String(), vm.Disk.String(), age(vm.CreatedAt)})
 	}
 	if err := table(a.std.Out, rows); err != nil {
@@ -68,8 +68,8 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 	return nil
 }
 
-// stateText is a VM's state and, where it did not end well, how it ended.
-func stateText(vm banger.VMSummary) string {
+// listedState is a VM's state and, if its last run did not end cleanly, how it ended.
+func listedState(vm banger.VMSummary) string {
 	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
 		return fmt.Sprintf("%s (%s)", vm.State, vm.Ending)
 	}
@@ -81,7 +81,7 @@ func newShow(a *app) *cobra.Command {
 		Use:               "show NAME...",
 		Short:             "Show everything about VMs",
 		Example:           "  banger vm show calm-otter\n  banger vm show --json calm-otter",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              args(1, anyNumber),
 		ValidArgsFunction: a.vmNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.runShow(cmd.Context(), names)
@@ -119,7 +119,7 @@ func details(vm banger.VM) [][]string {
 		{"vcpus", fmt.Sprint(vm.VCPUs)},
 		{"memory", memory(vm)},
 		{"work disk", vm.Disk.String() + " at /root"},
-		{"overlay", vm.Overlay.String() + " for changes to /"},
+		{"overlay", vm.Overlay.String() + " for all changes to /"},
 		{"driver", vm.Driver},
 		{"network", vm.Network},
 		{"created", when(vm.CreatedAt)},
@@ -137,7 +137,7 @@ func details(vm banger.VM) [][]string {
 	return append(rows, []string{"directory", vm.Dir}, []string{"console", vm.Console}, []string{"vmm log", vm.VMMLog})
 }
 
-// memory tells also of what a VM that runs could have again.
+// memory also returns the memory that a running VM was started with, if it is more.
 func memory(vm banger.VM) string {
 	if vm.Launched > vm.Memory {
 		return fmt.Sprintf("%v of the %v it was started with", vm.Memory, vm.Launched)
@@ -157,7 +157,7 @@ func when(t time.Time) string {
 	return t.Local().Format("2006-01-02 15:04:05")
 }
 
-// age is how long ago t was, in its largest unit.
+// age returns how long ago t was, in the largest unit.
 func age(t time.Time) string {
 	d := time.Since(t)
 	switch {
@@ -172,7 +172,7 @@ func age(t time.Time) string {
 }
 
 func table(out io.Writer, rows [][]string) error {
-	buffered := bufio.NewWriter(out) // tabwriter writes every cell by itself
+	buffered := bufio.NewWriter(out) // tabwriter writes each cell separately
 	w := tabwriter.NewWriter(buffered, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.Join(row, "\t"))
@@ -180,7 +180,7 @@ func table(out io.Writer, rows [][]string) error {
 	return errors.Join(w.Flush(), buffered.Flush())
 }
 
-// some makes an empty list print as [].
+// some returns list so that JSON has [] for an empty one.
 func some[T any](list []T) []T {
 	if list == nil {
 		return []T{}

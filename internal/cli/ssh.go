@@ -22,10 +22,10 @@ func newSSH(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh NAME [-- COMMAND...]",
 		Short: "Log in to a running VM with your own ssh",
-		Long: "Log in to a running VM with your own ssh, as root, through the daemon: no network is needed.\n" +
-			"A command goes to a shell in the VM, as ssh does it; `banger vm exec` hands its arguments over as they are.",
+		Long: "Log in to a running VM as root, with your own ssh. It connects through the daemon and needs no network.\n" +
+			"ssh gives a command to a shell in the VM; `banger vm exec` runs a program without a shell.",
 		Example:           "  banger vm ssh calm-otter\n  banger vm ssh calm-otter -- 'cd /srv && ls'",
-		Args:              cobra.MinimumNArgs(1),
+		Args:              args(1, anyNumber),
 		ValidArgsFunction: a.firstVM,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.runSSH(cmd.Context(), args[0], afterDashes(args[1:]))
@@ -55,7 +55,7 @@ func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
 	return a.replace(path, argv, os.Environ())
 }
 
-// sshCommand is the user's ssh on its way to vm: its path and its arguments.
+// sshCommand returns the path and the arguments of the user's ssh to vm.
 func sshCommand(vm banger.VM, command []string) (string, []string, error) {
 	path, err := exec.LookPath("ssh")
 	if err != nil {
@@ -78,8 +78,8 @@ func proxyCommand(vm banger.VM, flags ...string) ([]string, error) {
 	return slices.Concat([]string{self, "vm", "proxy"}, flags, []string{string(vm.ID), strconv.Itoa(wire.PortSSH)}), nil
 }
 
-// spawn runs ssh as a child that owns the terminal: what the keyboard sends
-// reaches it by itself, the other signals are handed on.
+// spawn runs ssh as a child that owns the terminal. The keyboard's signals reach it
+// anyway; spawn passes on the others.
 func spawn(argv []string, signals <-chan os.Signal) (int, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -103,7 +103,7 @@ func spawn(argv []string, signals <-chan os.Signal) (int, error) {
 	}
 }
 
-// afterDashes drops the -- that may stand between a VM's name and a command.
+// afterDashes drops a -- between a VM's name and a command.
 func afterDashes(args []string) []string {
 	if len(args) > 0 && args[0] == "--" {
 		return args[1:]
@@ -119,7 +119,7 @@ func newProxy(a *app) *cobra.Command {
 		Long:    "Connect stdin and stdout to a port of a VM's agent. `banger vm ssh` uses it as its ProxyCommand.",
 		Example: "  banger vm proxy calm-otter 22",
 		Hidden:  true,
-		Args:    cobra.ExactArgs(2),
+		Args:    args(2, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			port, err := strconv.ParseUint(args[1], 10, 16)
 			if err != nil || port == 0 {
@@ -174,7 +174,7 @@ func (a *app) runProxy(ctx context.Context, ref string, port int, name string) e
 	_, err = io.Copy(a.std.Out, conn)
 	switch {
 	case ctx.Err() != nil:
-		return reported(exitInterrupted) // ssh ends it so, and shows what it says
+		return exitStatus(exitInterrupted) // ssh ends its proxy like this, and would print an error
 	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
 		return nil
 	}

@@ -15,11 +15,10 @@ import (
 func newSSHConfig(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "ssh-config [NAME...]",
-		Short: "Print what ssh, scp, rsync and editors need to reach VMs by name",
-		Long: "Print entries for a configuration of ssh by which ssh, scp, sftp, rsync and editors reach VMs, as NAME and as\n" +
-			"NAME.vm: those named, or all. No file of yours is touched. With them in ~/.ssh/banger, put `Include banger` first\n" +
-			"in ~/.ssh/config, or give the file by -F: `rsync -a -e 'ssh -F ~/.ssh/banger' src/ NAME:src/`.\n" +
-			"An entry lasts as long as its VM and that VM's name.",
+		Short: "Print SSH config entries for VMs",
+		Long: "Print SSH config entries (Host NAME and NAME.vm) for these VMs, or for all. Changes no files.\n" +
+			"With the entries in ~/.ssh/banger, make `Include banger` the first line of ~/.ssh/config: then ssh, scp,\n" +
+			"sftp, rsync and editors reach the VMs by name. Print them again when you create or rename a VM.",
 		Example:           "  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter",
 		ValidArgsFunction: a.vmNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
@@ -28,7 +27,7 @@ func newSSHConfig(a *app) *cobra.Command {
 	}
 }
 
-// runSSHConfig prints all or nothing: its output is mostly on its way to a file.
+// runSSHConfig prints all entries or none: its output usually goes to a file.
 func (a *app) runSSHConfig(ctx context.Context, names []string) error {
 	vms, err := a.vmsNamed(ctx, names)
 	if err != nil {
@@ -54,7 +53,7 @@ func (a *app) runSSHConfig(ctx context.Context, names []string) error {
 	return err
 }
 
-// vmsNamed are the VMs of these names, or all.
+// vmsNamed returns the VMs with these names, or all.
 func (a *app) vmsNamed(ctx context.Context, names []string) ([]banger.VM, error) {
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
@@ -73,8 +72,8 @@ func (a *app) vmsNamed(ctx context.Context, names []string) ([]banger.VM, error)
 	return vms, nil
 }
 
-// stateElsewhere is what makes a command find this state directory from
-// surroundings that have only HOME, such as an editor's.
+// stateElsewhere returns what to put before a command so that it finds this state
+// directory in an environment that has only HOME, such as an editor's.
 func (a *app) stateElsewhere() ([]string, error) {
 	dirs, err := a.dirs()
 	if err != nil {

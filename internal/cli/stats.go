@@ -22,15 +22,15 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use: time and memory of the processes that run them, what their guests have given\nback of it, what their disks take on the host, and how full and busy they are inside.\nCPU is how much of all its CPUs a guest has used since its boot. With --watch it goes on\nuntil it is interrupted, and CPU is since the last look.",
+		Long:    "Show what VMs use. Inside: uptime, CPU, load, memory, and how full / and /root are. On the host:\nCPU time and memory of the process that runs the VM, the memory that the guest has given back\n(balloon), and the space that its disks take. CPU is the share of all CPUs of the guest that it\nused since its boot; with --watch, since the last refresh.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.runStats(cmd.Context(), names, opts)
 	}
-	cmd.Flags().BoolVarP(&opts.watch, "watch", "w", false, "show it again and again")
-	cmd.Flags().DurationVar(&opts.interval, "interval", 2*time.Second, "how often --watch looks")
+	cmd.Flags().BoolVarP(&opts.watch, "watch", "w", false, "refresh until interrupted")
+	cmd.Flags().DurationVar(&opts.interval, "interval", 2*time.Second, "how often --watch refreshes")
 	a.addJSON(cmd)
 	return cmd
 }
@@ -38,7 +38,7 @@ func newStats(a *app) *cobra.Command {
 func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) error {
 	const shortest = 100 * time.Millisecond
 	if opts.interval < shortest {
-		return banger.Invalidf("--interval 1s", "--interval %v is less than %v", opts.interval, shortest)
+		return banger.Invalidf("--interval 1s", "--interval must be at least %v", shortest)
 	}
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
@@ -57,7 +57,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	for {
 		results := forSelected(ctx, opts.selection, named, svc.VMStats)
 		if ctx.Err() != nil {
-			return reported(exitInterrupted)
+			return exitStatus(exitInterrupted)
 		}
 		if a.std.OutTTY && !a.json {
 			fmt.Fprint(a.std.Out, "\x1b[H\x1b[2J")
@@ -68,7 +68,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return reported(exitInterrupted)
+			return exitStatus(exitInterrupted)
 		}
 		if named, err = opts.names(ctx, a, svc, names); err != nil {
 			return err
@@ -76,8 +76,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	}
 }
 
-// showStats prints a table. What the guests said the last time is replaced by what
-// they say now.
+// showStats prints a table. It replaces in last what each guest reported before.
 func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last map[banger.VMID]banger.GuestStats) error {
 	rows := [][]string{{"NAME", "STATE", "UPTIME", "CPU", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
 	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
@@ -98,7 +97,7 @@ func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last ma
 	return failed
 }
 
-// statsRow has a dash for whatever is not known.
+// statsRow returns a row with a dash for what is not known.
 func statsRow(s banger.VMStats, last banger.GuestStats) []string {
 	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
 	if s.PID != 0 {
@@ -126,8 +125,8 @@ func statsRow(s banger.VMStats, last banger.GuestStats) []string {
 	return row
 }
 
-// busy is the part of its CPUs that a guest has used since the last time, or since
-// its boot where that was later.
+// busy returns the share of its CPUs that a guest has used since the last time, or
+// since its boot if that was later.
 func busy(now, last banger.GuestStats) string {
 	if last.CPUTotal >= now.CPUTotal || last.CPUBusy > now.CPUBusy {
 		last = banger.GuestStats{}

@@ -6,19 +6,19 @@ import (
 	"unicode/utf8"
 )
 
-// terminalWriter passes a guest's text on to a terminal, and of all that would
-// drive the terminal only line ends, tabs and colours.
+// terminalWriter writes a guest's text to a terminal without control sequences other
+// than line ends, tabs and colours.
 type terminalWriter struct {
 	to       io.Writer
-	part     []byte // of a rune whose rest has not come yet
+	part     []byte // of a rune that is not complete yet
 	out      []byte
 	state    escape
 	colour   []byte // the sequence read so far, if it may be a colour
-	returned bool   // after \r: the cursor is not moved until it is known why
-	coloured bool   // colours were passed on
+	returned bool   // after \r: what follows decides what it means
+	coloured bool   // colours were written
 }
 
-// escape is where in an escape sequence the text is.
+// escape is the position in an escape sequence.
 type escape int
 
 const (
@@ -29,7 +29,7 @@ const (
 	inText             // ESC ] and the like: until BEL, ESC \ or the line's end
 )
 
-// maxColour bounds a sequence that sets colours, in bytes.
+// maxColour is the maximum length of a sequence that sets colours.
 const maxColour = 64
 
 func (t *terminalWriter) Write(p []byte) (int, error) {
@@ -47,7 +47,7 @@ func (t *terminalWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Close leaves the terminal without colours. It does not close it.
+// Close resets the colours of the terminal. It does not close the terminal.
 func (t *terminalWriter) Close() error {
 	if !t.coloured {
 		return nil
@@ -56,8 +56,8 @@ func (t *terminalWriter) Close() error {
 	return err
 }
 
-// take reads one rune. Whatever a sequence cannot go on with ends it, so that a
-// guest that begins one and leaves it hides nothing of what follows.
+// take reads one rune. A rune that cannot continue a sequence ends it, so that an
+// unfinished sequence hides nothing of the text after it.
 func (t *terminalWriter) take(r rune) {
 	switch {
 	case r == 0x1b:
@@ -85,7 +85,7 @@ func (t *terminalWriter) take(r rune) {
 	}
 }
 
-// begin reads what follows ESC.
+// begin reads the rune after ESC.
 func (t *terminalWriter) begin(r rune) {
 	switch {
 	case r == '[':
@@ -102,22 +102,22 @@ func (t *terminalWriter) begin(r rune) {
 	}
 }
 
-// control ends a control sequence: only a colour is passed on.
+// control ends a control sequence, and writes it if it sets a colour.
 func (t *terminalWriter) control(final byte) {
 	if final != 'm' || len(t.colour) == maxColour {
 		return
 	}
 	for _, c := range t.colour[2:] {
 		if (c < '0' || c > '9') && c != ';' && c != ':' {
-			return // private: it sets how keys are reported, and more
+			return // private: such sequences change how keys are reported, for example
 		}
 	}
 	t.out = append(append(t.out, t.colour...), final)
 	t.coloured = true
 }
 
-// text passes a rune on that is in no sequence. What \r would overwrite stays,
-// on a line of its own.
+// text writes a rune that is not in a sequence. Text after \r gets its own line
+// instead of overwriting the text before.
 func (t *terminalWriter) text(r rune) {
 	if r == '\r' {
 		t.returned = true

@@ -14,7 +14,7 @@ func newVersion(a *app) *cobra.Command {
 		Use:     "version",
 		Short:   "Print the version of banger",
 		Example: "  banger version\n  banger version --json",
-		Args:    cobra.NoArgs,
+		Args:    args(0, 0),
 		RunE: func(*cobra.Command, []string) error {
 			platform := runtime.GOOS + "/" + runtime.GOARCH
 			if a.json {

@@ -12,8 +12,8 @@ import (
 func newVM(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "vm",
-		Short:   "Make, run and reach VMs",
-		Long:    "A VM keeps its changes to / in its overlay and everything in /root on its work disk.\nBoth survive until the VM is deleted.",
+		Short:   "Create, run and reach VMs",
+		Long:    "A VM keeps /root on its work disk and all other changes to / in its overlay.\nBoth stay until the VM is deleted.",
 		Example: "  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm list",
 		RunE:    group,
 	}
@@ -25,7 +25,7 @@ func newVM(a *app) *cobra.Command {
 	return cmd
 }
 
-// vmNames completes the names of VMs. It asks only a daemon that runs already.
+// vmNames completes the names of VMs. It does not start a daemon for that.
 func (a *app) vmNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	svc, err := a.connect(cmd.Context(), noStart)
 	if err != nil {
@@ -44,7 +44,7 @@ func (a *app) vmNames(cmd *cobra.Command, args []string, _ string) ([]string, co
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
-// firstVM completes the name of one VM and leaves the rest to the shell.
+// firstVM completes the name of one VM; the shell completes the rest.
 func (a *app) firstVM(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveDefault
@@ -61,7 +61,7 @@ func (a *app) kernelNames(cmd *cobra.Command, args []string, _ string) ([]string
 	return completed(a, cmd, args, service.ListKernels, func(k banger.Kernel) string { return k.Name })
 }
 
-// completed are the names of what is listed, without those that are given already.
+// completed returns the names in a list, without those that are given already.
 func completed[T any](a *app, cmd *cobra.Command, args []string, list func(service, context.Context) ([]T, error), name func(T) string) ([]string, cobra.ShellCompDirective) {
 	svc, err := a.connect(cmd.Context(), noStart)
 	if err != nil {
@@ -107,14 +107,14 @@ type result[T any] struct {
 	err   error
 }
 
-// failure is a result as --json prints it when it is none.
+// failure is the form in which --json prints an error about one of several names.
 type failure struct {
 	Name  string    `json:"name"`
 	Error errorJSON `json:"error"`
 }
 
-// showResults prints each result by show, or its error, and returns what is
-// left to return: the exit code of the worst.
+// showResults prints each result with show, or its error. It returns the exit status
+// of the worst error.
 func showResults[T any](a *app, results []result[T], show func(name string, value T) error) error {
 	worst := 0
 	for _, r := range results {
@@ -129,10 +129,10 @@ func showResults[T any](a *app, results []result[T], show func(name string, valu
 		default:
 			a.report(r.err)
 		}
-		worst = max(worst, exitCode(r.err))
+		worst = max(worst, ExitCode(r.err))
 	}
 	if worst > 0 {
-		return reported(worst)
+		return exitStatus(worst)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 func TestCreatePassesTheFlagsOnAndPrintsTheState(t *testing.T) {
 	f := newFake()
 	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--driver", "auto", "--no-start").
-		want(t, 0, "otter: stopped\n", "")
+		want(t, 0, "otter: created, not started\n", "")
 	want := "create {Name:otter Image: VCPUs:2 Memory:2G Disk:32G Overlay:4G Driver:auto NoStart:true}"
 	if f.took[0] != want {
 		t.Errorf("got %s, want %s", f.took[0], want)
@@ -59,17 +59,19 @@ func TestJSON(t *testing.T) {
 func TestSeveralNamesKeepTheirOrderAndTheWorstCode(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.run(t, setup{}, "vm", "stop", "wombat", "nobody", "otter", "otter").want(t, 4, "otter: stopped\n",
-		"banger: stop VM \"wombat\": the VM is stopped\nbanger: stop VM \"nobody\": there is no such VM\nfix: banger vm list\n")
+		"banger: stop VM \"wombat\": the VM is stopped\nbanger: show VM \"nobody\": there is no such VM\nfix: banger vm list\n")
 	f.run(t, setup{}, "vm", "start", "otter", "wombat").want(t, 0, "otter: running\nwombat: running\n", "")
 	f.run(t, setup{}, "vm", "restart", "otter").want(t, 0, "otter: running\n", "")
 }
 
 func TestDeleteAsks(t *testing.T) {
 	f := newFake(aVM("otter", banger.Stopped), aVM("wombat", banger.Running))
-	f.run(t, setup{}, "vm", "delete", "otter").want(t, 2, "",
-		"banger: nobody is there to be asked whether to delete\nfix: banger vm delete --yes otter\n")
+	const unasked = "banger: not deleting without confirmation: stdin is not a terminal\nfix: "
+	f.run(t, setup{}, "vm", "delete", "otter").want(t, 2, "", unasked+"banger vm delete --yes otter\n")
+	f.run(t, setup{}, "vm", "delete", "wombat").want(t, 2, "", unasked+"banger vm delete --yes --force wombat\n")
+	f.run(t, setup{}, "vm", "delete", "--all").want(t, 2, "", unasked+"banger vm delete --yes --force otter wombat\n")
 	r := f.run(t, setup{tty: true, in: "n\n"}, "vm", "rm", "otter")
-	if r.code != 1 || !strings.Contains(r.errOut, "delete otter and everything on the disks? [y/N] ") || len(f.vms) != 2 {
+	if r.code != 1 || !strings.Contains(r.errOut, "Delete otter and all its data? [y/N] ") || len(f.vms) != 2 {
 		t.Errorf("%+v, %v", r, f.vms)
 	}
 	if r := f.run(t, setup{tty: true}, "vm", "delete", "otter"); r.code != 1 || len(f.vms) != 2 {
@@ -84,6 +86,38 @@ func TestDeleteAsks(t *testing.T) {
 	f.run(t, setup{}, "vm", "delete", "-y", "wombat").want(t, 4, "",
 		"banger: delete VM \"wombat\": the VM is running\nfix: banger vm delete --force wombat\n")
 	f.run(t, setup{}, "vm", "delete", "-y", "--force", "wombat").want(t, 0, "wombat: deleted\n", "")
+}
+
+// TestDeleteLooksBeforeItAsks: one question is enough for a running VM.
+func TestDeleteLooksBeforeItAsks(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running))
+	r := f.run(t, setup{tty: true, in: "y\n"}, "vm", "delete", "otter")
+	if r.code != 0 || r.out != "otter: deleted\n" || !strings.HasPrefix(r.errOut, "otter is running. Stop it and delete all its data? [y/N] ") {
+		t.Errorf("%+v", r)
+	}
+	for _, c := range []struct {
+		found, running []string
+		want           string
+	}{
+		{[]string{"a", "b"}, nil, "Delete a, b and all their data?"},
+		{[]string{"a", "b"}, []string{"b"}, "b is running. Stop it and delete a, b and all their data?"},
+		{[]string{"a", "b", "c"}, []string{"b", "c"}, "b, c are running. Stop them and delete a, b, c and all their data?"},
+	} {
+		if got := deleteQuestion(c.found, c.running); got != c.want {
+			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// TestVerbsSayWhatChanged, and do not claim what was so before.
+func TestVerbsSayWhatChanged(t *testing.T) {
+	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
+	f.idempotent = true
+	f.run(t, setup{tty: true}, "vm", "start", "otter").want(t, 0, "otter: already running\n", "\r\x1b[K")
+	f.run(t, setup{tty: true}, "vm", "stop", "wombat").want(t, 0, "wombat: already stopped\n", "\r\x1b[K")
+	for milestone, want := range map[string]string{"agent": "ssh works", "boot": "booted", "stopped": "stopped"} {
+		f.run(t, setup{}, "vm", "wait", "--for", milestone, "otter").want(t, 0, "otter: "+want+"\n", "")
+	}
 }
 
 func TestListAndShow(t *testing.T) {
@@ -150,6 +184,30 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 	}()
 	f.run(t, setup{signals: signals}, "vm", "create", "--name", "otter").
 		want(t, 130, "", "banger: create VM \"otter\": interrupted\n")
+}
+
+// TestInterruptSaysWhatItDoes: what only ends the wait of the command is not undone.
+func TestInterruptSaysWhatItDoes(t *testing.T) {
+	for args, want := range map[string]string{
+		"vm create --name fox":      "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",
+		"vm stop otter":             "\nInterrupted. Press Ctrl-C again to quit at once.\n",
+		"vm start wombat":           "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",
+		"vm start --wait boot bear": "\nInterrupted. Press Ctrl-C again to quit at once.\n",
+		"vm wait otter":             "\nInterrupted. Press Ctrl-C again to quit at once.\n",
+	} {
+		f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped), aVM("bear", banger.Running))
+		f.idempotent = true
+		f.hang = make(chan struct{})
+		signals := make(chan os.Signal, 1)
+		go func() {
+			<-f.hang
+			signals <- syscall.SIGINT
+		}()
+		r := f.run(t, setup{signals: signals, tty: true}, strings.Fields(args)...)
+		if r.code != 130 || !strings.Contains(r.errOut, want) {
+			t.Errorf("%s: %+v", args, r)
+		}
+	}
 }
 
 func TestASecondInterruptLeavesAtOnce(t *testing.T) {

@@ -1,6 +1,6 @@
-// Package bundle owns the runtime bundle: what its manifest says, and how the
-// kernel set, the image and the agent in it come into the state directory. It
-// makes none of them.
+// Package bundle owns the runtime bundle: it reads and writes the manifest, and
+// installs the kernel set, the image, the agent and Firecracker into the state
+// directory. It does not build them; package build does.
 package bundle
 
 import (
@@ -19,10 +19,10 @@ import (
 	"banger/internal/durable"
 )
 
-// Version is the manifest's version. A bundle of another one is refused.
+// Version is the manifest's version. Open refuses a bundle of another version.
 const Version = 1
 
-// Manifest is what bundle.json holds. A part without a digest is not there.
+// Manifest is the content of bundle.json. A part without a digest is missing.
 type Manifest struct {
 	Version     int         `json:"version"`
 	Kernel      Kernel      `json:"kernel,omitzero"`
@@ -34,7 +34,7 @@ type Manifest struct {
 // Kernel describes the bundle's kernel set.
 type Kernel struct {
 	Release string        `json:"release"`
-	Digest  banger.Digest `json:"digest"` // as KernelDigest makes it
+	Digest  banger.Digest `json:"digest"` // as KernelDigest returns it
 	Origin  string        `json:"origin"`
 	Size    banger.Size   `json:"size_bytes"`
 	Recipe  int           `json:"recipe"` // of the build that made it
@@ -47,7 +47,7 @@ type Image struct {
 	Digest   banger.Digest `json:"digest"` // of the file
 	Origin   string        `json:"origin"`
 	Size     banger.Size   `json:"size_bytes"`
-	Packages string        `json:"packages_sha256"` // of the packages.apt it was made from
+	Packages string        `json:"packages_sha256"` // of packages.apt at the build
 	Recipe   int           `json:"recipe"`
 }
 
@@ -57,30 +57,30 @@ type Firecracker struct {
 	Digest  banger.Digest `json:"digest"` // of the file
 	Origin  string        `json:"origin"`
 	Size    banger.Size   `json:"size_bytes"`
-	Pinned  string        `json:"pinned"` // the digest of what it was taken out of
+	Pinned  string        `json:"pinned"` // digest of the download that it was in
 }
 
-// Bundle is a bundle whose manifest was read. Nothing else of it was.
+// Bundle is a bundle whose manifest has been read, and nothing else.
 type Bundle struct {
 	Dir config.BundleDir
 	Manifest
 }
 
-// What mends a bundle, and its VMM.
+// Fixes for a damaged bundle, and for a damaged Firecracker in it.
 const (
 	rebuild = "make runtime"
 	refetch = "make runtime-bundle"
 )
 
-// Open reads a bundle's manifest. A directory without one, or with one that
-// says nothing usable, is an Unready error.
+// Open reads a bundle's manifest. A missing or unusable manifest is an Unready
+// error.
 func Open(dir config.BundleDir) (*Bundle, error) {
 	unready := func(why error) error {
 		return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("open the runtime bundle %s", dir), Why: why, Fix: rebuild}
 	}
 	text, err := os.ReadFile(dir.Manifest())
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, unready(errors.New("it is not there, or not whole: it has no bundle.json"))
+		return nil, unready(errors.New("it has no bundle.json: it is missing, or was not finished"))
 	}
 	if err != nil {
 		return nil, unready(err)
@@ -97,10 +97,10 @@ func Open(dir config.BundleDir) (*Bundle, error) {
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// check keeps names and digests from becoming other paths than they should.
+// check makes sure that digests and names can be used in paths.
 func (m *Manifest) check() error {
 	if m.Version != Version {
-		return fmt.Errorf("its version is %d, this banger knows %d", m.Version, Version)
+		return fmt.Errorf("its version is %d; this banger reads version %d", m.Version, Version)
 	}
 	for _, digest := range []banger.Digest{m.Kernel.Digest, m.Image.Digest, m.Firecracker.Digest} {
 		if digest != "" && !digestForm.MatchString(string(digest)) {
@@ -113,11 +113,11 @@ func (m *Manifest) check() error {
 	return nil
 }
 
-// Rootfs is the path of the bundle's image.
+// Rootfs returns the path of the bundle's image.
 func (b *Bundle) Rootfs() string { return filepath.Join(string(b.Dir), b.Image.File) }
 
-// Verify reads the whole bundle. Content that is not what the manifest says, and
-// a part that is missing, are Unready errors.
+// Verify reads the whole bundle and compares it with the manifest. A missing or
+// changed part is an Unready error.
 func (b *Bundle) Verify(ctx context.Context) error {
 	got, _, err := KernelDigest(ctx, b.Dir.Kernel())
 	if err := compare(string(b.Dir.Kernel()), got, b.Kernel.Digest, err, rebuild); err != nil {
@@ -135,7 +135,8 @@ func (b *Bundle) verifyFirecracker(ctx context.Context) error {
 	return compare(b.Dir.Firecracker(), got, b.Firecracker.Digest, err, refetch)
 }
 
-// compare judges the outcome of hashing what is at path.
+// compare returns an error unless got and want are equal. err is the error of
+// hashing what is at path.
 func compare(path string, got, want banger.Digest, err error, fix string) error {
 	if err == nil && got == want {
 		return nil
@@ -148,7 +149,7 @@ func compare(path string, got, want banger.Digest, err error, fix string) error 
 	return &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("check %s", path), Why: err, Fix: fix}
 }
 
-// Write writes bundle.json, at once or not at all, and onto the disk.
+// Write writes bundle.json atomically and syncs it.
 func (m Manifest) Write(dir config.BundleDir) error {
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"banger/internal/durable"
 )
 
-// share makes dst a read-only file with src's content, in the cheapest way the
-// file system offers: sharing blocks, else the file itself, else a copy that
-// keeps the holes.
+// share creates dst as a read-only file with src's content, in the cheapest way
+// that the file system offers: shared blocks, else a hard link, else a copy that
+// keeps holes.
 func share(ctx context.Context, src, dst string) error {
 	in, err := os.Open(src)
 	if err != nil {
@@ -48,15 +48,15 @@ func share(ctx context.Context, src, dst string) error {
 	return durable.Sync(out.Name())
 }
 
-// ours says whether a file is safe to share as it is: nobody has it to write,
-// and nobody else can change that.
+// ours reports whether a hard link to the file is safe: nobody may write to it, and
+// only this user can change that.
 func ours(info os.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return ok && info.Mode().Perm()&0o222 == 0 && int(stat.Uid) == os.Geteuid()
 }
 
-// replaceByLink makes dst a name of the very file that is open, wherever a
-// symbolic link led to it.
+// replaceByLink replaces dst by a hard link to the open file. It links the
+// descriptor, since a path could be a symbolic link.
 func replaceByLink(in *os.File, dst string) error {
 	linked := dst + ".link"
 	if err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", in.Fd()), unix.AT_FDCWD, linked, unix.AT_SYMLINK_FOLLOW); err != nil {

@@ -18,13 +18,13 @@ import (
 	"banger/internal/config"
 )
 
-// chunk is how much is read at once, and how often a cancelled context is seen.
+// chunk is how much is read at once. The context is checked before each chunk.
 const chunk = 1 << 20
 
 var zeros [chunk]byte
 
-// FileDigest returns the SHA-256 of a file's content and its size. Holes are
-// hashed without being read.
+// FileDigest returns the SHA-256 of a file's content and its size. It hashes holes
+// without reading them.
 func FileDigest(ctx context.Context, path string) (banger.Digest, banger.Size, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -48,8 +48,8 @@ func digestOf(sum hash.Hash) banger.Digest {
 	return banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
 }
 
-// KernelDigest returns the digest and the size of a kernel set: the SHA-256 of
-// one line for each of its files, sorted, with the file's name and SHA-256.
+// KernelDigest returns the digest and the size of a kernel set. The digest is the
+// SHA-256 of one line for each file, sorted: its name and its SHA-256.
 func KernelDigest(ctx context.Context, dir config.KernelDir) (banger.Digest, banger.Size, error) {
 	var lines []string
 	var total banger.Size
@@ -69,15 +69,16 @@ func KernelDigest(ctx context.Context, dir config.KernelDir) (banger.Digest, ban
 	return digestOf(sum), total, nil
 }
 
-// kernelFiles are the files that a kernel set is made of. What describes it,
-// kernel.json, is not of them: it holds the digest.
+// kernelFiles returns the files that a kernel set's digest covers. kernel.json is
+// not one of them, since it holds the digest.
 func kernelFiles(dir config.KernelDir) []string {
 	return []string{dir.Vmlinux(), dir.BootModules(), dir.Modules()}
 }
 
 // walkData calls visit for each stretch of data in the file, with the length of
-// the hole before it and its own, the file's position being its beginning; a
-// hole at the end comes with no data. It returns the file's size.
+// the hole before it and the length of the data. The file's position is then where
+// the data begins. A hole at the end comes with no data. walkData returns the
+// file's size.
 func walkData(ctx context.Context, file *os.File, visit func(hole, data int64) error) (int64, error) {
 	info, err := file.Stat()
 	if err != nil {
@@ -103,8 +104,8 @@ func walkData(ctx context.Context, file *os.File, visit func(hole, data int64) e
 	return size, nil
 }
 
-// nextData finds the next stretch of data at or after at. Where the file system
-// cannot tell, all the rest is data.
+// nextData returns the next stretch of data at or after at. On a file system that
+// does not report holes, all the rest is data.
 func nextData(file *os.File, at, size int64) (begin, end int64, err error) {
 	begin, err = unix.Seek(int(file.Fd()), at, unix.SEEK_DATA)
 	switch {
@@ -134,8 +135,8 @@ func hashZeros(ctx context.Context, sum hash.Hash, n int64) error {
 	return nil
 }
 
-// copyChunks copies all of a limited reader and sees a cancelled ctx on the way.
-// A file that has become shorter is an error.
+// copyChunks copies all of a limited reader, or stops when ctx is cancelled. It
+// returns an error if the reader ends early.
 func copyChunks(ctx context.Context, to io.Writer, from *io.LimitedReader) error {
 	for from.N > 0 {
 		if err := ctx.Err(); err != nil {

@@ -15,8 +15,8 @@ import (
 	"banger/internal/durable"
 )
 
-// Installed is what a bundle brought into the state directory. A part that the
-// bundle lacks is zero.
+// Installed describes what Install took from a bundle. A part that the bundle lacks
+// is zero.
 type Installed struct {
 	Image       banger.Image
 	Kernel      banger.Kernel
@@ -24,17 +24,17 @@ type Installed struct {
 	Firecracker banger.Digest
 }
 
-// begun marks what an install has not finished.
+// begun is the prefix of what an install has not finished.
 const begun = ".new-"
 
-// Install brings the bundle's small parts into the state directory: the agent and
-// Firecracker. The kernel set and the image are those of the manifest: they come in
-// by InstallKernel and InstallImage, when somebody needs them. What is there already
-// stays as it is, so calling it at every start costs nothing. It also removes what a
-// killed install left, so none may be at work.
+// Install copies the bundle's agent and Firecracker into the state directory, and
+// returns the kernel set and the image as the manifest describes them; InstallKernel
+// and InstallImage copy these when a VM needs them. Install skips what is there
+// already, so a daemon calls it at every start. It also removes what a killed install
+// left: no other install may run at the same time.
 //
-// The agent is the bundle's, else the one beside the running program. A part
-// that fails does not keep the others out: the result has those.
+// The agent is the bundle's, else the one beside the running program. If a part
+// fails, Install still installs the others and returns them with the error.
 func Install(ctx context.Context, b *Bundle, dirs config.Dirs) (Installed, error) {
 	var done Installed
 	if k := b.Kernel; k.Digest != "" {
@@ -57,14 +57,14 @@ func Install(ctx context.Context, b *Bundle, dirs config.Dirs) (Installed, error
 	return done, errors.Join(failed...)
 }
 
-// prepare makes the places of what is installed, and removes what a killed
-// install left there.
+// prepare creates the directories to install into and removes what a killed install
+// left there.
 func prepare(dirs config.Dirs) error {
 	for _, dir := range []string{dirs.Images(), dirs.Kernels(), dirs.Agents(), dirs.VMMs()} {
 		if err := durable.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		left, _ := filepath.Glob(filepath.Join(dir, begun+"*")) // the pattern is right
+		left, _ := filepath.Glob(filepath.Join(dir, begun+"*")) // only a bad pattern is an error
 		for _, path := range left {
 			if err := os.RemoveAll(path); err != nil {
 				return err
@@ -74,8 +74,8 @@ func prepare(dirs config.Dirs) error {
 	return nil
 }
 
-// InstallKernel brings the bundle's kernel set into the state directory and checks
-// what it brings. One that is there already stays as it is.
+// InstallKernel copies the bundle's kernel set into the state directory and verifies
+// the copy, unless it is there already.
 func (b *Bundle) InstallKernel(ctx context.Context, dirs config.Dirs) error {
 	from, to := b.Dir.Kernel(), dirs.Kernel(b.Kernel.Digest)
 	return place(string(to), func(stage string) error {
@@ -89,7 +89,8 @@ func (b *Bundle) InstallKernel(ctx context.Context, dirs config.Dirs) error {
 	})
 }
 
-// InstallImage does for the bundle's image what InstallKernel does.
+// InstallImage copies the bundle's image into the state directory and verifies the
+// copy, unless it is there already.
 func (b *Bundle) InstallImage(ctx context.Context, dirs config.Dirs) error {
 	to := dirs.Image(b.Image.Digest)
 	return place(string(to), func(stage string) error {
@@ -102,7 +103,7 @@ func (b *Bundle) InstallImage(ctx context.Context, dirs config.Dirs) error {
 	})
 }
 
-// place fills a directory and gives it its name, unless one has it already.
+// place creates dir with what fill puts into it, atomically, unless dir exists.
 func place(dir string, fill func(stage string) error) error {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -124,7 +125,8 @@ func place(dir string, fill func(stage string) error) error {
 	return nil
 }
 
-// installAgent copies, and never links: a build writes to its output in place.
+// installAgent copies the agent. A hard link would change when a build writes to its
+// output in place.
 func (b *Bundle) installAgent(ctx context.Context, dirs config.Dirs) (banger.Digest, error) {
 	from, err := b.findAgent()
 	if err != nil {
@@ -155,14 +157,14 @@ func (b *Bundle) installFirecracker(ctx context.Context, dirs config.Dirs, done 
 	return nil
 }
 
-// installProgram copies a program to where nothing changes it any more, unless
-// it is there.
+// installProgram copies a program to its place in the state directory, unless it is
+// there already.
 func installProgram(ctx context.Context, from, to string, want banger.Digest) error {
 	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	stage := filepath.Join(filepath.Dir(to), begun+"program")
-	defer os.Remove(stage) // gone after the rename
+	defer os.Remove(stage) // does nothing after the rename
 	if err := copyProgram(ctx, from, stage); err != nil {
 		return err
 	}
@@ -186,7 +188,7 @@ func copyProgram(ctx context.Context, from, to string) error {
 	if err := copySparse(ctx, in, out); err != nil {
 		return fmt.Errorf("copy %s: %w", from, err)
 	}
-	if err := out.Chmod(0o555); err != nil { // root's VMMs are run by others
+	if err := out.Chmod(0o555); err != nil { // root runs VMMs as other users
 		return err
 	}
 	return durable.Sync(to)
@@ -203,5 +205,5 @@ func (b *Bundle) findAgent() (string, error) {
 			return path, nil
 		}
 	}
-	return "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("there is no %s", strings.Join(tried, " and no ")), Fix: "make build"}
+	return "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the agent is missing: there is no %s", strings.Join(tried, " and no ")), Fix: "make build"}
 }

@@ -17,7 +17,7 @@ import (
 	"banger"
 )
 
-// compression is how an archive is packed, told by its first bytes.
+// compression is how an archive is compressed, as its first bytes tell.
 type compression string
 
 const (
@@ -28,7 +28,7 @@ const (
 	bzipped      compression = "bzip2"
 )
 
-// maxZstdWindow is what zstd itself takes without being told otherwise.
+// maxZstdWindow is the default limit of the zstd program.
 const maxZstdWindow = 128 << 20
 
 var magics = []struct {
@@ -36,7 +36,8 @@ var magics = []struct {
 	kind  compression
 }{{"\x1f\x8b", gzipped}, {"\x28\xb5\x2f\xfd", zstdPacked}, {"\xfd7zXZ\x00", xzPacked}, {"BZh", bzipped}}
 
-// compressionOf looks at a file's first bytes, and leaves it at its start.
+// compressionOf returns the compression of a file and leaves the file's position
+// alone.
 func compressionOf(file *os.File) (compression, error) {
 	start := make([]byte, 6)
 	n, err := file.ReadAt(start, 0)
@@ -51,8 +52,9 @@ func compressionOf(file *os.File) (compression, error) {
 	return uncompressed, nil
 }
 
-// open returns the plain archive. That of an uncompressed file can be read
-// twice, so that it needs no copy. It does not close the file.
+// open returns a reader of the plain archive and a function that ends its use. It
+// returns an uncompressed file itself, which can be read twice without a copy. The
+// caller closes the file.
 func (c compression) open(file *os.File) (io.Reader, func(), error) {
 	buffered := bufio.NewReaderSize(file, 1<<20)
 	var plain io.Reader
@@ -79,7 +81,7 @@ func (c compression) open(file *os.File) (io.Reader, func(), error) {
 	return unpacking{plain, c}, done, nil
 }
 
-// unpacking tells the errors of the unpacking from those of whoever reads.
+// unpacking marks read errors as those of a damaged archive.
 type unpacking struct {
 	io.Reader
 	kind compression
@@ -93,11 +95,11 @@ func (u unpacking) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// damaged is what an error in a packed archive means, unless the file itself
-// could not be read.
+// damaged turns an error of a decompressor into an Invalid error, unless the file
+// itself could not be read.
 func (c compression) damaged(err error) error {
 	if file := (*fs.PathError)(nil); errors.As(err, &file) {
 		return err
 	}
-	return &banger.Error{Kind: banger.Invalid, What: fmt.Sprintf("unpack %s", c), Why: err, Fix: "fetch or make the archive again: it is damaged, or a piece of one"}
+	return &banger.Error{Kind: banger.Invalid, What: fmt.Sprintf("unpack %s", c), Why: err, Fix: "download or create the archive again: it is damaged or cut off"}
 }

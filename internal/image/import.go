@@ -31,19 +31,19 @@ type Images struct {
 	Store *store.Store
 	Log   *slog.Logger
 
-	// Bundled is the name of the runtime bundle's image, which each start of a
-	// daemon gives to that.
+	// Bundled is the name of the runtime bundle's image. No other image can have
+	// it: the daemon gives it to the bundle's at each start.
 	Bundled string
 
 	Operations *operation.Host // runs the verbs
 	Events     *event.Hub      // hears of every image that comes and goes
 
-	// Files and records change together, so that content which is imported
-	// while its last name is deleted is not lost.
+	// mu makes files and records change together. Otherwise an import could lose
+	// its file to a deletion of the same content's last other name.
 	mu sync.Mutex
 }
 
-// Open makes the images a source of events, and removes what a killed daemon was
+// Open adds the images to the event stream, and removes what a killed daemon was
 // writing or removing.
 func (i *Images) Open(ctx context.Context) error {
 	i.Events.Add(i.snapshot)
@@ -73,7 +73,7 @@ func (i *Images) sweep(ctx context.Context) error {
 	return err
 }
 
-// importing is what the steps of an import hand on to each other.
+// importing is the state of one import.
 type importing struct {
 	*Images
 	spec  banger.ImportImage
@@ -85,7 +85,7 @@ type importing struct {
 	note  string
 }
 
-// ImportImage implements banger.ImageService: the image is made whole or not at all.
+// ImportImage implements banger.ImageService. A failed import leaves nothing.
 func (i *Images) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (_ banger.Image, err error) {
 	im := &importing{Images: i, spec: spec}
 	op := i.Operations.Begin("image", "import", spec.Name, "", progress)
@@ -119,12 +119,12 @@ func (im *importing) checkName(ctx context.Context) error {
 	return err
 }
 
-// open looks at the archive and whether there is room for what it holds.
+// open opens the archive and checks that there is space for what it holds.
 func (im *importing) open(context.Context) error {
 	if !filepath.IsAbs(im.spec.File) {
-		return banger.Invalidf("give the file's absolute path", "%q is no absolute path", im.spec.File)
+		return banger.Invalidf("give the file's absolute path", "%q is not an absolute path", im.spec.File)
 	}
-	// A pipe without a writer would wait for ever.
+	// Without O_NONBLOCK, opening a pipe would wait for a writer.
 	file, err := os.OpenFile(im.spec.File, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return unreadable(err)
@@ -135,7 +135,7 @@ func (im *importing) open(context.Context) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return banger.Invalidf("name a file that holds a tar archive", "%s is no file", im.spec.File)
+		return banger.Invalidf("name a file that holds a tar archive", "%s is not a file", im.spec.File)
 	}
 	im.size = banger.Size(info.Size())
 	if im.kind, err = compressionOf(file); err != nil {
@@ -158,8 +158,8 @@ func unreadable(err error) error {
 	return e
 }
 
-// checkRoom knows the least that an import takes: the image, and of a
-// compressed archive its plain content beside it.
+// checkRoom checks that there is space for the least that an import can need: the
+// image and, if the archive is compressed, its plain content.
 func (im *importing) checkRoom() error {
 	const reserve = 64 * banger.MiB
 	need := im.size + reserve
@@ -177,8 +177,8 @@ func (im *importing) full(why error) error {
 	return &banger.Error{Kind: banger.Unready, Why: why, Fix: "free space on " + disk.MountPoint(im.Dirs.Images())}
 }
 
-// write puts the file system together aside of its place. Its digest is that of
-// what was read back.
+// write writes the file system into a stage. The image's digest is the one of the
+// file as it was read back.
 func (im *importing) write(ctx context.Context) error {
 	stage, err := os.MkdirTemp(im.Dirs.Images(), im.Dirs.NewImage())
 	if err != nil {
@@ -212,7 +212,7 @@ func (im *importing) origin() string {
 	return filepath.Base(im.spec.File)
 }
 
-// record gives the file its name and puts it on record.
+// record moves the file to its place and adds the image to the store.
 func (im *importing) record(ctx context.Context) error {
 	im.mu.Lock()
 	defer im.mu.Unlock()
@@ -231,13 +231,13 @@ func (im *importing) record(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	im.made, err = im.Store.Image(context.WithoutCancel(ctx), im.made.Name) // it is there: no way back
+	im.made, err = im.Store.Image(context.WithoutCancel(ctx), im.made.Name) // too late to cancel
 	made := im.made
 	im.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &made})
 	return err
 }
 
-// close removes what is not in its place.
+// close closes the archive and removes the stage.
 func (im *importing) close(err *error) {
 	if im.file != nil {
 		im.file.Close()
@@ -249,8 +249,8 @@ func (im *importing) close(err *error) {
 	}
 }
 
-// DeleteImage implements banger.ImageService. It takes an image's name away, and with the last one its files. A VM that
-// was made from the image keeps all of it: that is a Conflict.
+// DeleteImage implements banger.ImageService. It deletes an image's name, and its
+// files with the last name. An image that a VM was created from is a Conflict.
 func (i *Images) DeleteImage(ctx context.Context, ref string, progress banger.Progress) (err error) {
 	if _, err := i.Store.Image(ctx, ref); err != nil {
 		return err
@@ -280,7 +280,8 @@ func (i *Images) DeleteImage(ctx context.Context, ref string, progress banger.Pr
 	})
 }
 
-// drop removes an image's directory, which nobody finds half removed.
+// drop removes an image's directory. It moves it aside first, so that a crash does
+// not leave half of it in place.
 func (i *Images) drop(dir string) error {
 	aside, err := os.MkdirTemp(i.Dirs.Images(), i.Dirs.NewImage())
 	if err != nil {

@@ -174,8 +174,8 @@ func TestImportIsRefused(t *testing.T) {
 		"no such file":              {banger.ImportImage{Name: "new", File: file + "x"}, banger.NotFound, "name a file"},
 		"a directory":               {banger.ImportImage{Name: "new", File: "/"}, banger.Invalid, "name a file"},
 		"a pipe that nobody writes": {banger.ImportImage{Name: "new", File: pipe}, banger.Invalid, "name a file"},
-		"an empty file":             {banger.ImportImage{Name: "new", File: archive(t, nil)}, banger.Invalid, "make the archive again"},
-		"no archive":                {banger.ImportImage{Name: "new", File: archive(t, bytes.Repeat([]byte("no archive "), 200))}, banger.Invalid, "fetch or make"},
+		"an empty file":             {banger.ImportImage{Name: "new", File: archive(t, nil)}, banger.Invalid, "create the archive again"},
+		"no archive":                {banger.ImportImage{Name: "new", File: archive(t, bytes.Repeat([]byte("no archive "), 200))}, banger.Invalid, "download or create"},
 	} {
 		_, err := i.ImportImage(t.Context(), c.spec, nil)
 		if banger.KindOf(err) != c.kind || !strings.HasPrefix(banger.FixOf(err), c.fix) {

@@ -1,6 +1,7 @@
-// Package initrd writes initial RAM disks: cpio archives one after another,
-// first what a kernel set and an agent make together, then what one boot of one
-// VM needs. It does not choose the modules and knows no configuration's content.
+// Package initrd writes initial RAM disks: cpio archives one after another. First
+// come the agent and the boot modules, which many VMs share, then the configuration
+// of one boot of one VM. It does not choose the modules or know what a configuration
+// holds.
 package initrd
 
 import (
@@ -14,25 +15,25 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// Limits of what goes in: all of it is in the guest's memory until the boot is over.
+// Limits of the parts: the guest keeps the initrd in memory until the boot is over.
 const (
 	maxPart   = 256 << 20
 	maxConfig = 1 << 20
 )
 
-// Page is what an initrd's size is a multiple of. QEMU loads one so that it ends less
-// than a page below the end of the guest's memory, and the SeaBIOS of Debian 13 has
-// put ACPI's tables into the last page by then, without which a kernel finds no device.
-// An initrd that fills its pages ends a page below.
+// Page divides an initrd's size. QEMU loads an initrd so that it ends less than a page
+// below the end of the guest's memory. By then the SeaBIOS of Debian 13 has put ACPI's
+// tables into that last page, and without them the kernel finds no device. An initrd of
+// whole pages ends a page lower.
 const Page = 4096
 
-// Rest is how many zeros make an initrd of this size one that fills its pages. Kernels
-// skip them.
+// Rest returns how many zeros to append to an initrd of this size so that it fills its
+// last page. Kernels skip them.
 func Rest(size int64) int64 { return -size & (Page - 1) }
 
-// WriteBase writes what all VMs with this kernel set and this agent share:
-// the agent as /init, what a first process needs before it has mounted anything,
-// and bootModules, which is an archive already.
+// WriteBase writes the archives that all VMs with this kernel set and agent share:
+// the agent as /init with the directories and the device it needs before it mounts
+// anything, and bootModules, which is an archive already.
 func WriteBase(w io.Writer, agent, bootModules string) error {
 	buffered := bufio.NewWriterSize(w, 64<<10)
 	if err := writeAgent(buffered, agent); err != nil {
@@ -52,7 +53,7 @@ func writeAgent(w io.Writer, agent string) error {
 	defer file.Close()
 	archive := NewWriter(w)
 	for _, dir := range []string{"dev", "proc", "sys", "run"} {
-		archive.Dir(dir, 0o755) // an error stays until the next call that is looked at
+		archive.Dir(dir, 0o755) // File returns an earlier error
 	}
 	archive.Char("dev/console", 0o600, 5, 1)
 	if err := archive.File("init", 0o755, size, file); err != nil {
@@ -85,7 +86,7 @@ func open(path string) (*os.File, int64, error) {
 	}
 	info, err := file.Stat()
 	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxPart) {
-		err = fmt.Errorf("%s is no file, or larger than an initrd's part may be", path)
+		err = fmt.Errorf("%s is not a regular file, or is larger than %d bytes", path, maxPart)
 	}
 	if err != nil {
 		file.Close()
@@ -94,12 +95,12 @@ func open(path string) (*os.File, int64, error) {
 	return file, info.Size(), nil
 }
 
-// Make writes the initrd of one boot: base, and after it an archive with the
-// VM's configuration. The file holds secrets, so it is its owner's alone from
-// the start; an older one is replaced at once or not at all.
+// Make writes the initrd of one boot: base, then an archive with the VM's
+// configuration. The file holds secrets, so it is created with mode 0600. Make
+// replaces an older file atomically.
 func Make(path, base string, config []byte) (err error) {
 	if len(config) > maxConfig {
-		return fmt.Errorf("write initrd: the VM's configuration has %d bytes, more than the %d it may have", len(config), maxConfig)
+		return fmt.Errorf("write initrd: the VM's configuration has %d bytes; the limit is %d", len(config), maxConfig)
 	}
 	in, size, err := open(base)
 	if err != nil {
@@ -119,7 +120,7 @@ func Make(path, base string, config []byte) (err error) {
 		}
 	}()
 	defer out.Close()
-	if _, err := io.Copy(out, in); err != nil { // in the kernel, shared blocks where the file system can
+	if _, err := io.Copy(out, in); err != nil { // by copy_file_range, which can share blocks
 		return fmt.Errorf("copy base initrd: %w", err)
 	}
 	archive := NewWriter(out)

@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// Limits of the format, and of the kernel that reads it: PATH_MAX holds the
-// terminating zero of a name too.
+// Limits of the format and of the kernel that reads it. PATH_MAX counts the
+// terminating zero of a name, too.
 const (
 	maxName = 4096 - 1
 	maxFile = math.MaxUint32
 	trailer = "TRAILER!!!"
-	block   = 512 // archives end at a multiple, so that another can follow
+	block   = 512 // archives end at a multiple of it, so that another can follow
 )
 
 // File types of a header's mode.
@@ -26,9 +26,9 @@ const (
 
 var zeros [block]byte
 
-// Writer writes one cpio archive in the newc format. Everything in it belongs
-// to root and is from 1970, so that the same content gives the same bytes.
-// After an error every further call returns it.
+// Writer writes one cpio archive in the newc format. Every entry belongs to root and
+// is dated 1970, so that the same content gives the same bytes. After an error, every
+// further call returns that error.
 type Writer struct {
 	w       io.Writer
 	written int64
@@ -36,16 +36,16 @@ type Writer struct {
 	err     error
 }
 
-// NewWriter starts an archive at the current position of w, which has to be a
-// multiple of four bytes from the beginning of the initrd.
+// NewWriter starts an archive at the current position of w, which must be a multiple
+// of four bytes from the beginning of the initrd.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// Dir adds a directory. The directories above it have to be there already.
+// Dir adds a directory. Its parents must have been added before.
 func (w *Writer) Dir(name string, perm fs.FileMode) error {
 	return w.entry(header{name: name, mode: typeDir | uint32(perm.Perm())}, nil)
 }
 
-// Char adds a node of a character device.
+// Char adds a character device.
 func (w *Writer) Char(name string, perm fs.FileMode, major, minor uint32) error {
 	return w.entry(header{name: name, mode: typeChar | uint32(perm.Perm()), major: major, minor: minor}, nil)
 }
@@ -53,7 +53,7 @@ func (w *Writer) Char(name string, perm fs.FileMode, major, minor uint32) error 
 // File adds a file of exactly size bytes.
 func (w *Writer) File(name string, perm fs.FileMode, size int64, data io.Reader) error {
 	if size < 0 || size > maxFile {
-		return w.fail(fmt.Errorf("add %q: %d bytes are more than an archive's file may have", name, size))
+		return w.fail(fmt.Errorf("add %q: %d bytes are more than a file in an archive can have", name, size))
 	}
 	return w.entry(header{name: name, mode: typeFile | uint32(perm.Perm()), size: uint32(size)}, data)
 }
@@ -89,8 +89,8 @@ func (w *Writer) entry(h header, data io.Reader) error {
 }
 
 // header writes the fields in the format's order: magic, inode, mode, uid, gid,
-// links, time, size, the device the file is on, the device it is, the length of
-// the name with its zero, and a checksum that this format leaves out.
+// links, time, size, the device that holds the file, the device that the file is, the
+// length of the name with its zero, and a checksum, which this format does not use.
 func (w *Writer) header(h header) {
 	inode, links := w.inode, 1
 	if h.name == trailer {

@@ -13,26 +13,26 @@ import (
 const (
 	maxName   = 255                    // bytes in one part of a path, ext4's limit
 	maxTarget = 4095                   // bytes in a symbolic link
-	maxTime   = 0x37fffffff            // seconds; ext4's last one
-	maxID     = 1<<32 - 2              // -1 means "no change" to the kernel
-	maxFile   = int64(32 * banger.GiB) // beyond about 42 GiB the writer's extent tree is wrong
+	maxTime   = 0x37fffffff            // seconds since 1970, ext4's limit
+	maxID     = 1<<32 - 2              // to the kernel, -1 means "no change"
+	maxFile   = int64(32 * banger.GiB) // above about 42 GiB tar2ext4 writes wrong extents
 	maxMajor  = 1<<12 - 1
 	maxMinor  = 1<<20 - 1
 )
 
-var errEmpty = errors.New("it is empty")
+var errEmpty = errors.New("the archive is empty")
 
-// refuse is an entry that has no place in a file system.
+// refuse returns the error of an entry that cannot be in a file system.
 func refuse(entry, format string, args ...any) error {
-	return &banger.Error{Kind: banger.Invalid, What: fmt.Sprintf("archive entry %q", short(entry)), Why: fmt.Errorf(format, args...), Fix: "make the archive again without this entry"}
+	return &banger.Error{Kind: banger.Invalid, What: fmt.Sprintf("archive entry %q", short(entry)), Why: fmt.Errorf(format, args...), Fix: "create the archive without this entry"}
 }
 
-// tooMuch is an archive beyond a limit.
+// tooMuch returns the error of an archive beyond a limit.
 func tooMuch(format string, args ...any) error {
-	return &banger.Error{Kind: banger.Invalid, What: "read archive", Why: fmt.Errorf(format, args...), Fix: "make a smaller archive: banger takes no larger one"}
+	return &banger.Error{Kind: banger.Invalid, What: "read archive", Why: fmt.Errorf(format, args...), Fix: "create a smaller archive"}
 }
 
-// short keeps a hostile name from filling a log.
+// short cuts a name, so that a hostile one cannot fill a log.
 func short(name string) string {
 	if len(name) > 200 {
 		return name[:200] + "..."
@@ -40,14 +40,14 @@ func short(name string) string {
 	return name
 }
 
-// skipped tells entries that say something about the archive only.
+// skipped reports whether an entry describes the archive and is not a file.
 func skipped(h *tar.Header) bool {
 	const volumeLabel = 'V'
 	return h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == volumeLabel
 }
 
-// clean returns an entry as the writer can take it, with its name relative to
-// the root: every field is checked or bounded, and nothing else is passed on.
+// clean returns a copy of an entry that is safe to write. Its name is relative to the
+// root. Every field in the copy has been checked or bounded.
 func clean(h *tar.Header) (*tar.Header, error) {
 	name, err := cleanPath(h.Name, h.Name)
 	if err != nil {
@@ -60,7 +60,7 @@ func clean(h *tar.Header) (*tar.Header, error) {
 		ModTime: mtime, AccessTime: mtime, ChangeTime: mtime,
 	}
 	if c.Uid < 0 || c.Uid > maxID || c.Gid < 0 || c.Gid > maxID {
-		return nil, refuse(h.Name, "its owner %d:%d does not exist", h.Uid, h.Gid)
+		return nil, refuse(h.Name, "no user or group can have the ids %d:%d", h.Uid, h.Gid)
 	}
 	if err := cleanKind(c, h); err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func clean(h *tar.Header) (*tar.Header, error) {
 	return c, err
 }
 
-// cleanKind sets what depends on the kind of the entry.
+// cleanKind sets the fields that depend on the kind of the entry.
 func cleanKind(c, h *tar.Header) (err error) {
 	const contiguous = '7'
 	switch h.Typeflag {
@@ -86,7 +86,7 @@ func cleanKind(c, h *tar.Header) (err error) {
 	case tar.TypeSymlink:
 		c.Linkname = h.Linkname
 		if h.Linkname == "" || len(h.Linkname) > maxTarget {
-			return refuse(h.Name, "it is a symbolic link to %d bytes of name", len(h.Linkname))
+			return refuse(h.Name, "it is a symbolic link whose target has %d bytes", len(h.Linkname))
 		}
 	case tar.TypeChar, tar.TypeBlock:
 		c.Devmajor, c.Devminor = h.Devmajor, h.Devminor
@@ -95,12 +95,12 @@ func cleanKind(c, h *tar.Header) (err error) {
 		}
 	case tar.TypeDir, tar.TypeFifo:
 	default:
-		return refuse(h.Name, "it is of the unknown kind %q", h.Typeflag)
+		return refuse(h.Name, "its type %q is unknown", h.Typeflag)
 	}
 	return err
 }
 
-// cleanPath makes a name relative to the root: "./a", "/a" and "a//" are a.
+// cleanPath returns a path relative to the root: "./a", "/a" and "a//" become "a".
 func cleanPath(entry, path string) (string, error) {
 	parts := strings.Split(path, "/")
 	kept := parts[:0]
@@ -108,7 +108,7 @@ func cleanPath(entry, path string) (string, error) {
 		switch {
 		case part == "" || part == ".":
 		case part == "..":
-			return "", refuse(entry, "the name %q climbs out of its directory", short(path))
+			return "", refuse(entry, "the name %q contains ..", short(path))
 		case len(part) > maxName:
 			return "", refuse(entry, "a part of its name is longer than %d bytes", maxName)
 		case strings.IndexByte(part, 0) >= 0:

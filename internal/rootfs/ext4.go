@@ -22,13 +22,13 @@ const (
 	labelSize  = 16
 	blockSize  = 4096
 
-	// maxDisk leaves room for the metadata of what maxData allows.
+	// maxDisk has space for the metadata of maxData bytes.
 	maxDisk = int64(64 * banger.GiB)
 )
 
-// convert writes the archive that emit produces as ext4. Without a UUID the
-// kernel turns parts of overlayfs off; a random one would make two builds of
-// the same archive differ, so it is derived from the archive.
+// convert writes the archive that emit produces as ext4. Without a UUID the kernel
+// disables parts of overlayfs. The UUID is derived from the archive, since a random
+// one would make two builds of the same archive differ.
 func convert(f *os.File, emit func(io.Writer) error, label string) error {
 	read, write := io.Pipe()
 	sum := sha256.New()
@@ -55,8 +55,7 @@ func convert(f *os.File, emit func(io.Writer) error, label string) error {
 	return stamp(f, sum.Sum([]byte(label)), label)
 }
 
-// toExt4 keeps the writer's panics, its answer to what it takes to be
-// impossible, from ending the program.
+// toExt4 runs tar2ext4 and returns its panics as errors.
 func toExt4(r io.Reader, w io.ReadWriteSeeker) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -69,7 +68,7 @@ func toExt4(r io.Reader, w io.ReadWriteSeeker) (err error) {
 	return nil
 }
 
-// stamp sets the UUID and the label. There is no checksum to bring up to date.
+// stamp sets the UUID and the label. The superblock has no checksum to update.
 func stamp(f *os.File, seed []byte, label string) error {
 	sum := sha256.Sum256(seed)
 	uuid := sum[:16]
@@ -84,7 +83,7 @@ func stamp(f *os.File, seed []byte, label string) error {
 	return err
 }
 
-// measure takes the digest of what was written.
+// measure reads the file back and returns its digest and size.
 func measure(ctx context.Context, f *os.File) (Result, error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return Result{}, err
@@ -97,13 +96,13 @@ func measure(ctx context.Context, f *os.File) (Result, error) {
 	return Result{Digest: banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), Size: banger.Size(n)}, nil
 }
 
-// holeWriter leaves out blocks of zeros beyond what has been written, so that
-// holes in an archive stay holes.
+// holeWriter does not write blocks of zeros at the end of the file, so that holes in
+// an archive stay holes.
 type holeWriter struct {
 	f       *os.File
 	at      int64 // where the next write goes
-	written int64 // nothing beyond has been written
-	end     int64 // the furthest a write would have reached
+	written int64 // the end of what was written
+	end     int64 // the end of the file, with holes
 }
 
 var zeros [blockSize]byte
@@ -126,7 +125,7 @@ func (h *holeWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// run is how many bytes of p come before the next block that can be left out.
+// run returns how many bytes of p come before the next block that can stay a hole.
 func (h *holeWriter) run(p []byte) int {
 	n := 0
 	for n < len(p) {
@@ -157,5 +156,5 @@ func (h *holeWriter) Seek(offset int64, whence int) (int64, error) {
 	return h.at, nil
 }
 
-// finish gives the file its full length.
+// finish sets the file's length.
 func (h *holeWriter) finish() error { return h.f.Truncate(h.end) }

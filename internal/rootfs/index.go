@@ -8,47 +8,47 @@ import (
 	"banger"
 )
 
-// Limits against archives made to exhaust their reader. They are far above
+// Limits against archives that are made to exhaust their reader. They are far above
 // what an operating system needs.
 const (
-	maxData     = int64(48 * banger.GiB)  // contents of all files, holes counted
-	maxNodes    = 2_000_000               // names ever added, implied ones counted
-	maxMetadata = int64(256 * banger.MiB) // names, link targets and attributes
+	maxData     = int64(48 * banger.GiB)  // bytes in all files, with holes
+	maxNodes    = 2_000_000               // names ever added, with implied ones
+	maxMetadata = int64(256 * banger.MiB) // bytes in names, link targets and attributes
 	maxSteps    = 4096                    // directories passed to find one name
 	maxWork     = 200_000_000             // directories passed to find all names
 	maxHops     = 40                      // symbolic links passed to find one name
 )
 
-// position is where an entry lies: archives are read twice, and the second
-// time finds by it what the first has decided.
+// position is where an entry lies in the archives. The second reading finds by it
+// what the first has decided.
 type position struct{ layer, entry int }
 
 type kind int
 
 const (
-	other kind = iota // data, devices: whatever has no structure of its own
+	other kind = iota // files, devices and the like
 	directory
 	symlink
-	forward // a hard link whose target has not come yet
+	forward // a hard link whose target has not been read yet
 )
 
-// inode is a file, under however many names.
+// inode is a file, which can have several names.
 type inode struct {
 	kind   kind
 	at     position
-	header *tar.Header // of directories and of files made here; others are read again
+	header *tar.Header // of directories and blank files; other headers are read again
 	target string      // of a symlink or a forward link
-	names  []string    // in the finished tree, set by plan
+	names  []string    // in the finished tree; plan sets them
 }
 
 // node is a name in the tree. Only directories have children.
 type node struct {
 	inode    *inode
-	layer    int // that gave it its last meaning
+	layer    int // the last one that has an entry for it
 	children map[string]*node
 }
 
-// stacking says whether names can take away what lower layers have.
+// stacking is whether names can remove what lower layers have.
 type stacking int
 
 const (
@@ -56,12 +56,12 @@ const (
 	layered
 )
 
-// index is the tree that archives amount to: later entries win over earlier
-// ones, as if each layer had been unpacked over those below. It holds no data.
+// index is the tree that the archives make: later entries win, as if each layer had
+// been unpacked over those below. It holds no file content.
 type index struct {
 	stacking stacking
 	root     *node
-	forward  []*node // links that wait for their targets
+	forward  []*node // hard links whose targets have not been read yet
 	nodes    int
 	work     int
 	data     int64
@@ -72,12 +72,12 @@ func newIndex(s stacking) *index {
 	return &index{stacking: s, root: &node{inode: impliedDirectory(), layer: -1, children: map[string]*node{}}}
 }
 
-// impliedDirectory is a parent that no entry describes.
+// impliedDirectory returns a parent directory that has no entry of its own.
 func impliedDirectory() *inode {
 	return &inode{kind: directory, header: &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatPAX}}
 }
 
-// add takes in one entry.
+// add adds one entry to the tree.
 func (x *index) add(at position, h *tar.Header) error {
 	if skipped(h) {
 		return nil
@@ -121,7 +121,7 @@ func newInode(at position, h *tar.Header) *inode {
 	return n
 }
 
-// account keeps the sums that are bounded.
+// account adds an entry to the sums and checks their limits.
 func (x *index) account(h *tar.Header) error {
 	x.data += h.Size
 	x.metadata += int64(len(h.Name) + len(h.Linkname))
@@ -129,16 +129,16 @@ func (x *index) account(h *tar.Header) error {
 		x.metadata += int64(len(key) + len(value))
 	}
 	if x.data > maxData {
-		return tooMuch("it holds more than %v", banger.Size(maxData))
+		return tooMuch("the archive holds more than %v", banger.Size(maxData))
 	}
 	if x.metadata > maxMetadata {
-		return tooMuch("its names and attributes take more than %v", banger.Size(maxMetadata))
+		return tooMuch("the names and attributes in the archive take more than %v", banger.Size(maxMetadata))
 	}
 	return nil
 }
 
-// put gives a name its new meaning. A directory over a directory keeps what is
-// below; anything else replaces what was there.
+// put sets what a name is. A directory over a directory keeps its content; anything
+// else replaces what was there.
 func (x *index) put(parent *node, name string, layer int, n *inode) error {
 	if old := parent.children[name]; old != nil && old.inode.kind == directory && n.kind == directory {
 		old.inode, old.layer = n, layer
@@ -146,7 +146,7 @@ func (x *index) put(parent *node, name string, layer int, n *inode) error {
 	}
 	x.nodes++
 	if x.nodes > maxNodes {
-		return tooMuch("it has more than %d names", maxNodes)
+		return tooMuch("the archive has more than %d names", maxNodes)
 	}
 	made := &node{inode: n, layer: layer}
 	if n.kind == directory {
@@ -156,18 +156,18 @@ func (x *index) put(parent *node, name string, layer int, n *inode) error {
 	return nil
 }
 
-// missing says what to do about directories that are not there.
+// missing is what to do about a directory that does not exist.
 type missing int
 
 const (
-	absent  missing = iota // the answer is nil
-	implied                // they are made; a file in the way is replaced
+	absent  missing = iota // return nil
+	implied                // create it, and replace a file in the way
 )
 
 var errLoop = errors.New("it lies behind too many symbolic links")
 
-// directory finds the directory that path leads to, through symbolic links,
-// which end at the root of the tree and never lead out of it.
+// directory returns the directory at path. It follows symbolic links, which never
+// lead out of the tree.
 func (x *index) directory(entry, path string, layer int, m missing) (*node, error) {
 	way := []*node{x.root}
 	todo := strings.Split(path, "/")
@@ -176,7 +176,7 @@ func (x *index) directory(entry, path string, layer int, m missing) (*node, erro
 			return nil, refuse(entry, "%w", errLoop)
 		}
 		if x.work++; x.work > maxWork {
-			return nil, tooMuch("its names lie behind too many directories")
+			return nil, tooMuch("the names in the archive are too deep in directories")
 		}
 		part := todo[0]
 		todo = todo[1:]
@@ -212,8 +212,8 @@ func (x *index) directory(entry, path string, layer int, m missing) (*node, erro
 	return way[len(way)-1], nil
 }
 
-// find returns the node of a name, nil when there is none. The last part of
-// the name is not followed.
+// find returns the node at a path, or nil. It does not follow a symbolic link at the
+// end of the path.
 func (x *index) find(entry, path string) (*node, error) {
 	dir, name := splitPath(path)
 	parent, err := x.directory(entry, dir, 0, absent)

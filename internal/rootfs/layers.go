@@ -12,7 +12,7 @@ import (
 	"banger"
 )
 
-// layers are the archives, lowest first, each readable twice.
+// layers are the archives, lowest first. Each can be read twice.
 type layers struct {
 	ctx     context.Context
 	from    []layer
@@ -39,7 +39,7 @@ func openLayers(ctx context.Context, from []io.Reader, dir string) (*layers, err
 
 func (l *layers) open(r io.Reader, dir string) (layer, error) {
 	if s, ok := r.(io.ReadSeeker); ok {
-		// A pipe is an *os.File too: only the call tells.
+		// A pipe is an *os.File, too, and cannot seek.
 		if start, err := s.Seek(0, io.SeekCurrent); err == nil {
 			return layer{s, start}, nil
 		}
@@ -62,14 +62,14 @@ func (l *layers) open(r io.Reader, dir string) (layer, error) {
 	return layer{f, 0}, nil
 }
 
-// Close gives back the disk space of what was spooled.
+// Close closes the spool files, which frees their space.
 func (l *layers) Close() {
 	for _, f := range l.spooled {
 		f.Close()
 	}
 }
 
-// each calls do for every entry, in the order of the archives.
+// each calls do for every entry of every archive, in order.
 func (l *layers) each(do func(at position, h *tar.Header, data io.Reader) error) error {
 	for i, layer := range l.from {
 		if _, err := layer.r.Seek(layer.start, io.SeekStart); err != nil {
@@ -92,7 +92,7 @@ func (l *layers) each(do func(at position, h *tar.Header, data io.Reader) error)
 	return nil
 }
 
-// index takes every entry of every layer into x.
+// index adds every entry of every layer to x.
 func (l *layers) index(x *index) error {
 	current := 0
 	err := l.each(func(at position, h *tar.Header, _ io.Reader) error {
@@ -110,8 +110,8 @@ func (l *layers) index(x *index) error {
 	return x.endLayer()
 }
 
-// emit writes what the plan asks for as one archive without surprises:
-// directories first, then files in the order they are read, each name once.
+// emit writes the plan as one archive: directories first, then files in the order in
+// which they are read, each name once.
 func (l *layers) emit(p *plan, w io.Writer) error {
 	t := tar.NewWriter(w)
 	for _, n := range p.made {
@@ -136,7 +136,7 @@ func (l *layers) emit(p *plan, w io.Writer) error {
 	return t.Close()
 }
 
-// write1 writes an inode under its first name, and its other names as links.
+// write1 writes an inode under its first name, and its other names as hard links.
 func write1(t *tar.Writer, n *inode, h *tar.Header, data io.Reader) error {
 	named := *h
 	named.Name = n.names[0]
@@ -157,15 +157,16 @@ func write1(t *tar.Writer, n *inode, h *tar.Header, data io.Reader) error {
 	return nil
 }
 
-// broken is what a read error means: the archive's fault, or not.
+// broken returns an Invalid error if a read error is the archive's fault, else the
+// error itself.
 func broken(err error) error {
 	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
-		return &banger.Error{Kind: banger.Invalid, What: "read archive", Why: err, Fix: "fetch or make the archive again: it is no tar archive, or a piece of one"}
+		return &banger.Error{Kind: banger.Invalid, Why: fmt.Errorf("not a tar archive, or cut off: %w", err), Fix: "download or create the archive again"}
 	}
 	return fmt.Errorf("read archive: %w", err)
 }
 
-// reader ends when its context does.
+// reader fails once its context is done.
 type reader struct {
 	ctx context.Context
 	r   io.Reader

@@ -2,8 +2,8 @@ package rootfs
 
 import "archive/tar"
 
-// link takes in a hard link: one more name for the inode that the target is
-// now. What the target's name becomes later does not matter.
+// link adds a hard link: one more name for the inode that the target has now. What
+// the target's name becomes later does not matter.
 func (x *index) link(at position, parent *node, name string, h *tar.Header) error {
 	target, err := x.find(h.Name, h.Linkname)
 	if err != nil {
@@ -23,8 +23,8 @@ func (x *index) link(at position, parent *node, name string, h *tar.Header) erro
 	return x.put(parent, name, at.layer, target.inode)
 }
 
-// endLayer gives links that came before their targets their inodes. One that
-// finds none is refused in the end, if its name still means it.
+// endLayer resolves hard links that came before their targets. plan refuses a link
+// that has no target, unless another entry has replaced it.
 func (x *index) endLayer() error {
 	for _, n := range x.forward {
 		found, err := x.resolve(n.inode)
@@ -39,7 +39,8 @@ func (x *index) endLayer() error {
 	return nil
 }
 
-// resolve follows links to links. A chain longer than maxHops is a loop.
+// resolve follows hard links to hard links. It takes a chain longer than maxHops for
+// a loop.
 func (x *index) resolve(from *inode) (*inode, error) {
 	for range maxHops {
 		target, err := x.find(from.target, from.target)

@@ -7,24 +7,24 @@ import (
 	"banger"
 )
 
-// maxPath is how long a name can be that the guest's kernel still opens.
+// maxPath is the longest path that a kernel opens.
 const maxPath = 4095
 
-// plan is what the second reading of the archives has to write.
+// plan is what the second reading of the archives writes.
 type plan struct {
-	made    []*inode            // written first, from their headers: directories, and files made here
-	files   map[position]*inode // written when their entries come by
+	made    []*inode            // written first, from their headers: directories and blank files
+	files   map[position]*inode // written when their entries are read
 	entries int
 	paths   int64 // bytes in all paths
 }
 
-// plan walks the finished tree, in the order of names, so that the same
-// archives always give the same file system.
+// plan walks the finished tree in the order of names, so that the same archives
+// always give the same file system.
 func (x *index) plan() (*plan, error) {
 	if x.nodes == 0 {
-		return nil, &banger.Error{Kind: banger.Invalid, What: "read archive", Why: errEmpty, Fix: "make the archive again: it has no entries"}
+		return nil, &banger.Error{Kind: banger.Invalid, Why: errEmpty, Fix: "create the archive again: it has no entries"}
 	}
-	// The file system brings this directory itself.
+	// tar2ext4 creates this directory itself.
 	delete(x.root.children, "lost+found")
 	p := &plan{files: map[position]*inode{}}
 	x.root.inode.names = []string{"./"}
@@ -45,7 +45,7 @@ func (p *plan) walk(dir *node, path string) error {
 		}
 		n := child.inode
 		if n.kind == forward {
-			return refuse(full, "it is a hard link to %q, which is no file in the archive", short(n.target))
+			return refuse(full, "it is a hard link to %q, which is not a file in the archive", short(n.target))
 		}
 		n.names = append(n.names, full)
 		if n.header != nil && len(n.names) == 1 {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// What belongs to one machine. An image that carried it would give every VM
-// the same identity, or the state of the machine it was made on.
+// What belongs to one machine. With it, an image would give every VM the same
+// identity, or the state of the machine that the image was made on.
 var (
 	resetDrop = []string{
 		".dockerenv",
@@ -17,10 +17,11 @@ var (
 		"var/lib/systemd/credential.secret",
 		"var/lib/systemd/random-seed",
 	}
-	resetBlank = []string{"etc/machine-id"} // present and empty: systemd then takes the id it is given
+	resetBlank = []string{"etc/machine-id"} // kept as an empty file: systemd then takes the id it is given
 	resetEmpty = []string{"dev", "proc", "run", "sys", "tmp", "var/tmp"}
 
-	// Here directories stay, for their owners and access lists.
+	// These lose their files and keep their directories, which have owners and
+	// access lists.
 	resetFiles = []string{"var/cache/apt", "var/lib/apt/lists", "var/log"}
 )
 
@@ -49,7 +50,7 @@ func (x *index) reset() {
 	}
 }
 
-// literal finds a path without following links: /var/run is not /run here.
+// literal returns the node at a path, or nil. It does not follow symbolic links.
 func (x *index) literal(path string) *node {
 	n := x.root
 	for part := range strings.SplitSeq(path, "/") {
@@ -63,7 +64,7 @@ func (x *index) literal(path string) *node {
 	return n
 }
 
-// drop takes away a name, or with a star at its end all that begin with it.
+// drop deletes a name or, if it ends in a star, all names with that prefix.
 func (n *node) drop(name string) {
 	prefix, wild := strings.CutSuffix(name, "*")
 	for child := range n.children {

@@ -1,8 +1,7 @@
-// Package rootfs turns tar archives into read-only ext4 file systems. Whatever
-// wrote the archive is not trusted: one normaliser decides what each name is
-// in the end, repairs what an ext4 writer cannot take, and refuses what has no
-// sane meaning. It does not know where archives come from, and it never mounts
-// or unpacks one.
+// Package rootfs converts tar archives into read-only ext4 file systems. It does not
+// trust the archives: it decides what each name is in the end, changes what tar2ext4
+// cannot write, and refuses what makes no sense. It does not know where archives come
+// from, and it never mounts or unpacks one.
 package rootfs
 
 import (
@@ -18,12 +17,12 @@ import (
 	"banger/internal/durable"
 )
 
-// Options says how the file system is to be written.
+// Options tell Write how to write the file system.
 type Options struct {
 	Label string // at most 16 bytes
 
-	// Reset takes out what belongs to one machine and not to an image: its
-	// host keys, name and machine id, its logs, caches and run-time state.
+	// Reset removes what belongs to one machine and not to an image: its host
+	// keys, host name and machine id, its logs, caches and run-time state.
 	Reset bool
 
 	// Check, if set, looks at what the archives hold before anything is written.
@@ -48,21 +47,20 @@ func (t Tree) Top() []string { return slices.Sorted(maps.Keys(t.x.root.children)
 type Result struct {
 	Digest  banger.Digest // of the file
 	Size    banger.Size   // of the file; holes count
-	Entries int           // names in it, the root not counted
+	Entries int           // names in the file system, without the root
 }
 
-// Write makes the ext4 file system at path out of one tar archive. The result
-// depends on nothing but the archive and opts. A reader that cannot seek is
-// spooled to an unnamed file beside path. The file appears under its name only
-// when it is whole and on disk, read-only; on an error nothing is left. An
-// archive that cannot be used is an Invalid error.
+// Write creates an ext4 file system at path from one tar archive. The result depends
+// only on the archive and opts. Write copies a reader that cannot seek into an unnamed
+// file beside path. The file system appears at path only when it is complete, synced
+// and read-only; an error leaves nothing. An unusable archive is an Invalid error.
 func Write(ctx context.Context, tar io.Reader, path string, opts Options) (Result, error) {
 	return write(ctx, newIndex(plain), []io.Reader{tar}, path, opts)
 }
 
-// Flatten is Write for a stack of archives, lowest first, in which a name
-// ".wh.x" takes away x of the layers below, and ".wh..wh..opq" all that they
-// have in its directory, as OCI images have it.
+// Flatten is Write for the layers of an OCI image, lowest first. An entry ".wh.x"
+// removes x of the layers below, and ".wh..wh..opq" removes all that they have in its
+// directory.
 func Flatten(ctx context.Context, layers []io.Reader, path string, opts Options) (Result, error) {
 	return write(ctx, newIndex(layered), layers, path, opts)
 }

@@ -2,15 +2,15 @@ package rootfs
 
 import "strings"
 
-// Names by which a layer takes away what lies below it.
+// Names by which a layer removes what the layers below have.
 const (
 	whiteout     = ".wh."
 	whiteoutMeta = ".wh..wh."
 	opaque       = ".wh..wh..opq"
 )
 
-// whiteout takes in a name that means an absence. It touches lower layers
-// only: what its own layer has put there stays, whichever came first.
+// whiteout applies an entry that removes something. It removes only what lower layers
+// have: what its own layer has there stays, whichever came first.
 func (x *index) whiteout(layer int, entry, dir, name string) error {
 	parent, err := x.directory(entry, dir, layer, absent)
 	if err != nil || parent == nil {
@@ -21,7 +21,7 @@ func (x *index) whiteout(layer int, entry, dir, name string) error {
 		return nil
 	}
 	if strings.HasPrefix(name, whiteoutMeta) {
-		return nil // bookkeeping of the aufs driver
+		return nil // bookkeeping of Docker's aufs driver
 	}
 	name = strings.TrimPrefix(name, whiteout)
 	if child := parent.children[name]; child != nil && !child.survives(layer) {
@@ -30,7 +30,7 @@ func (x *index) whiteout(layer int, entry, dir, name string) error {
 	return nil
 }
 
-// hideBelow drops what no entry of the layer has put into a directory.
+// hideBelow deletes from a directory what the layer has no entry for.
 func (n *node) hideBelow(layer int) {
 	for name, child := range n.children {
 		if !child.survives(layer) {

@@ -13,15 +13,15 @@ const (
 	aclAccess  = "system.posix_acl_access"
 	aclDefault = "system.posix_acl_default"
 
-	// All attributes of a file have to fit into one block, and the writer sorts
-	// more than a dozen of them in an order that the kernel does not search.
+	// All attributes of a file have to fit into one block. tar2ext4 sorts more than
+	// a dozen of them in an order in which the kernel does not find them.
 	maxXattrs     = 12
 	maxXattrBytes = 4096 - 32 - 4
 )
 
-// cleanXattrs returns the extended attributes of an entry as PAX records.
-// Attributes that no ext4 file can have are left out, and so are those of
-// overlayfs: in a lower layer they would be orders to it.
+// cleanXattrs returns the extended attributes of an entry as PAX records. It leaves
+// out attributes that ext4 cannot store, and those of overlayfs, which would take
+// them for its own.
 func cleanXattrs(h *tar.Header) (map[string]string, error) {
 	records := map[string]string{}
 	room := maxXattrBytes
@@ -41,13 +41,13 @@ func cleanXattrs(h *tar.Header) (map[string]string, error) {
 			value = acl
 		}
 		if len(name) > maxName {
-			return nil, refuse(h.Name, "the name of an attribute is longer than %d bytes", maxName)
+			return nil, refuse(h.Name, "an attribute's name is longer than %d bytes", maxName)
 		}
 		room -= (len(name)+3)&^3 + 16 + (len(value)+3)&^3
 		records[key] = value
 	}
 	if room < 0 || len(records) > maxXattrs {
-		return nil, refuse(h.Name, "its attributes do not fit into one block")
+		return nil, refuse(h.Name, "its attributes do not fit into one block of 4 KiB")
 	}
 	return records, nil
 }
@@ -69,10 +69,9 @@ func storable(name string) bool {
 
 var errACL = errors.New("is not in the kernel's form")
 
-// diskACL turns an access list from the form in which the kernel hands it out
-// into the one ext4 stores: version 1, and an id only where it means
-// something. The former in the place of the latter makes each use of the file
-// fail with EINVAL. A list without entries is none.
+// diskACL converts an access list from the kernel's form into ext4's: version 1, with
+// ids only for named users and groups. If ext4 stored the kernel's form, every use of
+// the file would fail with EINVAL. diskACL returns "" for a list without entries.
 func diskACL(value string) (string, error) {
 	const (
 		kernelVersion, diskVersion = 2, 1

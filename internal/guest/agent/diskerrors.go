@@ -90,7 +90,10 @@ func (w *diskWatch) note(label string, heard int64, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d := w.known[label]
-	d.Errors, d.Why = max(d.Errors, heard), text
+	d.Errors = max(d.Errors, heard)
+	if heard == 1 {
+		d.Why = text // what comes later follows from it
+	}
 	w.known[label] = d
 	disks := w.look()
 	if now := w.known[label].Errors; now >= 2*w.told[label] {

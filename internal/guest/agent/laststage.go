@@ -30,7 +30,6 @@ func runLastStage(args []string) int {
 	watch := newDiskWatch(disks, nil)
 	unix.Sync() // so that the bye tells of what cannot be written
 	sayBye(verb)
-	sayDiskErrors(config.Nonce, watch.errors())
 	sayOnConsole(wire.ConsoleBye + config.Nonce + " " + string(verb))
 	if !unmountAll() {
 		remountReadOnly()

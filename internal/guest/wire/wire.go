@@ -210,7 +210,7 @@ type FileSystem struct {
 type DiskErrors struct {
 	Label  string `json:"label"`         // LabelOverlay or LabelWork
 	Errors int64  `json:"errors"`        // how many are known, at least 1
-	Why    string `json:"why,omitempty"` // the last of them
+	Why    string `json:"why,omitempty"` // the first of this boot, or else the last of an earlier one
 }
 
 // Kinds of events.

@@ -5,23 +5,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"banger/internal/guest/agent/boot"
+	"banger/internal/guest/agent/layout"
+	"banger/internal/guest/agent/modprobe"
+	"banger/internal/guest/agent/server"
+	"banger/internal/guest/agent/shutdown"
+	"banger/internal/guest/agent/sshd"
 	"banger/internal/version"
 )
 
-// Names by which a process of the agent knows its role. A leading @ tells
-// systemd-shutdown, and our own last stage, to leave the process alone.
-const (
-	nameInit     = "init"
-	nameServer   = "@banger-agent"
-	nameShutdown = "shutdown"
-	nameModprobe = "modprobe"
-	nameSFTP     = "sftp-server"
-)
-
-const argServe = "serve"
-
-// Main runs the role that the process id and the arguments name and returns
-// the exit status.
+// Main runs the role that the process id and the arguments name. It returns the exit
+// status.
 func Main(args []string) int {
 	name := ""
 	if len(args) > 0 {
@@ -29,18 +23,18 @@ func Main(args []string) int {
 	}
 	first := os.Getpid() == 1
 	switch {
-	case first && name == nameInit:
-		return runBoot()
-	case first && name == nameShutdown:
-		return runLastStage(args[1:])
-	case name == nameServer && len(args) > 1 && args[1] == argServe:
-		return runServer()
-	case name == nameServer:
-		return runParent()
-	case name == nameModprobe:
-		return runModprobe(args[1:])
-	case name == nameSFTP:
-		return runSFTP()
+	case first && name == layout.NameInit:
+		return boot.Run()
+	case first && name == layout.NameShutdown:
+		return shutdown.LastStage(args[1:])
+	case name == layout.NameServer && len(args) > 1 && args[1] == layout.ArgServe:
+		return server.Run()
+	case name == layout.NameServer:
+		return server.RunParent()
+	case name == layout.NameModprobe:
+		return modprobe.Run(args[1:])
+	case name == layout.NameSFTP:
+		return sshd.RunSFTP()
 	}
 	fmt.Printf("banger-agent %s runs inside VMs; banger puts it there\n", version.Version)
 	return 2

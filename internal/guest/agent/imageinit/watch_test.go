@@ -1,0 +1,167 @@
+package imageinit
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"banger/internal/guest/wire"
+)
+
+func newWatch(t *testing.T, kind Kind) *Watch {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "init")
+	if err := Begin(file, kind); err != nil {
+		t.Fatal(err)
+	}
+	w, err := OpenWatch(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.emergency, w.why = func() bool { return false }, func() string { return "nope.mount: it failed" }
+	return w
+}
+
+// TestEmergencyModeIsNotUp: systemd reports READY=1 in its emergency mode as well.
+func TestEmergencyModeIsNotUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		shell bool // the emergency shell runs
+		said  []string
+		want  wire.Init
+	}{
+		"a systemd that tells no targets":   {true, []string{"READY=1\nSTATUS=Startup finished in 12s.\n"}, wire.InitEmergency},
+		"a systemd that tells them":         {false, []string{"X_SYSTEMD_UNIT_ACTIVE=emergency.target", "READY=1"}, wire.InitEmergency},
+		"rescue mode, entered later":        {false, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=rescue.target"}, wire.InitEmergency},
+		"left again":                        {true, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=multi-user.target"}, wire.InitUp},
+		"stopped":                           {true, []string{"READY=1", "X_SYSTEMD_UNIT_ACTIVE=shutdown.target", "READY=1"}, wire.InitShutdown},
+		"a shutdown is not left for a mode": {true, []string{"X_SYSTEMD_UNIT_ACTIVE=shutdown.target", "X_SYSTEMD_UNIT_ACTIVE=emergency.target"}, wire.InitShutdown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWatch(t, Systemd)
+			w.emergency = func() bool { return c.shell }
+			for _, said := range c.said {
+				w.Hear(said)
+			}
+			again, err := OpenWatch(w.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			state, _ := again.State()
+			if emergency := c.want == wire.InitEmergency; state != c.want || (again.Reason() != "") != emergency {
+				t.Errorf("%s, %q", state, again.Reason())
+			}
+		})
+	}
+}
+
+func TestReadFailure(t *testing.T) {
+	const (
+		modules = "systemd[1]: modules.service: Job modules.service/start failed with result 'failed'."
+		target  = "systemd[1]: local-fs.target: Job local-fs.target/start failed with result 'dependency'."
+		mount   = "nope.mount: Job nope.mount/start failed with result 'dependency'."
+		device  = "dev-nope.device: Job dev-nope.device/start failed with result 'timeout'."
+		other   = "systemd[1]: Timed out waiting for device dev-nope.device - /dev/nope."
+	)
+	for want, log := range map[string][]string{
+		"dev-nope.device timed out": {modules, other, target, mount, device, modules},
+		"modules.service failed":    {other, mount, device, modules},
+		"":                          {other, target, mount, strings.Repeat("x", 300) + device, "\xff\x00"},
+	} {
+		if got := readFailure([]byte(strings.Join(log, "\n"))); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestInitWatch(t *testing.T) {
+	w := newWatch(t, Systemd)
+	for _, c := range []struct {
+		datagram string
+		entered  []wire.Init
+		again    bool
+	}{
+		{"X_SYSTEMD_HOSTNAME=otter\nX_SYSTEMD_MACHINE_ID=0", nil, false},
+		{"X_SYSTEMD_SIGNALS_LEVEL=2", []wire.Init{wire.InitHears}, false},
+		{"X_SYSTEMD_UNIT_ACTIVE=basic.target", nil, false},
+		{"X_SYSTEMD_UNIT_ACTIVE=multi-user.target", []wire.Init{wire.InitUp}, false},
+		{"READY=1\nSTATUS=Startup finished in 12s.\n", nil, false},
+		{"X_SYSTEMD_SIGNALS_LEVEL=2", nil, false}, // executed anew by an upgrade
+		{"STATUS=Activating special unit sigpwr.target...", nil, false},
+		{"STATUS=Activating special unit soft-reboot.target...", []wire.Init{wire.InitStopping}, false},
+		{"X_SYSTEMD_UNIT_INACTIVE=multi-user.target", nil, false},
+		{"X_SYSTEMD_UNIT_ACTIVE=multi-user.target", nil, false},
+		{"X_SYSTEMD_UNIT_ACTIVE=shutdown.target", []wire.Init{wire.InitShutdown}, false},
+		{"STATUS=Activating special unit poweroff.target...", nil, false},
+		{"X_SYSTEMD_SIGNALS_LEVEL=2", []wire.Init{wire.InitHears}, true},
+		{"READY=1", []wire.Init{wire.InitUp}, false},
+		{"X_SYSTEMD_SIGNALS_LEVEL=2\nSTATUS=Activating special unit reboot.target...", []wire.Init{wire.InitStopping}, false},
+	} {
+		_, changed := w.State()
+		entered, again := w.Hear(c.datagram)
+		if !slices.Equal(entered, c.entered) || again != c.again {
+			t.Errorf("%q: entered %v, again %v", c.datagram, entered, again)
+		}
+		select {
+		case <-changed:
+			if len(c.entered) == 0 {
+				t.Errorf("%q: told of a change", c.datagram)
+			}
+		default:
+			if len(c.entered) > 0 {
+				t.Errorf("%q: told of no change", c.datagram)
+			}
+		}
+	}
+	again, err := OpenWatch(w.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if state, _ := again.State(); state != wire.InitStopping || again.Kind() != Systemd {
+		t.Errorf("a new server reads %q %q", state, again.Kind())
+	}
+}
+
+func TestImageInit(t *testing.T) {
+	program := func(root, path string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Join(root, filepath.Dir(path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, path), []byte("x"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link := func(root, to, path string) {
+		t.Helper()
+		if err := os.Symlink(to, filepath.Join(root, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	debian, alpine, bare, none := t.TempDir(), t.TempDir(), t.TempDir(), t.TempDir()
+	program(debian, "usr/lib/systemd/systemd")
+	link(debian, "usr/lib", "lib")
+	link(debian, "usr/sbin", "sbin")
+	program(debian, "usr/sbin/other")
+	link(debian, "/lib/systemd/systemd", "usr/sbin/init")
+	program(alpine, "bin/busybox")
+	program(alpine, "sbin/other")
+	link(alpine, "/bin/busybox", "sbin/init")
+	program(bare, "lib/systemd/systemd")
+	program(none, "bin/sh")
+	link(none, "/nowhere", "bin/init")
+	for _, c := range []struct {
+		root, program string
+		kind          Kind
+	}{
+		{debian, "/sbin/init", Systemd},
+		{alpine, "/sbin/init", Foreign},
+		{bare, "/lib/systemd/systemd", Systemd},
+		{none, "", None},
+	} {
+		if program, kind := Find(c.root); program != c.program || kind != c.kind {
+			t.Errorf("got %q %q, want %q %q", program, kind, c.program, c.kind)
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package sshd
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/guest/agent/layout"
+)
+
+// TestMain lets the test's own program be the sftp server that it starts.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == layout.NameSFTP {
+		os.Exit(RunSFTP())
+	}
+	os.Exit(m.Run())
+}
+
+func newSigner(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}

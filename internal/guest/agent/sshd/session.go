@@ -1,0 +1,262 @@
+package sshd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/crypto/ssh"
+
+	"banger/internal/guest/agent/layout"
+	"banger/internal/guest/agent/log"
+	"banger/internal/guest/wire"
+)
+
+// session is one session channel, which runs at most one program.
+type session struct {
+	server  *Server
+	client  *ssh.ServerConn
+	channel ssh.Channel
+	user    account
+	env     []string
+	envSize int
+	tty     *ttyRequest
+	agent   *agentSocket
+	begun   bool
+	program *program
+}
+
+type ttyRequest struct {
+	Term                      string
+	Cols, Rows, Width, Height uint32
+	Modes                     string
+}
+
+// maxEnv bounds the environment a client sets.
+const maxEnv = 256 << 10
+
+// serve takes requests until the client closes the channel or is gone. A program
+// that still runs then is hung up.
+func (s *session) serve(requests <-chan *ssh.Request) {
+	for r := range requests {
+		act, err := s.take(r)
+		if err != nil {
+			log.Infof("ssh: %s: %v", r.Type, err)
+		}
+		if r.WantReply {
+			r.Reply(err == nil, nil)
+		}
+		// Only after the reply: when the program ends, so does the channel.
+		if act != nil {
+			act()
+		}
+	}
+	if s.program != nil {
+		s.program.hangUp()
+	}
+	if s.agent != nil {
+		s.agent.close()
+	}
+}
+
+var (
+	errBegun    = errors.New("the session already has a program")
+	errHasAgent = errors.New("the session already has an agent socket")
+	errUnknown  = errors.New("unknown request")
+)
+
+// take decides on a request. It returns what to do after the reply.
+func (s *session) take(r *ssh.Request) (act func(), err error) {
+	switch r.Type {
+	case "shell", "exec", "subsystem", wire.ExecRequest:
+		if s.begun {
+			return nil, errBegun
+		}
+		command, err := s.command(r)
+		s.begun = err == nil
+		return command, err
+	case "env":
+		return nil, s.setEnv(r.Payload)
+	case "pty-req":
+		s.tty = &ttyRequest{}
+		return nil, ssh.Unmarshal(r.Payload, s.tty)
+	case "window-change":
+		return nil, s.resize(r.Payload)
+	case "signal":
+		return nil, s.signal(r.Payload)
+	case "auth-agent-req@openssh.com":
+		if s.agent != nil {
+			return nil, errHasAgent
+		}
+		s.agent, err = listenAgent(s.server.sockets, s.client, s.user)
+		return nil, err
+	}
+	return nil, errUnknown
+}
+
+func (s *session) setEnv(payload []byte) error {
+	var v struct{ Name, Value string }
+	if err := ssh.Unmarshal(payload, &v); err != nil {
+		return err
+	}
+	s.envSize += len(v.Name) + len(v.Value) + 2
+	if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") || s.envSize > maxEnv {
+		return fmt.Errorf("environment variable %q", v.Name)
+	}
+	s.env = append(s.env, v.Name+"="+v.Value)
+	return nil
+}
+
+func (s *session) resize(payload []byte) error {
+	var size struct{ Cols, Rows, Width, Height uint32 }
+	if err := ssh.Unmarshal(payload, &size); err != nil {
+		return err
+	}
+	if s.tty == nil {
+		return errors.New("no terminal")
+	}
+	s.tty.Cols, s.tty.Rows = size.Cols, size.Rows
+	if s.program == nil {
+		return nil
+	}
+	return s.program.resize(s.tty)
+}
+
+func (s *session) signal(payload []byte) error {
+	var v struct{ Name string }
+	if err := ssh.Unmarshal(payload, &v); err != nil {
+		return err
+	}
+	sig, ok := signals[v.Name]
+	if !ok || s.program == nil {
+		return fmt.Errorf("signal %q", v.Name)
+	}
+	s.program.signal(sig)
+	return nil
+}
+
+// command returns what runs the program that a request asks for.
+func (s *session) command(r *ssh.Request) (func(), error) {
+	var v struct{ Text string }
+	if r.Type == "exec" || r.Type == "subsystem" {
+		if err := ssh.Unmarshal(r.Payload, &v); err != nil {
+			return nil, err
+		}
+	}
+	shell := filepath.Base(s.user.shell)
+	switch r.Type {
+	case "shell":
+		return func() { s.run(s.user, s.prepare(s.user.shell, "-"+shell)) }, nil
+	case "exec":
+		return func() { s.run(s.user, s.prepare(s.user.shell, shell, "-c", v.Text)) }, nil
+	case "subsystem":
+		if v.Text != "sftp" {
+			return nil, fmt.Errorf("subsystem %q", v.Text)
+		}
+		s.tty = nil
+		return func() { s.run(s.user, s.prepare("/proc/self/exe", layout.NameSFTP)) }, nil
+	}
+	return s.execCommand(r.Payload)
+}
+
+func (s *session) prepare(path string, argv ...string) *exec.Cmd {
+	return &exec.Cmd{Path: path, Args: argv, Env: s.environment(s.user), Dir: s.user.directory()}
+}
+
+func (s *session) environment(user account) []string {
+	env := user.environment()
+	if s.tty != nil && s.tty.Term != "" {
+		env = append(env, "TERM="+s.tty.Term)
+	}
+	env = append(env, s.env...)
+	if s.agent != nil {
+		env = append(env, "SSH_AUTH_SOCK="+s.agent.path)
+	}
+	return env
+}
+
+// execCommand returns what runs the program of an ExecRequest.
+func (s *session) execCommand(payload []byte) (func(), error) {
+	var e wire.Exec
+	if err := json.Unmarshal(payload, &e); err != nil {
+		return nil, err
+	}
+	if len(e.Argv) == 0 {
+		return nil, errors.New("no program")
+	}
+	return func() {
+		user, cmd, err := s.prepareExec(e)
+		if err != nil {
+			s.refuse(err)
+			return
+		}
+		s.run(user, cmd)
+	}, nil
+}
+
+func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
+	user := s.user
+	if e.User != "" {
+		var err error
+		if user, err = lookupAccount(s.server.etc, e.User); err != nil {
+			return user, nil, err
+		}
+	}
+	cmd := &exec.Cmd{Env: s.environment(user), Dir: user.directory()}
+	for _, v := range e.Env {
+		cmd.Env = append(cmd.Env, string(v))
+	}
+	if len(e.Workdir) > 0 {
+		cmd.Dir = filepath.Join(cmd.Dir, string(e.Workdir))
+		if filepath.IsAbs(string(e.Workdir)) {
+			cmd.Dir = string(e.Workdir)
+		}
+		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
+			return user, nil, fmt.Errorf("%s: not a directory", cmd.Dir)
+		}
+	}
+	for _, arg := range e.Argv {
+		cmd.Args = append(cmd.Args, string(arg))
+	}
+	path, err := findProgram(cmd.Args[0], cmd.Dir, cmd.Env)
+	cmd.Path = path
+	return user, cmd, err
+}
+
+// findProgram returns the file that a shell in dir with this environment would run.
+func findProgram(name, dir string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		if !filepath.IsAbs(name) {
+			name = dir + "/" + name
+		}
+		return name, nil
+	}
+	path := ""
+	for _, v := range env {
+		if value, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = value
+		}
+	}
+	err := error(&fs.PathError{Op: "find", Path: name, Err: fs.ErrNotExist})
+	for _, at := range filepath.SplitList(path) {
+		if !filepath.IsAbs(at) {
+			at = dir + "/" + at
+		}
+		file := at + "/" + name
+		info, statErr := os.Stat(file)
+		if statErr != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if info.Mode()&0o111 != 0 {
+			return file, nil
+		}
+		err = &fs.PathError{Op: "exec", Path: file, Err: syscall.EACCES}
+	}
+	return "", err
+}

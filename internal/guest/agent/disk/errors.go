@@ -1,12 +1,11 @@
 package disk
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,26 +115,40 @@ func (w *Watch) note(label string, heard int64, text string) []wire.DiskErrors {
 	return disks
 }
 
-// kernelError matches what the kernel logs when a file system or a disk fails. A
-// failed discard loses nothing and does not count.
-var kernelError = regexp.MustCompile(`EXT4-fs error \(device (vd[a-z]+)\)|` +
-	`Aborting journal on device (vd[a-z]+)-|` +
-	`I/O error, dev (vd[a-z]+), sector \d+ op 0x[0-9a-f]+:\((?:READ|WRITE|FLUSH)`)
+// kernelErrors are what the kernel logs, before the device's name, when a file system
+// or a disk fails.
+var kernelErrors = []string{"EXT4-fs error (device ", "Aborting journal on device ", ioError}
+
+const ioError = "I/O error, dev "
 
 // diskError returns the device whose error a record of the kernel's log reports,
 // and the record's text. Records that programs wrote do not count.
 func diskError(record []byte) (device, text string) {
-	head, rest, _ := bytes.Cut(record, []byte(";"))
-	priority, _, _ := strings.Cut(string(head), ",")
+	head, rest, _ := strings.Cut(string(record), ";")
+	priority, _, _ := strings.Cut(head, ",")
 	if n, err := strconv.Atoi(priority); err != nil || n>>3 != 0 {
 		return "", ""
 	}
-	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	if found := kernelError.FindSubmatch(line); found != nil {
-		text = string(line[:min(len(line), maxWhy)])
-		return string(bytes.Join(found[1:], nil)), strings.ToValidUTF8(text, "")
+	line, _, _ := strings.Cut(rest, "\n")
+	for _, known := range kernelErrors {
+		_, after, found := strings.Cut(line, known)
+		if !found || known == ioError && !losesData(after) {
+			continue
+		}
+		end := strings.IndexFunc(after, func(r rune) bool { return r < 'a' || r > 'z' })
+		if device = after[:max(end, 0)]; device != "" {
+			return device, strings.ToValidUTF8(line[:min(len(line), maxWhy)], "")
+		}
 	}
 	return "", ""
+}
+
+// losesData reports whether a failed operation can lose data, as a failed discard
+// cannot. The kernel logs it as "vdc, sector 8 op 0x1:(WRITE) flags ...".
+func losesData(operation string) bool {
+	_, after, _ := strings.Cut(operation, ":(")
+	kind, _, _ := strings.Cut(after, ")")
+	return slices.Contains([]string{"READ", "WRITE", "FLUSH", "WRITE_ZEROES"}, kind)
 }
 
 // maxWhy bounds a line of the log in a report, in bytes.

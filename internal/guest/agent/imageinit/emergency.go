@@ -1,13 +1,11 @@
 package imageinit
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"io"
 	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"time"
 
@@ -60,31 +58,32 @@ func journal() []byte {
 	return text
 }
 
-// failedJob is how systemd logs that a unit could not be started. The units that
-// need it come first, with the result "dependency".
-var failedJob = regexp.MustCompile(`^(?:systemd\[1\]: )?(\S{1,200}): Job \S+/start failed with result '([a-z-]{1,20})'\.$`)
-
 // readFailure returns the failure that kept a target from being reached, or else
-// the last one: other failures may have come before.
+// the last one: other failures may have come before. Of a unit that could not be
+// started systemd logs "UNIT: Job UNIT/start failed with result 'RESULT'.". The units
+// that need it come first, with the result "dependency".
 func readFailure(messages []byte) string {
 	why, target := "", false
-	for line := range bytes.Lines(messages) {
-		job := failedJob.FindSubmatch(bytes.TrimSpace(line))
-		if job == nil {
+	for line := range strings.Lines(string(messages)) {
+		unit, job, found := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "systemd[1]: "), ": Job ")
+		_, result, failed := strings.Cut(job, "/start failed with result '")
+		if !found || !failed || len(unit) > maxUnit {
 			continue
 		}
-		switch unit, result := string(job[1]), string(job[2]); result {
-		case "dependency":
+		if result == "dependency'." {
 			target = target || strings.HasSuffix(unit, ".target")
 			continue
-		case "timeout":
+		}
+		why = unit + " failed"
+		if result == "timeout'." {
 			why = unit + " timed out"
-		default:
-			why = unit + " failed"
 		}
 		if target {
 			break
 		}
 	}
-	return why
+	return strings.ToValidUTF8(why, "")
 }
+
+// maxUnit is how long systemd lets a unit's name be.
+const maxUnit = 255

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/internal/linux"
 	"banger/internal/version"
 )
 
@@ -68,9 +69,9 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 		}
 		return nil, noDaemon(socket, err)
 	}
-	uid, err := peerUID(conn.(*net.UnixConn))
-	if err == nil && uid != os.Geteuid() && uid != 0 {
-		err = fmt.Errorf("%s belongs to user %d", socket, uid)
+	peer, err := linux.Peer(conn)
+	if err == nil && int(peer.Uid) != os.Geteuid() && peer.Uid != 0 {
+		err = fmt.Errorf("%s belongs to user %d", socket, peer.Uid)
 	}
 	if err != nil {
 		conn.Close()

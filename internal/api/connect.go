@@ -11,11 +11,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"time"
 
 	"banger"
 	"banger/internal/config"
 	"banger/internal/detach"
+	"banger/internal/linux"
 )
 
 // ConnectOptions say how to come to a daemon. The zero value starts the usual
@@ -134,7 +134,7 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 	if err != nil {
 		return fail(err)
 	}
-	defer context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })()
+	defer linux.InterruptAfter(ctx, r)()
 	said, err := readReady(r)
 	if err == nil && said.Error == nil {
 		return said.Socket, cmd.Process.Release()

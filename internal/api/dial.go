@@ -9,7 +9,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
-	"time"
+
+	"banger/internal/linux"
 
 	"banger"
 )
@@ -46,7 +47,7 @@ func (c *Client) DialVM(ctx context.Context, ref string, port int) (net.Conn, er
 }
 
 func upgrade(ctx context.Context, conn net.Conn, req *http.Request) (net.Conn, error) {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := linux.InterruptAfter(ctx, conn)
 	defer stop()
 	if err := req.Write(conn); err != nil {
 		return nil, broken(ctx, err)

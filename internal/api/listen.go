@@ -7,13 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/linux"
 )
 
 // Listen makes the socket at path, in a directory that nobody else can enter,
@@ -106,7 +106,7 @@ func shorten(path string) (name string, done func(), err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return "/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + filepath.Base(path), func() { dir.Close() }, nil
+	return linux.Through(dir, filepath.Base(path)), func() { dir.Close() }, nil
 }
 
 type listener struct {
@@ -123,7 +123,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if uid, err := peerUID(conn); err == nil && (uid == os.Geteuid() || uid == 0) {
+		if peer, err := linux.Peer(conn); err == nil && (int(peer.Uid) == os.Geteuid() || peer.Uid == 0) {
 			return conn, nil
 		}
 		conn.Close()
@@ -150,19 +150,4 @@ func Listening(l net.Listener) bool {
 	}
 	now, err := os.Lstat(own.path)
 	return err == nil && os.SameFile(now, own.made)
-}
-
-// peerUID is the user at the other end of a unix connection.
-func peerUID(conn *net.UnixConn) (int, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var cred *unix.Ucred
-	var failed error
-	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, failed); err != nil {
-		return 0, fmt.Errorf("ask who connects: %w", err)
-	}
-	return int(cred.Uid), nil
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"banger/internal/linux"
+
 	"golang.org/x/sys/unix"
 
 	"banger"
@@ -193,8 +195,8 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if uid, err := peerUID(conn.(*net.UnixConn)); err != nil || uid != 0 {
-		t.Errorf("let in user %d, %v", uid, err)
+	if peer, err := linux.Peer(conn); err != nil || peer.Uid != 0 {
+		t.Errorf("let in %+v, %v", peer, err)
 	}
 	if n, err := unix.Read(fd, make([]byte, 1)); n != 0 || err != nil {
 		t.Errorf("the stranger read %d, %v: want the end", n, err)

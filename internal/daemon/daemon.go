@@ -137,10 +137,7 @@ func (d *daemon) wait(ctx context.Context) error {
 			return nil
 		case err := <-d.broken:
 			return fmt.Errorf("serve: %w", err)
-		case _, watched := <-d.socket.lost:
-			if !watched {
-				return errors.New("the watch on the socket has ended")
-			}
+		case <-d.socket.lost:
 			if d.socket.listening() {
 				continue
 			}

@@ -9,14 +9,13 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"banger"
 	"banger/internal/api"
+	"banger/internal/linux"
 )
 
-// lock makes this process the one daemon of a state directory. It is the
-// lock file, flock'ed for the daemon's life, with the daemon's record in it.
+// lock makes this process the only daemon of a state directory. It is the lock file,
+// locked as long as the daemon runs, with the daemon's record in it.
 type lock struct {
 	file *os.File
 	gate *os.File // nil once the record is written
@@ -40,14 +39,14 @@ func admit(ctx context.Context, path string) (*lock, error) {
 		return nil, err
 	}
 	l := &lock{gate: gate}
-	if err := flock(ctx, gate, unix.LOCK_EX); err != nil {
+	if err := linux.WaitFlock(ctx, gate); err != nil {
 		return nil, errors.Join(fmt.Errorf("wait for other daemons that start: %w", err), l.close())
 	}
 	if l.file, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, errors.Join(err, l.close())
 	}
-	err = flock(ctx, l.file, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	err = linux.TryLock(l.file)
+	if errors.Is(err, linux.ErrLocked) {
 		err = l.queue(ctx, path)
 	}
 	if err != nil {
@@ -64,7 +63,7 @@ func (l *lock) queue(ctx context.Context, path string) error {
 		return err
 	}
 	if holder.Socket == "" {
-		return flock(ctx, l.file, unix.LOCK_EX)
+		return linux.WaitLock(ctx, l.file)
 	}
 	return &taken{socket: holder.Socket, error: &banger.Error{
 		Kind: banger.Conflict, What: "start bangerd",
@@ -107,25 +106,4 @@ func (l *lock) close() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// flock locks file, or gives up when ctx ends. The system call cannot be called
-// back: a lock that comes too late is let go of when the file is closed.
-func flock(ctx context.Context, file *os.File, how int) error {
-	done := make(chan error, 1)
-	go func() {
-		for {
-			err := unix.Flock(int(file.Fd()), how)
-			if !errors.Is(err, unix.EINTR) {
-				done <- err
-				return
-			}
-		}
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

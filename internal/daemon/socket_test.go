@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/config"
+	"banger/internal/linux"
 )
 
 func TestVanishedSocketComesBack(t *testing.T) {
@@ -40,34 +41,21 @@ func TestVanishedSocketComesBack(t *testing.T) {
 	}
 }
 
-// TestOneWordIsEnough: whoever says it again does not wait for a listener, who
-// may not be there yet.
-func TestOneWordIsEnough(t *testing.T) {
-	s := &socket{lost: make(chan struct{}, 1)}
-	s.say()
-	s.say()
-	if len(s.lost) != 1 {
-		t.Error("nothing was said")
-	}
-}
-
 // onEvent returns a function that waits until that happens to the file.
 func onEvent(t *testing.T, path string, what uint32) func() {
 	t.Helper()
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	happened := make(chan struct{}, 1)
+	stop, err := linux.Watch(path, what, happened)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := os.NewFile(uintptr(fd), "inotify")
-	t.Cleanup(func() { file.Close() })
-	if _, err := unix.InotifyAddWatch(fd, path, what); err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(stop)
 	return func() {
 		t.Helper()
-		file.SetReadDeadline(time.Now().Add(30 * time.Second))
-		if _, err := file.Read(make([]byte, 4096)); err != nil {
-			t.Fatalf("nothing happened to %s: %v", path, err)
+		select {
+		case <-happened:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("nothing happened to %s", path)
 		}
 	}
 }

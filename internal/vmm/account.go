@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/linux"
 )
 
 // Account is the user, and the group of the same number, that the VMM of one VM
@@ -174,7 +175,7 @@ func (a Account) AdmitTo(dir *Dir, name string, mode os.FileMode) error {
 	if int(stat.Uid) != os.Geteuid() || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
 		return fmt.Errorf("open %s to the VMM: it is not root's", name)
 	}
-	path := fmt.Sprintf("/proc/self/fd/%d", file.Fd())
+	path := linux.Through(file)
 	if err := os.Chown(path, -1, int(a.id)); err != nil {
 		return err
 	}

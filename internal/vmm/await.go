@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/linux"
 )
 
 // Await connects to a socket in the directory as soon as somebody listens on it,
@@ -19,12 +20,12 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 	if conn, err := d.Dial(ctx, name); err == nil {
 		return conn, nil
 	}
-	watch, err := watchDir(d.Path("."))
+	made := make(chan struct{}, 1)
+	stop, err := linux.Watch(d.Path("."), unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR, made)
 	if err != nil {
 		return nil, fmt.Errorf("watch for %s: %w", name, err)
 	}
-	defer watch.Close()
-	defer context.AfterFunc(ctx, func() { watch.SetReadDeadline(time.Unix(1, 0)) })()
+	defer stop()
 	for {
 		conn, err := d.Dial(ctx, name)
 		switch {
@@ -33,7 +34,11 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
 		case errors.Is(err, syscall.ENOENT):
-			_, err = watch.Read(make([]byte, 4096))
+			select {
+			case <-made:
+				err = nil
+			case <-ctx.Done():
+			}
 		case errors.Is(err, syscall.ECONNREFUSED):
 			// It has its name and nobody listens yet: nothing tells when that is over.
 			err = Pause(ctx, time.Millisecond)
@@ -57,18 +62,4 @@ func Pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// watchDir returns a file that can be read whenever something is made in a directory.
-func watchDir(path string) (*os.File, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, err
-	}
-	file := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, path, unix.IN_CREATE|unix.IN_MOVED_TO|unix.IN_ONLYDIR); err != nil {
-		file.Close()
-		return nil, err
-	}
-	return file, nil
 }

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/linux"
 )
 
 // Dir is a VM's directory, held open. Its sockets are reached through the
@@ -34,7 +34,7 @@ func OpenDir(path string) (*Dir, error) {
 
 // Path is a short path of a file in the directory, for this process only.
 func (d *Dir) Path(name string) string {
-	return filepath.Join("/proc/self/fd", strconv.Itoa(int(d.file.Fd())), name)
+	return linux.Through(d.file, name)
 }
 
 // Dial connects to a socket in the directory. It may be called at any time,

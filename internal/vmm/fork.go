@@ -5,12 +5,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"banger/internal/detach"
+	"banger/internal/linux"
 )
 
 // Command is a VMM to start.
@@ -48,7 +48,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 			return nil, err
 		}
 		defer program.Close()
-		path = "/proc/self/fd/" + strconv.Itoa(int(program.Fd()))
+		path = linux.Through(program)
 	}
 	child, err := os.StartProcess(path, append([]string{c.Program}, c.Args...), attr)
 	if err != nil {

@@ -1,6 +1,7 @@
 package vmm
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/linux"
 )
 
 // Process is a VMM's process, whoever started it. A pid that another process
@@ -80,33 +83,13 @@ const endTime = 30 * time.Second
 
 // awaitFree waits until nobody holds the lock at path, which need not exist.
 func awaitFree(path string, within time.Duration) error {
-	file, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	free := make(chan error, 1)
-	go func() { // the call cannot be cut short: it ends with the holder
-		err := unix.EINTR
-		for errors.Is(err, unix.EINTR) {
-			err, _ = unix.Flock(int(file.Fd()), unix.LOCK_EX).(unix.Errno)
-		}
-		// Unlocked, not only closed: a child forked just now has a copy.
-		unix.Flock(int(file.Fd()), unix.LOCK_UN)
-		file.Close()
-		if err != 0 {
-			free <- err
-		}
-		close(free)
-	}()
-	select {
-	case err := <-free:
-		return err
-	case <-time.After(within):
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	err := linux.AwaitFree(ctx, path)
+	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("the lock %s is held by a process that cannot be seen", path)
 	}
+	return err
 }
 
 func (p *Process) watch() {

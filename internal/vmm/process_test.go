@@ -221,7 +221,7 @@ func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waits := regexp.MustCompile(fmt.Sprintf(`-> FLOCK .*:%d `, info.Sys().(*syscall.Stat_t).Ino))
+	waits := regexp.MustCompile(fmt.Sprintf(`-> OFDLCK .*:%d `, info.Sys().(*syscall.Stat_t).Ino))
 	told := make(chan error, 1)
 	go func() { _, err := OpenHolder(path); told <- err }()
 	for waiting := false; !waiting; time.Sleep(time.Millisecond) {

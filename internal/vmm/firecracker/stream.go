@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 	"banger/internal/vmm"
 )
 
@@ -34,14 +35,7 @@ func dialVMM(ctx context.Context, dir *vmm.Dir, name string, proc *vmm.Process) 
 }
 
 func checkPeer(conn net.Conn, name string, proc *vmm.Process) error {
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return err
-	}
-	var peer *unix.Ucred
-	if failed := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); failed != nil {
-		return failed
-	}
+	peer, err := linux.Peer(conn)
 	if err != nil {
 		return err
 	}
@@ -201,7 +195,7 @@ func (m *machine) try(ctx context.Context, port int, heard bool, next <-chan str
 			}
 		}()
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := linux.InterruptAfter(ctx, conn)
 	err = shakeHands(conn, port)
 	if !stop() {
 		err = context.Cause(ctx)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/linux"
 	"banger/internal/vmm"
 )
 
@@ -57,7 +58,7 @@ func openMonitor(ctx context.Context, conn net.Conn) (*monitor, error) {
 	m := &monitor{conn: conn, done: make(chan struct{}), waiting: make(map[int]chan response)}
 	lines := bufio.NewScanner(conn)
 	lines.Buffer(nil, maxResponse)
-	end := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	end := linux.InterruptAfter(ctx, conn)
 	err := greet(lines)
 	if !end() {
 		err = ctx.Err()

@@ -9,9 +9,9 @@ import (
 	"io"
 	"net"
 	"strings"
-	"time"
 
 	"banger"
+	"banger/internal/linux"
 	"banger/internal/vmm"
 )
 
@@ -77,7 +77,7 @@ func (m *fakeMachine) Dial(ctx context.Context, port int) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	end := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	end := linux.InterruptAfter(ctx, conn)
 	err = m.connect(conn, port)
 	if !end() {
 		err = ctx.Err()

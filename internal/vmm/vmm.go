@@ -80,7 +80,7 @@ type Spec struct {
 	ID      banger.VMID
 	Name    string
 	Dir     string
-	Lock    *os.File // flock'ed by the caller: what it locks is what the VMM may open
+	Lock    *os.File // locked by the caller: whoever has the lock may open the disks
 	Kernel  string   // an ELF vmlinux
 	Initrd  string
 	Disks   []Disk

@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"banger/internal/config"
+	"banger/internal/vmm"
 )
 
 func dirsOf(ts *testscript.TestScript) config.Dirs { return ts.Value("dirs").(config.Dirs) }
@@ -34,6 +35,26 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("exit code %d, want %d", code, want)
 	}
 }
+
+// hold takes a lock as a VMM that nobody knows of would: hold FILE. With a ! before it
+// the lock is released.
+func hold(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] hold FILE")
+	}
+	path := ts.MkAbs(args[0])
+	if neg {
+		ts.Check(held[path].Close())
+		delete(held, path)
+		return
+	}
+	lock, err := vmm.Lock(path)
+	ts.Check(err)
+	held[path] = lock
+}
+
+// held are the locks that scripts hold, by path. Only one script holds any.
+var held = map[string]*os.File{}
 
 // changing is what differs between two runs of a script, and its stand-in.
 var changing = []struct {

@@ -56,7 +56,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setUp, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "free": free,
+			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "free": free, "hold": hold,
 		},
 	})
 }

@@ -1,6 +1,6 @@
 // Package guest is the host's side of the agent in a VM: the control
-// connection, programs run over SSH, keys, known hosts and the arguments for
-// the user's own ssh. It does not know how a stream to the guest comes about.
+// connection, programs run over SSH, keys, known hosts and the arguments for the
+// user's own ssh. It does not know how a stream to the guest is opened.
 package guest
 
 import (
@@ -17,7 +17,7 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// Identity is what a guest must prove: it was told both at boot.
+// Identity is what a guest must prove to know. It is told both at boot.
 type Identity struct {
 	Token string `json:"token"`
 	Nonce string `json:"nonce"`
@@ -26,10 +26,10 @@ type Identity struct {
 // helloTimeout bounds the exchange of hellos once a stream is open.
 const helloTimeout = 30 * time.Second
 
-// ErrStranger means that who answered is not the agent of this boot.
+// ErrStranger means that something else than the agent of this boot answered.
 var ErrStranger = errors.New("the guest did not prove to be the VM's agent")
 
-// BootError is a boot step that failed, as the agent told it: each field is
+// BootError is a boot step that failed, as the agent reports it. Each field is
 // printable.
 type BootError struct{ wire.Failure }
 
@@ -51,8 +51,8 @@ type Control struct {
 	err     error
 }
 
-// OpenControl takes over conn, checks who is there and reads until the
-// connection ends. onEvent is called in order, from one goroutine, and must not
+// OpenControl takes over conn, checks who answers and reads until the connection
+// ends. onEvent is called in order, from one goroutine, and must not
 // block; an event's Why and Disks are bounded and printable. A guest whose boot
 // failed gives a *BootError.
 func OpenControl(ctx context.Context, conn net.Conn, want Identity, program string, onEvent func(wire.Event)) (*Control, error) {
@@ -91,7 +91,7 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 		return wire.Hello{}, &BootError{PrintableFailure(*hello.Failed)}
 	}
 	if !bootID.MatchString(hello.BootID) {
-		hello.BootID = "" // the guest proved who it is: it only goes without an id
+		hello.BootID = "" // the guest has proved who it is; only its id is unknown
 	}
 	hello.InitWhy, hello.Disks = Printable(hello.InitWhy), ReadDisks(hello.Disks)
 	ours := wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: program}}
@@ -103,10 +103,9 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 
 func same(got, want string) bool { return subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1 }
 
-// Hello returns what the guest said of itself when the connection was opened,
-// with the init's state and the disk errors as the last event told them: an
-// event may come before the caller of OpenControl has looked. InitWhy and Disks
-// are bounded and printable.
+// Hello returns the guest's hello, with the init's state and the disk errors of the
+// last event: an event may come before the caller of OpenControl has looked. InitWhy
+// and Disks are bounded and printable.
 func (c *Control) Hello() wire.Hello {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -119,7 +118,7 @@ func (c *Control) Done() <-chan struct{} { return c.done }
 // Close ends the connection.
 func (c *Control) Close() error { return c.conn.Close() }
 
-// Call asks the guest for something and waits for the reply. result may be nil.
+// Call sends a request and waits for the reply. result may be nil.
 func (c *Control) Call(ctx context.Context, method string, params, result any) error {
 	request := wire.Request{Method: method}
 	if params != nil {

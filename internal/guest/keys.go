@@ -47,9 +47,9 @@ func authorized(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }
 
-// UserKey returns the public half of the key pair at path, which it makes when
-// there is neither half. What exists is never touched: of a key with a passphrase,
-// and of one whose private half is in an agent, the file path.pub is read.
+// UserKey returns the public half of the key pair at path, and makes the pair if
+// neither half exists. It never changes what exists. If the private half has a
+// passphrase or is in an SSH agent, the public half is read from path.pub.
 func UserKey(path string) (string, error) {
 	private, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -72,8 +72,8 @@ func UserKey(path string) (string, error) {
 		Fix: "put its public half at " + path + ".pub"}
 }
 
-// makeUserKey makes the private half first: the public one follows from it, and
-// alone it would be a key that is somewhere else.
+// makeUserKey writes the private half first. A public half alone would look like a
+// key whose private half is somewhere else.
 func makeUserKey(path string) (string, error) {
 	for _, half := range []string{path, path + ".pub"} {
 		if _, err := os.Lstat(half); err == nil {
@@ -97,12 +97,12 @@ func makeUserKey(path string) (string, error) {
 	return public, nil
 }
 
-// HostAlias is the name under which a VM's host key is known. It is the ID's,
-// so that neither a renamed VM nor a name used again meets an old key.
+// HostAlias returns the name under which a VM's host key is known. It is made from
+// the ID: a VM that is renamed, or gets an old name, must not meet another key.
 func HostAlias(id banger.VMID) string { return "banger-" + string(id) }
 
-// AddKnownHost records a VM's host key, in place of what was there for the ID. What
-// is on record already is not written again.
+// AddKnownHost records a VM's host key, in place of an earlier one of the same ID. It
+// writes nothing if the key is already recorded.
 func AddKnownHost(path string, id banger.VMID, name, public string) error {
 	line := fmt.Sprintf("%s,%s.vm %s", HostAlias(id), name, public)
 	if text, err := os.ReadFile(path); err == nil && strings.Contains("\n"+string(text), "\n"+line+"\n") {

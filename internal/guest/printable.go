@@ -9,8 +9,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// Printable makes one bounded line of a guest's words: they may end up on a
-// terminal, which they must not drive, or between lines of banger's own.
+// Printable turns a guest's words into one bounded line. They may be printed on a
+// terminal, which they must not control, or between banger's own lines.
 func Printable(s string) string {
 	const limit = 300
 	s = strings.Map(func(r rune) rune {
@@ -28,13 +28,13 @@ func Printable(s string) string {
 	return s
 }
 
-// PrintableFailure is a failure in such words.
+// PrintableFailure returns a failure with printable fields.
 func PrintableFailure(f wire.Failure) wire.Failure {
 	return wire.Failure{Step: Printable(f.Step), Why: Printable(f.Why), Fix: Printable(f.Fix)}
 }
 
-// ReadDisks returns what a guest's report of disk errors can be believed to say:
-// at most one entry for each of a VM's writable disks, with a printable reason.
+// ReadDisks returns the valid part of a guest's report of disk errors: at most one
+// entry for each of a VM's writable disks, with a printable reason.
 func ReadDisks(told []wire.DiskErrors) []wire.DiskErrors {
 	var disks []wire.DiskErrors
 	for _, label := range []string{wire.LabelOverlay, wire.LabelWork} {
@@ -46,5 +46,5 @@ func ReadDisks(told []wire.DiskErrors) []wire.DiskErrors {
 	return disks
 }
 
-// bootID is what the kernel has in /proc/sys/kernel/random/boot_id.
+// bootID matches what the kernel has in /proc/sys/kernel/random/boot_id.
 var bootID = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)

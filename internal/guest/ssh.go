@@ -28,20 +28,20 @@ type TTY struct {
 	Resize <-chan Size
 }
 
-// Session is a program's surroundings on this side.
+// Session connects a program to the host: its input and output, terminal and signals.
 type Session struct {
 	Stdin          io.Reader // nil: the program reads an end of file at once
 	Stdout, Stderr io.Writer
-	TTY            *TTY // nil: none
+	TTY            *TTY // nil: no terminal
 	Signals        <-chan os.Signal
-	Started        func() error // called once the program runs, before any of it is moved; may be nil
+	Started        func() error // called once the program runs, before any data is copied; may be nil
 }
 
 // Exec runs a program in vm over conn, a stream to its SSH port, and returns
-// the program's exit status; of one ended by a signal, 128 and the signal's
-// number. An error says that the program was not run, or that its end is not
-// known. Cancelling ctx ends the connection, and with it the program; so does
-// output that cannot be written.
+// the program's exit status; for a program ended by a signal, 128 plus the signal's
+// number. An error means that the program did not run, or that its end is not known.
+// Cancelling ctx ends the connection, and with it the program. So does output that
+// cannot be written.
 func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
 	client, err := dialSSH(ctx, conn, vm)
 	if err != nil {
@@ -144,8 +144,8 @@ func refused(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// attend moves the session's data until the program has ended and all that it
-// wrote has arrived.
+// attend copies the session's data until the program has ended and all of its output
+// has arrived.
 func attend(ctx context.Context, giveUp context.CancelCauseFunc, channel ssh.Channel, requests <-chan *ssh.Request, s Session) (int, error) {
 	ended := make(chan struct{})
 	defer close(ended)
@@ -178,7 +178,8 @@ func attend(ctx context.Context, giveUp context.CancelCauseFunc, channel ssh.Cha
 	return status, nil
 }
 
-// within waits for the end of a copy, which may be to a pipe that nobody reads.
+// within waits for the end of a copy. ctx ends the wait: the copy may go to a pipe
+// that nobody reads.
 func within(ctx context.Context, copied <-chan error) error {
 	select {
 	case err := <-copied:
@@ -188,8 +189,7 @@ func within(ctx context.Context, copied <-chan error) error {
 	}
 }
 
-// output gives the program up when what it writes can go nowhere: with nobody
-// to read, it would wait for ever.
+// output ends the program if its output cannot be written: it would wait for ever.
 type output struct {
 	io.Writer
 	giveUp context.CancelCauseFunc

@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// RefusedError is the guest's answer that it does not serve a port.
+// RefusedError means that the guest does not serve a port.
 type RefusedError struct {
 	Port   int
 	Reason string
@@ -25,7 +25,7 @@ func (e *RefusedError) Error() string {
 
 // Connect opens a stream to a guest port and waits, within ctx, until the guest
 // has accepted it. What the guest sends first is not lost. The error is a
-// *RefusedError when the guest answered no.
+// *RefusedError if the guest refused.
 func Connect(ctx context.Context, session *yamux.Session, port int) (net.Conn, error) {
 	stream, err := openStream(ctx, session)
 	if err != nil {
@@ -43,7 +43,7 @@ func Connect(ctx context.Context, session *yamux.Session, port int) (net.Conn, e
 	return stream, nil
 }
 
-// openStream lets ctx end the wait, which the session itself cannot.
+// openStream opens a stream. ctx ends the wait, which the session does not support.
 func openStream(ctx context.Context, session *yamux.Session) (net.Conn, error) {
 	type result struct {
 		stream net.Conn

@@ -9,7 +9,7 @@ import (
 	"io"
 )
 
-// kind tells what stands on the wire.
+// kind is what a token on the wire is.
 type kind byte
 
 const (
@@ -31,8 +31,8 @@ const (
 	markMagic = "bngrlnk1"
 )
 
-// runMarks is how often a mark is repeated: the rest of a torn frame swallows
-// less than one frame, and the last mark it touches; one more stays whole.
+// runMarks is how often a mark is repeated. The rest of a torn frame swallows less than
+// one frame and the mark at its end; at least one more stays whole.
 const runMarks = (headerLen+maxPayload)/markLen + 3
 
 type nonce [nonceLen]byte
@@ -50,7 +50,7 @@ func mark(k kind, n nonce) []byte {
 	return append(b, n[:]...)
 }
 
-// run is a mark repeated until it is longer than one frame.
+// run returns a mark repeated until it is longer than one frame.
 func run(k kind, n nonce) []byte { return bytes.Repeat(mark(k, n), runMarks) }
 
 // appendFrame appends payload, at most maxPayload bytes, as a frame.
@@ -63,8 +63,8 @@ func appendFrame(b, payload []byte) []byte {
 	return append(b, payload...)
 }
 
-// check is the header's check byte. The bytes count by their place, so that a
-// header with a byte lost or doubled does not pass.
+// check returns the header's check byte. It depends on each byte's place, so a header
+// with a byte lost or doubled does not pass.
 func check(header []byte) byte {
 	sum := byte(0x5a)
 	for _, b := range header {
@@ -74,25 +74,25 @@ func check(header []byte) byte {
 	return sum
 }
 
-// token is one thing read off the wire. payload is valid until the next read.
+// token is one frame, mark or run of noise. payload is valid until the next read.
 type token struct {
 	kind    kind
 	nonce   nonce
 	payload []byte
 }
 
-// scanner cuts a byte stream into tokens. It never trusts a length that its
-// header does not vouch for, and delivers no payload that its CRC does not.
+// scanner cuts a byte stream into tokens. It trusts a length only if the header's check
+// byte is right, and a payload only if its CRC is.
 type scanner struct {
 	r    *bufio.Reader
-	last int // bytes of the token handed out, dropped at the next read
+	last int // bytes of the returned token, dropped at the next read
 }
 
 func newScanner(r io.Reader) *scanner { return &scanner{r: bufio.NewReader(r)} }
 
 // next returns the next token. Noise comes in runs of any length.
 func (s *scanner) next() (token, error) {
-	s.r.Discard(s.last) // was peeked: it is there
+	s.r.Discard(s.last) // cannot fail: it was peeked
 	s.last = 0
 	b, err := s.r.Peek(1)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *scanner) next() (token, error) {
 	return s.skip()
 }
 
-// skip drops at least one byte, up to what may begin a token.
+// skip drops at least one byte, up to where a token may begin.
 func (s *scanner) skip() (token, error) {
 	b, _ := s.r.Peek(s.r.Buffered())
 	n := bytes.IndexByte(b[1:], magic0) + 1
@@ -149,7 +149,7 @@ func (s *scanner) frame() (token, error) {
 		return s.skip()
 	}
 	b, err := s.r.Peek(headerLen + size)
-	if err == bufio.ErrBufferFull { // bulk: a port that carries none gets by with less
+	if err == bufio.ErrBufferFull { // only bulk data needs so large a buffer
 		s.r = bufio.NewReaderSize(s.r, 2*(headerLen+maxPayload))
 		b, err = s.r.Peek(headerLen + size)
 	}

@@ -11,9 +11,9 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// Host is the host's end of a port: it connects to the guest's agent over conn
-// and waits, within ctx, for it to answer. It owns conn from here on: the
-// session closes it at its end, Host itself when it fails.
+// Host is the host's end of a port: it connects to the guest's agent over conn and
+// waits, within ctx, for the answer. It takes over conn: the session closes it at its
+// end, and Host does if it fails.
 func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
 	end := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	in := newScanner(conn)
@@ -33,7 +33,7 @@ func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
 		conn.Close()
 		return nil, err
 	}
-	// Nobody accepts what a guest would open here, so it must not fill buffers.
+	// Nothing accepts streams that a guest opens, so they must not fill buffers.
 	if err := session.GoAway(); err != nil {
 		session.Close()
 		return nil, fmt.Errorf("refuse streams of the guest: %w", err)
@@ -50,7 +50,7 @@ func connect(conn net.Conn, in *scanner) error {
 	err := awaitAck(in, own, again)
 	close(again)
 	if err != nil {
-		conn.SetDeadline(time.Unix(1, 0)) // else the marks could wait for ever for a guest that reads
+		conn.SetDeadline(time.Unix(1, 0)) // else the marks might wait for ever until the guest reads
 	}
 	return errors.Join(err, <-sent) // no mark may come after the session's first frame
 }
@@ -66,8 +66,8 @@ func sendMarks(conn net.Conn, marks []byte, again <-chan struct{}) error {
 	}
 }
 
-// awaitAck asks for the marks again when the guest says that it has started
-// anew: what was queued for its predecessor is lost.
+// awaitAck asks for the marks again when the guest reports that it has started:
+// what was queued for its predecessor is lost.
 func awaitAck(in *scanner, own nonce, again chan<- struct{}) error {
 	var seen nonce
 	for {
@@ -88,8 +88,8 @@ func awaitAck(in *scanner, own nonce, again chan<- struct{}) error {
 	}
 }
 
-// hostEnd is the host's connection of a session. After the guest's answer the
-// bytes must be exact: whatever is not a frame ends the session.
+// hostEnd is the host's connection of a session. After the guest's answer anything
+// that is not a frame ends the session.
 type hostEnd struct {
 	conn net.Conn
 	in   *scanner
@@ -97,7 +97,7 @@ type hostEnd struct {
 }
 
 var (
-	errReset = errors.New("the agent has started anew")
+	errReset = errors.New("the agent has restarted")
 	errTorn  = errors.New("the serial port lost bytes")
 )
 
@@ -143,8 +143,8 @@ func writeFrames(b []byte, write func([]byte) error) (int, error) {
 	return done, nil
 }
 
-// settings of the sessions. The link itself knows when its other end is gone,
-// so there is no keep-alive, and a guest that is paused is no error.
+// settings returns the settings of a session. There is no keep-alive: the link knows
+// when its other end is gone, and a paused guest is not an error.
 func settings() *yamux.Config {
 	c := yamux.DefaultConfig()
 	c.EnableKeepAlive = false

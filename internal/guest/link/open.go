@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announceTime bounds the wait for a port of a device that is there already.
+// announceTime bounds the wait for a port whose device exists.
 const announceTime = 5 * time.Second
 
-// OpenPort opens the virtio-serial port with this name. A machine's ports are
-// announced a moment after their device; that is waited for. The error is
-// fs.ErrNotExist where the machine has no such port.
+// OpenPort opens the virtio-serial port with this name. The kernel announces ports a
+// moment after their device, and OpenPort waits for that. The error is
+// fs.ErrNotExist if the machine has no such port.
 func OpenPort(name string) (*Port, error) {
 	if devices, _ := filepath.Glob("/sys/bus/virtio/drivers/virtio_console/virtio*"); len(devices) == 0 {
 		return nil, missing(name)

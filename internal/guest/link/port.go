@@ -18,15 +18,14 @@ type Port struct {
 	file *os.File
 	raw  syscall.RawConn
 
-	// A write and the check that its connection is still the current one are
-	// one step: else a writer of the old connection could slip bytes in after
-	// the new one began.
+	// mu makes one step of a write and the check that its connection is current:
+	// else the old connection could write bytes after the new one began.
 	mu  sync.Mutex
 	gen uint64
 }
 
-// NewPort makes a Port of a file whose descriptor is in non-blocking mode and
-// can be polled. The Port owns the file.
+// NewPort returns a Port that owns file, whose descriptor must be in non-blocking mode
+// and be pollable.
 func NewPort(file *os.File) (*Port, error) {
 	raw, err := file.SyscallConn()
 	if err != nil {
@@ -38,10 +37,9 @@ func NewPort(file *os.File) (*Port, error) {
 // Close ends the port, and with it Serve.
 func (p *Port) Close() error { return p.file.Close() }
 
-// Read reads what a host sent. A port without a host is at its end, but that is
-// no news: the kernel learns of hosts that come and go later than of their bytes,
-// so what it says may be of the host before. The next edge of the poller counts,
-// whatever brings it.
+// Read reads what a host sent. A port without a host is at its end, but Read does not
+// trust that: the kernel learns that hosts come and go later than it gets their bytes,
+// so the end may be an earlier host's. It waits for the poller's next event instead.
 func (p *Port) Read(b []byte) (n int, err error) {
 	waited := p.raw.Read(func(fd uintptr) bool {
 		n, err = ignoringEINTR(func() (int, error) { return unix.Read(int(fd), b) })
@@ -79,8 +77,8 @@ func (p *Port) write(gen uint64, b []byte) error {
 	return nil
 }
 
-// next begins a generation. Writers of the older ones fail from here on, also
-// those that wait for the host to read; settle must follow once they are gone.
+// next begins a generation. Writers of older ones fail from now on, even those that
+// wait for the host to read. settle must follow once they are gone.
 func (p *Port) next() uint64 {
 	p.mu.Lock()
 	p.gen++

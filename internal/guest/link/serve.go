@@ -15,10 +15,10 @@ import (
 // sees the stream fail when the host's connection ends.
 type Handler func(stream net.Conn, port int)
 
-// Serve is the guest's end of a port, for the life of the agent: it begins a
-// new session whenever a host connects and hands its streams to handler. Of
-// ports it accepts those listed, or any when none is. It returns only when the
-// port fails or is closed, with the sessions ended but not the handlers awaited.
+// Serve is the guest's end of a port: it begins a new session whenever a host connects
+// and hands its streams to handler. It accepts the listed ports, or any if none is
+// listed. It returns only when the port fails or is closed. Then the sessions have
+// ended, but handlers may still run.
 func Serve(p *Port, handler Handler, ports ...int) error {
 	s := &server{port: p, accept: func(stream net.Conn) { serveStream(stream, handler, ports) }}
 	defer s.end()
@@ -50,10 +50,10 @@ func (s *server) take(tok token) {
 		}
 	case data:
 		if c != nil && c.session {
-			c.feed.Write(tok.payload) // fails only when the session is over, and that tells the host itself
+			c.feed.Write(tok.payload) // fails only if the session is over, which tells the host
 		}
 	default:
-		// Something was lost of what this session was sent.
+		// Bytes that were sent to this session are lost.
 		if c != nil && c.session {
 			s.end()
 			s.reset()
@@ -61,8 +61,8 @@ func (s *server) take(tok token) {
 	}
 }
 
-// epoch is what the guest says between two marks: the session of one host
-// connection, or only that there is none.
+// epoch is what the guest sends between two marks: the session of one host connection,
+// or only the mark that there is none.
 type epoch struct {
 	port    *Port
 	gen     uint64
@@ -91,7 +91,7 @@ func (s *server) begin(n nonce) {
 	}()
 }
 
-// reset tells the host, as soon as there is one, that there is no session.
+// reset tells the next host that there is no session.
 func (s *server) reset() {
 	e := s.open(newNonce())
 	go func() {
@@ -129,8 +129,8 @@ func (e *epoch) serve(accept func(net.Conn)) {
 		go accept(stream)
 	}
 	session.Close()
-	// When the session failed by itself the host must hear of it. When it was
-	// replaced this writes nothing.
+	// If the session failed by itself, the host must know. If it was replaced, this
+	// writes nothing.
 	e.port.write(e.gen, run(reset, newNonce()))
 }
 
@@ -147,7 +147,7 @@ func (e *epoch) Close() error {
 	return e.feed.CloseWithError(errStale)
 }
 
-// connectTime bounds how long a stream may take to say where it goes.
+// connectTime bounds how long a stream may take to name its port.
 const connectTime = 30 * time.Second
 
 func serveStream(stream net.Conn, handler Handler, ports []int) {

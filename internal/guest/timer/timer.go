@@ -1,9 +1,8 @@
-// Package timer looks at the timer that a guest's kernel runs by. On a host without
-// KVM the kernel measures it as it boots, against the clock and for a tenth of a
-// second, and believes what it gets. Where the host lets the VM wait for longer than
-// that in just that moment, the kernel finds its timer too slow to be one and goes
-// without (whoever sleeps then never wakes), or takes it for much faster than it
-// is (then all sleep too long).
+// Package timer checks the timer of a guest's kernel. On a host without KVM the kernel
+// measures it at boot, against the clock, for a tenth of a second. If a busy host
+// stops the VM for longer than that at that moment, the kernel either finds the timer
+// too slow and does without one (programs that sleep never wake), or takes it for much
+// faster than it is (they sleep too long).
 package timer
 
 import (
@@ -15,8 +14,8 @@ import (
 	"time"
 )
 
-// ErrUnmeasured says that the kernel has no timer, or a wrong idea of its rate. At
-// the next boot it measures anew.
+// ErrUnmeasured means that the kernel has no timer, or a wrong idea of its rate. The
+// next boot measures again.
 var ErrUnmeasured = errors.New("the host was too busy for the kernel to measure its timer")
 
 const (
@@ -24,16 +23,16 @@ const (
 	list    = "/proc/timer_list"
 )
 
-// measured is the timer whose rate is not known without measuring: the local APIC's,
-// in its plain mode.
+// measured is the timer whose rate must be measured: the local APIC's, in its plain
+// mode.
 const measured = "lapic"
 
-// longest is for how long that can be set, by a kernel which has measured well: its
-// 31 bits count every 16th cycle of a bus that has 1 GHz in QEMU and KVM.
+// longest is the longest time for which that timer can be set, if it was measured
+// right: its 31 bits count every 16th cycle of a bus with 1 GHz in QEMU and KVM.
 const longest = (1<<31 - 1) * 16 * time.Nanosecond
 
-// Check returns an ErrUnmeasured for the timer of the first CPU, or nil. It needs
-// /proc and /sys.
+// Check checks the timer of the first CPU. It returns an ErrUnmeasured, another error
+// if it cannot tell, or nil. It needs /proc and /sys.
 func Check() error {
 	name, err := os.ReadFile(current)
 	if err != nil {
@@ -48,7 +47,7 @@ func Check() error {
 
 func check(name, timers string) error {
 	if name == "" {
-		return fmt.Errorf("%w, and goes without", ErrUnmeasured)
+		return fmt.Errorf("%w: it has none", ErrUnmeasured)
 	}
 	if name != measured {
 		return nil
@@ -58,11 +57,11 @@ func check(name, timers string) error {
 	field, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
 	believed, err := strconv.ParseInt(field, 10, 64)
 	if !found || err != nil {
-		return fmt.Errorf("the list of timers does not tell of %s", measured)
+		return fmt.Errorf("the list of timers has no %s", measured)
 	}
-	// A little less is usual. Twice as long is what nobody would think of.
+	// A little more than right is usual. Twice as long would be noticed.
 	if times := float64(longest) / float64(believed); times >= 2 {
-		return fmt.Errorf("%w: all would sleep %.0f times too long", ErrUnmeasured, times)
+		return fmt.Errorf("%w: programs would sleep %.0f times too long", ErrUnmeasured, times)
 	}
 	return nil
 }

@@ -32,8 +32,8 @@ func TestCheck(t *testing.T) {
 		"measured":                   {"lapic", 34359738352, ""},
 		"taken for faster, a little": {"lapic", 25021291880, ""},
 		"taken for slower":           {"lapic", 343597383520, ""}, // wakes early, looks and sleeps again
-		"taken for faster":           {"lapic", 6871947670, ": all would sleep 5 times too long"},
-		"none":                       {"", 0, ", and goes without"},
+		"taken for faster":           {"lapic", 6871947670, ": programs would sleep 5 times too long"},
+		"none":                       {"", 0, ": it has none"},
 		"by the CPU's clock":         {"lapic-deadline", 1, ""},
 		"of another machine":         {"hpet", 1, ""},
 	} {

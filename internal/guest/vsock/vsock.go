@@ -1,6 +1,6 @@
-// Package vsock connects a guest with its host over a virtio vsock: a listener
-// that takes the host's connections only, and a knock at the host's door. It is
-// the guest's end; the host's end is the VMM's business.
+// Package vsock is the guest's end of a virtio vsock: a listener that accepts only the
+// host's connections, and a knock that tells the host that the guest serves. The
+// host's end belongs to the VMM's driver.
 package vsock
 
 import (
@@ -26,14 +26,14 @@ func (Addr) Network() string { return "vsock" }
 // String implements net.Addr.
 func (a Addr) String() string { return fmt.Sprintf("%d:%d", a.CID, a.Port) }
 
-// Listener takes connections of the host to one port.
+// Listener accepts the host's connections to one port.
 type Listener struct {
 	file    *os.File
 	addr    Addr
 	allowed func(unix.Sockaddr) bool
 }
 
-// Listen listens on a port. The error is fs.ErrNotExist where there is no vsock.
+// Listen listens on a port. The error is fs.ErrNotExist if there is no vsock.
 func Listen(port uint32) (*Listener, error) {
 	own, err := localCID()
 	if err != nil {
@@ -53,19 +53,19 @@ func Listen(port uint32) (*Listener, error) {
 	return newListener(fd, Addr{own, port}, fromHost), nil
 }
 
-// newListener takes over a descriptor that listens and does not block.
+// newListener takes over a listening descriptor in non-blocking mode.
 func newListener(fd int, addr Addr, allowed func(unix.Sockaddr) bool) *Listener {
 	return &Listener{file: os.NewFile(uintptr(fd), "vsock "+addr.String()), addr: addr, allowed: allowed}
 }
 
-// fromHost says whether the host is at the other end: a guest's own programs
-// can connect too.
+// fromHost reports whether a peer is the host: the guest's own programs can connect,
+// too.
 func fromHost(peer unix.Sockaddr) bool {
 	vm, ok := peer.(*unix.SockaddrVM)
 	return ok && vm.CID == Host
 }
 
-// localCID is the guest's own address. A kernel without a device has none.
+// localCID returns the guest's own address. A kernel without a device has none.
 func localCID() (uint32, error) {
 	device, err := os.Open("/dev/vsock")
 	if err != nil {
@@ -74,7 +74,7 @@ func localCID() (uint32, error) {
 	defer device.Close()
 	cid, err := unix.IoctlGetUint32(int(device.Fd()), unix.IOCTL_VM_SOCKETS_GET_LOCAL_CID)
 	if err != nil {
-		return 0, fmt.Errorf("ask for the address on the vsock: %w", err)
+		return 0, fmt.Errorf("read the address on the vsock: %w", err)
 	}
 	if cid <= Host || cid == unix.VMADDR_CID_ANY {
 		return 0, fmt.Errorf("this machine has no vsock device: %w", fs.ErrNotExist)
@@ -138,11 +138,11 @@ func (c *conn) SetDeadline(t time.Time) error      { return c.file.SetDeadline(t
 func (c *conn) SetReadDeadline(t time.Time) error  { return c.file.SetReadDeadline(t) }
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.file.SetWriteDeadline(t) }
 
-// knockTime bounds a knock; the host's end answers at once, or refuses.
+// knockTime bounds a knock. The host answers or refuses it at once.
 var knockTime = unix.Timeval{Sec: 2}
 
 // Knock connects to a port of the host and hangs up. A host that does not listen
-// misses it, which is no error of the guest's: it will find out by connecting.
+// misses it, and finds out by connecting itself.
 func Knock(port uint32) error {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -150,7 +150,7 @@ func Knock(port uint32) error {
 	}
 	defer unix.Close(fd)
 	if err := unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &knockTime); err != nil {
-		return fmt.Errorf("bound the knock: %w", err)
+		return fmt.Errorf("set the knock's time limit: %w", err)
 	}
 	for {
 		err := unix.Connect(fd, &unix.SockaddrVM{CID: Host, Port: port})

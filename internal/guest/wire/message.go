@@ -8,9 +8,8 @@ import (
 	"fmt"
 )
 
-// ReadMessage reads one line of at most MaxLine bytes: neither end trusts the
-// other with more. in's buffer may be smaller: few messages are long, and who
-// waits for one need not hold room for it.
+// ReadMessage reads one line of at most MaxLine bytes. in's buffer may be smaller: few
+// messages are long.
 func ReadMessage(in *bufio.Reader) (Message, error) {
 	var message Message
 	var begun []byte

@@ -1,19 +1,18 @@
-// Package wire is what the host and the agent in a VM say to each other: the
-// configuration handed in at boot and the messages on the control port. It
-// holds no transport; its one function reads a message, bounded.
+// Package wire defines what the host and the agent in a VM send each other: the
+// configuration at boot and the messages on the control port. It has no transport; its
+// one function reads a bounded message.
 //
-// The control port carries newline-delimited JSON, one Message a line, both
-// ways. The guest speaks first, with its Hello; the host answers with its own.
-// After that the host sends requests, the guest replies and events, in any
-// order. Unknown fields are ignored and unknown methods refused by name, so
-// that the two ends may be of different versions.
+// The control port carries newline-delimited JSON both ways, one Message a line. The
+// guest begins with its Hello, and the host answers with its own. After that the host
+// sends requests, and the guest replies and events, in any order. Unknown fields are
+// ignored and unknown methods refused, so the two ends may be of different versions.
 package wire
 
 import (
 	"encoding/json"
 )
 
-// Version is the protocol's version. Features say more than it does.
+// Version is the protocol's version. Features tell more.
 const Version = 1
 
 // MaxLine bounds one message in bytes, newline included. A longer line ends
@@ -27,7 +26,7 @@ const (
 )
 
 // PortKnock is the port of its host that a guest with a vsock connects to once it
-// serves its own ports. It says nothing there: who serves is told by the hello.
+// serves its own ports. It sends nothing there: the hello tells who serves.
 const PortKnock = 1000
 
 // Names of the two virtio-serial ports of a QEMU VM.
@@ -36,7 +35,7 @@ const (
 	SerialStreams = "banger.streams"
 )
 
-// Labels of the ext4 file systems of a VM: the agent finds its disks by them.
+// Labels of a VM's ext4 file systems, by which the agent finds its disks.
 const (
 	LabelBase    = "banger-base"
 	LabelModules = "banger-mods"
@@ -50,19 +49,19 @@ const (
 	ModulesPath = "lib/modules.order" // of the kernel set: paths of the boot modules below the initrd's root, one a line, in loading order
 )
 
-// Config is a VM's configuration, made anew by the host for each boot.
+// Config is a VM's configuration. The host makes a new one for each boot.
 type Config struct {
 	Version        int      `json:"version"`
 	Name           string   `json:"name"`       // host name
 	MachineID      string   `json:"machine_id"` // 32 hexadecimal digits
-	Nonce          string   `json:"nonce"`      // names this boot: in every bye
+	Nonce          string   `json:"nonce"`      // names this boot in every bye
 	Token          string   `json:"token"`      // proves that a Hello is the agent's
 	AuthorizedKeys []string `json:"authorized_keys"`
 	HostKey        string   `json:"host_key"`     // ed25519, OpenSSH PEM
 	HostKeyPub     string   `json:"host_key_pub"` // its public half, one line
-	Direct         []string `json:"direct"`       // directories kept on the raw overlay disk: what cannot live on overlayfs
-	WorkMount      string   `json:"work_mount"`   // where the work disk goes; empty: the VM has none
-	ResetToOff     bool     `json:"reset_to_off"` // the VMM ends only on a reset: the last stage resets where it would power off
+	Direct         []string `json:"direct"`       // directories on the raw overlay disk, for what overlayfs cannot hold
+	WorkMount      string   `json:"work_mount"`   // where the work disk is mounted; empty: the VM has none
+	ResetToOff     bool     `json:"reset_to_off"` // the VMM ends only on a reset: the last stage resets instead of powering off
 	UnixNano       int64    `json:"unix_nano"`    // the host's clock when this was written
 }
 
@@ -80,7 +79,7 @@ type Hello struct {
 	Features []string `json:"features,omitempty"`
 	Program  string   `json:"program"` // "banger-agent 0.1.0"
 
-	// Said by the guest only.
+	// Only the guest sends these.
 	Token   string       `json:"token,omitempty"`
 	Nonce   string       `json:"nonce,omitempty"`
 	BootID  string       `json:"boot_id,omitempty"`
@@ -91,26 +90,26 @@ type Hello struct {
 	Failed  *Failure     `json:"failed,omitempty"`   // the boot failed at this step; nothing else works
 }
 
-// Init is how far the image's init has come.
+// Init is the state of the image's init.
 type Init string
 
-// The states of the init. An image without one stays at InitNone.
+// The states of an init.
 const (
-	InitNone      Init = "none"      // the agent itself is PID 1
+	InitNone      Init = "none"      // the image has no init: the agent is process 1
 	InitStarting  Init = "starting"  // exec'd; it may not hear signals yet
 	InitHears     Init = "hears"     // it hears the signals that ask it to stop
 	InitUp        Init = "up"        // multi-user.target is reached, or what the init calls up
 	InitEmergency Init = "emergency" // the boot ended in systemd's emergency or rescue mode
-	InitStopping  Init = "stopping"  // it has heard the ask and is stopping its services
+	InitStopping  Init = "stopping"  // it was asked to stop and is stopping its services
 	InitShutdown  Init = "shutdown"  // shutdown.target began: only the last stage is left
 )
 
-// StepTimer is the boot step that fails where the kernel could not measure its
-// timer: it may at the next boot. A guest without one cannot wait, so it tells the
-// console alone.
+// StepTimer is the boot step that fails if the kernel could not measure its timer,
+// which the next boot may do. A guest without a timer cannot wait, so it reports this
+// failure only on the console.
 const StepTimer = "check timer"
 
-// Failure is a boot step that failed. It is also printed on the console as
+// Failure is a boot step that failed. The agent also prints it on the console, as
 // "banger-failed NONCE {json}".
 type Failure struct {
 	Step string `json:"step"`
@@ -122,20 +121,21 @@ type Failure struct {
 const (
 	MethodPing  = "ping"  // -> nothing
 	MethodSync  = "sync"  // sync(2) has ended; -> nothing
-	MethodStop  = "stop"  // StopParams -> nothing, at once; events tell the rest
-	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock when it is wrong
+	MethodStop  = "stop"  // StopParams -> nothing, at once; events follow
+	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock if it is wrong
 	MethodInfo  = "info"  // -> Info
 	MethodStats = "stats" // -> Stats
 	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
 )
 
-// Features that a guest's Hello can name.
+// Features that a guest's Hello may list.
 const (
 	FeatureStats = "stats" // it knows MethodStats
 	FeatureDisks = "disks" // it reports disk errors: in its hello, in an EventDisks and in its bye
 )
 
-// Request asks the guest for something. IDs are the host's, unique per connection.
+// Request asks the guest for something. The host chooses the ID, unique in a
+// connection.
 type Request struct {
 	ID     uint64          `json:"id"`
 	Method string          `json:"method"`
@@ -149,7 +149,7 @@ type Reply struct {
 	Error  string          `json:"error,omitempty"`
 }
 
-// Verb is how a machine goes down.
+// Verb is how a machine ends.
 type Verb string
 
 // The verbs of a bye.
@@ -159,9 +159,8 @@ const (
 	Halt     Verb = "halt"
 )
 
-// StopParams asks for an orderly end. The agent asks the init as soon as it
-// hears and repeats until it has heard; an init that has not ended the machine
-// after GraceMS milliseconds is passed over by the agent's own last stage.
+// StopParams asks for an orderly end. The agent asks the init, until the init reacts.
+// If the init has not ended the machine after GraceMS milliseconds, the agent does.
 type StopParams struct {
 	Verb    Verb  `json:"verb"`
 	GraceMS int64 `json:"grace_ms"`
@@ -172,13 +171,13 @@ type ClockParams struct {
 	UnixNano int64 `json:"unix_nano"`
 }
 
-// GrowParams are the sizes in bytes that disks have been given, by label. The
-// guest hears of them by the VMM too, a moment earlier or later.
+// GrowParams holds the new sizes of disks in bytes, by label. The VMM tells the guest's
+// kernel as well, a moment earlier or later.
 type GrowParams struct {
 	Disks map[string]int64 `json:"disks,omitempty"`
 }
 
-// Info is what the guest says of itself.
+// Info describes the guest.
 type Info struct {
 	BootID string `json:"boot_id"`
 	Uptime int64  `json:"uptime_ms"`
@@ -190,8 +189,8 @@ type Stats struct {
 	UptimeMS        int64        `json:"uptime_ms"`
 	Load            [3]float64   `json:"load"` // over 1, 5 and 15 minutes
 	CPUs            int          `json:"cpus"`
-	CPUBusyMS       int64        `json:"cpu_busy_ms"`  // of all of them together, since the boot
-	CPUTotalMS      int64        `json:"cpu_total_ms"` // with what they were idle
+	CPUBusyMS       int64        `json:"cpu_busy_ms"`  // of all CPUs together, since the boot
+	CPUTotalMS      int64        `json:"cpu_total_ms"` // busy and idle
 	MemoryTotal     int64        `json:"memory_total"`
 	MemoryAvailable int64        `json:"memory_available"`
 	FileSystems     []FileSystem `json:"file_systems"`
@@ -220,8 +219,8 @@ const (
 	EventBye   = "bye"   // Verb and Nonce are set, maybe Disks and Why; the last message of a machine
 )
 
-// Event is told by the guest unasked. A host that is not connected finds two
-// kinds on the console, each on a line of its own: a bye as
+// Event is what the guest sends unasked. A host that is not connected finds two kinds
+// on the console, each on a line of its own: a bye as
 // "banger-bye NONCE VERB WHY", disk errors as "banger-disks NONCE [json]".
 type Event struct {
 	Kind  string       `json:"kind"`
@@ -239,13 +238,13 @@ const (
 	ConsoleDisks  = "banger-disks " // NONCE and the JSON of a []DiskErrors
 )
 
-// The SSH server on PortSSH understands, besides the standard requests on a
-// session channel, ExecRequest: its payload is the JSON of an Exec. The
-// arguments reach the program byte for byte, with no shell in between.
+// ExecRequest is a request on a session channel of the SSH server on PortSSH. Its
+// payload is the JSON of an Exec. The arguments reach the program byte for byte, with
+// no shell in between.
 const ExecRequest = "exec@banger"
 
-// Exec is a program to run in the guest. Bytes that JSON strings cannot carry
-// are why Argv, Workdir and Env are byte strings (base64 in JSON).
+// Exec is a program to run in the guest. Argv, Workdir and Env are base64 in JSON, whose
+// strings cannot carry every byte.
 type Exec struct {
 	Argv    [][]byte `json:"argv"`
 	User    string   `json:"user,omitempty"`    // name or uid; default root
@@ -253,7 +252,7 @@ type Exec struct {
 	Env     [][]byte `json:"env,omitempty"`     // NAME=value, added to the login environment
 }
 
-// Exit statuses of ExecRequest that are not the program's own, as env(1) has them.
+// Exit statuses of an ExecRequest whose program did not run, as env(1) uses them.
 const (
 	ExitCannotRun = 126
 	ExitNotFound  = 127

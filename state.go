@@ -54,17 +54,16 @@ const (
 
 // What happens to a VM by itself.
 const (
-	Created  Verb = "created"   // its disks are complete
-	Failed   Verb = "failed"    // a start failed and was undone
-	Adopted  Verb = "adopted"   // a new daemon found its VMM running
-	Answered Verb = "answered"  // the agent said hello, and the init has not finished
-	Booted   Verb = "booted"    // the init has started everything
-	Leaving  Verb = "leaving"   // the guest began to shut down
-	Kept     Verb = "kept"      // a stop was given up before the guest heard of it
-	Ended    Verb = "ended"     // the VMM ended
-	Rebooted Verb = "rebooted"  // the VMM ended, and the guest asked to be started again
-	Deleted  Verb = "deleted"   // nothing is left of it
-	Undone   Verb = "undeleted" // a delete failed before anything was removed
+	Created  Verb = "created"  // its disks are complete
+	Failed   Verb = "failed"   // a start failed and was undone
+	Adopted  Verb = "adopted"  // a new daemon found its VMM running
+	Answered Verb = "answered" // the agent said hello, and the init has not finished
+	Booted   Verb = "booted"   // the init has started everything
+	Leaving  Verb = "leaving"  // the guest began to shut down
+	Kept     Verb = "kept"     // a stop was given up before the guest heard of it
+	Ended    Verb = "ended"    // the VMM ended
+	Rebooted Verb = "rebooted" // the VMM ended, and the guest asked to be started again
+	Deleted  Verb = "deleted"  // nothing is left of it
 )
 
 // Transition is one row of the table of states: a VM in state From takes Verb
@@ -85,6 +84,8 @@ var Transitions = []Transition{
 
 	{From: Stopped, Verb: Start, To: Starting, Wanted: WantRunning},
 	{From: Stopped, Verb: Adopted, To: Running},
+	{From: Stopped, Verb: Ended, To: Stopped, Wanted: WantStopped}, // a run that no daemon watched
+	{From: Stopped, Verb: Rebooted, To: Stopped},
 	{From: Stopped, Verb: Stop, To: Stopped, Wanted: WantStopped},
 	{From: Stopped, Verb: Restart, To: Stopped},
 	{From: Stopped, Verb: Set, To: Stopped},
@@ -95,6 +96,7 @@ var Transitions = []Transition{
 	{From: Starting, Verb: Answered, To: Booting},
 	{From: Starting, Verb: Failed, To: Stopped, Wanted: WantStopped},
 	{From: Starting, Verb: Kill, To: Starting},
+	{From: Starting, Verb: Reach, Wait: true},
 
 	{From: Booting, Verb: Booted, To: Running},
 	{From: Booting, Verb: Leaving, To: Stopping},
@@ -127,7 +129,8 @@ var Transitions = []Transition{
 	{From: Stopping, Verb: Ended, To: Stopped, Wanted: WantStopped},
 	{From: Stopping, Verb: Rebooted, To: Stopped},
 	{From: Stopping, Verb: Kept, To: Running, Wanted: WantRunning},
-	{From: Stopping, Verb: Answered, To: Booting}, // a soft reboot
+	{From: Stopping, Verb: Failed, To: Stopped, Wanted: WantStopped}, // the guest left while a start was at work
+	{From: Stopping, Verb: Answered, To: Booting},                    // a soft reboot
 	{From: Stopping, Verb: Start, Wait: true},
 	{From: Stopping, Verb: Stop, To: Stopping, Wanted: WantStopped},
 	{From: Stopping, Verb: Restart, Wait: true},
@@ -138,7 +141,6 @@ var Transitions = []Transition{
 
 	{From: Deleting, Verb: Delete, To: Deleting},
 	{From: Deleting, Verb: ForceDelete, To: Deleting},
-	{From: Deleting, Verb: Undone, To: Stopped},
 	{From: Deleting, Verb: Deleted, To: Gone},
 }
 
@@ -168,7 +170,7 @@ var leave = map[State]string{
 // verb that has no row in Transitions.
 func Refuse(v Verb, name string, s State) error {
 	fix := fmt.Sprintf(leave[s], name)
-	if v == Delete && s != Creating {
+	if v == Delete && s != Creating && s != Deleting {
 		fix += fmt.Sprintf(", or banger vm delete --force %s", name)
 	}
 	return &Error{Kind: Conflict, What: fmt.Sprintf("cannot %s VM %q while it is %s", v, name, reads[s]), Fix: fix}

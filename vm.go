@@ -75,7 +75,8 @@ type ProblemKind string
 // The kinds of problems.
 const (
 	ProblemPaused ProblemKind = "paused" // the VMM has stopped the guest: the host cannot store what it writes
-	ProblemDisk   ProblemKind = "disk"   // the guest's file system has errors
+	ProblemDisk   ProblemKind = "disk"   // a disk or its file system has errors
+	ProblemBoot   ProblemKind = "boot"   // the boot ended in systemd's emergency or rescue mode
 )
 
 // VMStats is what a VM uses at one moment. Of a VM that does not run only its

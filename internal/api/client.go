@@ -191,8 +191,7 @@ func pathOf(route ...string) (string, error) {
 	for _, part := range route {
 		if part == "" || part == "." || part == ".." {
 			noun := nouns[route[0]]
-			return "", &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("find %s %q", noun, part),
-				Why: errors.New("there is no such " + noun), Fix: "banger " + strings.ToLower(noun) + " list"}
+			return "", &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("there is no %s %q", noun, part), Fix: "banger " + strings.ToLower(noun) + " list"}
 		}
 		path += "/" + url.PathEscape(part)
 	}

@@ -78,10 +78,8 @@ func (v *VMs) watchClock(ctx context.Context) {
 
 // tellTime has every guest told the time.
 func (v *VMs) tellTime() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	for _, e := range v.entries {
-		if r := e.current(); r != nil {
+	for _, o := range v.all() {
+		if r := o.running(); r != nil {
 			r.askTime()
 		}
 	}

@@ -88,8 +88,8 @@ func TestAPausedGuestIsToldTheTimeAgain(t *testing.T) {
 // Whoever asks while the guest is being told has it told once more.
 func TestTimeIsToldWhenAsked(t *testing.T) {
 	g, control := newClockGuest(t)
-	r := newRun(ended{}, boot{})
-	r.setControl(control)
+	r := bareRun(t, silent{}, boot{})
+	r.change(func() { r.control = control })
 	go r.keepTime(t.Context())
 	r.askTime()
 	id, first := g.told(t)

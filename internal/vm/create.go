@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,86 +26,74 @@ const smallestMemory = 192 * banger.MiB
 // creating is what the steps of a create hand on to each other.
 type creating struct {
 	*operation.Operation
-	v    *VMs
-	row  store.VM
-	undo operation.Undo
+	v     *VMs
+	row   store.VM
+	owner *owner
 }
 
 // CreateVM implements banger.VMService: it makes a VM and, unless told
-// otherwise, starts it. Whatever fails, no part of the VM is left; the console
-// of one that did not boot is kept for its reader.
+// otherwise, starts it. A failure leaves no part of the VM; the console of one
+// that did not boot is kept for the user.
 func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, err := v.plan(ctx, spec)
+	row, caps, err := v.plan(ctx, spec)
 	if err != nil {
-		named(&err, "create", spec.Name)
-		return banger.VM{}, err
+		return banger.VM{}, operation.Name(err, "vm", banger.Create, spec.Name)
 	}
-	c := &creating{Operation: v.begin("create", row.ID, row.Name, progress), v: v, row: row}
-	defer c.End(ctx, &err)
-	e := v.entry(row.ID)
-	if err := e.take(ctx); err != nil {
-		return banger.VM{}, err
-	}
-	defer e.release()
-	c.Note("create disks", v.doubtful(row.Overlay, row.Disk, 0))
-	defer c.undo.OnError(ctx, &err)
-	steps := append([]step{{"reserve the name", c.reserve}}, c.installs()...)
-	for _, step := range append(steps, step{"create disks", c.makeDir}, step{"record", c.place}) {
-		if err := c.Step(ctx, step.name, step.do); err != nil {
-			return banger.VM{}, err
+	c := &creating{Operation: v.Operations.Begin("vm", banger.Create, row.Name, row.ID, progress), v: v, row: row}
+	defer func() {
+		c.End(ctx, &err)
+		if c.owner != nil {
+			c.owner.release()
 		}
+	}()
+	c.Note("create disks", v.spaceWarning(row.Overlay, row.Disk, 0))
+	steps := append([]operation.Step{{Name: "reserve the name", Do: c.reserve}}, c.installs()...)
+	steps = append(steps, operation.Step{Name: "create disks", Do: c.makeDir}, operation.Step{Name: "record", Do: c.place})
+	if err := c.Run(ctx, steps...); err != nil {
+		return banger.VM{}, err
 	}
 	if !spec.NoStart {
-		if err := v.start(ctx, c.Operation, c.row, e, 0); err != nil {
+		if err := c.owner.startWith(ctx, c.Operation, caps, 0); err != nil {
 			if ctx.Err() != nil {
 				return banger.VM{}, err
 			}
-			return banger.VM{}, v.explain(err, c.row, v.keepConsole(c.row))
+			return banger.VM{}, v.explain(err, v.keepConsole(c.owner))
 		}
 	}
-	c.undo.Keep() // it is there: whoever cancels now is too late
-	return v.show(context.WithoutCancel(ctx), row.ID)
+	c.Keep() // the VM is complete: it is too late to cancel
+	return c.owner.show(), nil
 }
 
 // plan checks what was asked for and fills in the defaults.
-func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, error) {
+func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Capabilities, error) {
 	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Network: "none",
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
-		VCPUs:  first(spec.VCPUs, v.Config.VCPUs),
-		Memory: first(spec.Memory, v.Config.Memory), Disk: first(spec.Disk, v.Config.Disk), Overlay: first(spec.Overlay, v.Config.Overlay)}
+		VCPUs:  cmp.Or(spec.VCPUs, v.Config.VCPUs),
+		Memory: cmp.Or(spec.Memory, v.Config.Memory), Disk: cmp.Or(spec.Disk, v.Config.Disk), Overlay: cmp.Or(spec.Overlay, v.Config.Overlay)}
+	var caps vmm.Capabilities
 	if row.Name != "" {
 		if err := banger.CheckName(row.Name); err != nil {
-			return row, err
+			return row, caps, err
 		}
 	}
-	driver, caps, err := v.Drivers.Choose(ctx, first(spec.Driver, v.Config.Driver))
+	driver, caps, err := v.Drivers.Choose(ctx, cmp.Or(spec.Driver, v.Config.Driver))
 	if err != nil {
-		return row, err
+		return row, caps, err
 	}
 	row.Driver = driver.Name()
-	row.VCPUs = first(row.VCPUs, caps.DefaultVCPUs)
+	row.VCPUs = cmp.Or(row.VCPUs, caps.DefaultVCPUs)
 	err = v.checkResources(banger.SetVM{VCPUs: row.VCPUs, Memory: row.Memory, Disk: row.Disk, Overlay: row.Overlay}, caps)
 	if err != nil {
-		return row, err
+		return row, caps, err
 	}
 	if err := v.checkPromise(spec.Overlay, spec.Disk); err != nil {
-		return row, err
+		return row, caps, err
 	}
 	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {
-		return row, err
+		return row, caps, err
 	}
 	row.Kernel, row.KernelID, err = v.kernel(ctx)
-	return row, err
-}
-
-func first[T comparable](values ...T) T {
-	var zero T
-	for _, value := range values {
-		if value != zero {
-			return value
-		}
-	}
-	return zero
+	return row, caps, err
 }
 
 // checkResources checks those resources of a VM that are given.
@@ -149,7 +138,7 @@ func (v *VMs) checkMemory(size banger.Size) error {
 
 func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, error) {
 	asked := name
-	name = first(name, v.Config.DefaultImage, v.Installed.Image.Name)
+	name = cmp.Or(name, v.Config.DefaultImage, v.Installed.Image.Name)
 	image, err := v.Store.Image(ctx, name)
 	if asked == "" && banger.KindOf(err) == banger.NotFound && v.Installed.Image.Name == name {
 		return "", "", &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("the default image %q has been deleted", name), Fix: "banger daemon stop, then run the command again: the daemon takes it from the runtime bundle"}
@@ -180,7 +169,7 @@ func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {
 	return newest.Name, newest.ID, nil
 }
 
-// reserve takes the VM's name. A generated one is tried again when taken.
+// reserve takes the VM's name. A generated name that is taken is replaced.
 func (c *creating) reserve(ctx context.Context) error {
 	generated := c.row.Name == ""
 	for tries := 0; ; tries++ {
@@ -199,17 +188,20 @@ func (c *creating) reserve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.undo.Push("reserve the name", c.discard)
+		c.owner = c.v.own(c.row, banger.Gone)
+		c.owner.turn <- struct{}{} // before anybody else can have it
+		c.owner.happen(banger.Create)
+		c.Push("reserve the name", c.discard)
 		return nil
 	}
 }
 
 // discard deletes whatever there is of the VM, as the next daemon would.
 func (c *creating) discard(ctx context.Context) error {
-	if err := c.v.Store.SetPhase(ctx, c.row.ID, store.Deleting); err != nil {
+	if err := c.owner.mark(ctx); err != nil {
 		return err
 	}
-	return c.v.remove(ctx, c.row)
+	return c.owner.remove(ctx)
 }
 
 // makeDir puts the VM's directory together under a name that says it is not
@@ -281,19 +273,19 @@ func (c *creating) place(ctx context.Context) error {
 	if err := durable.Rename(dir, string(c.v.Dirs.VM(c.row.ID))); err != nil {
 		return err
 	}
-	if err := c.v.Store.SetPhase(ctx, c.row.ID, store.Ready); err != nil {
-		return err
+	err := c.owner.save(func() error { return c.v.Store.SetPhase(ctx, c.row.ID, store.Ready) },
+		func(row *store.VM) { row.Phase = store.Ready })
+	if err == nil {
+		c.owner.happen(banger.Created)
 	}
-	c.row.Phase = store.Ready
-	return nil
+	return err
 }
 
-// keepConsole saves the end of the console of a VM that is about to vanish, and returns
-// where to. Only the newest of a name is kept.
-func (v *VMs) keepConsole(row store.VM) string {
-	kept := v.Dirs.FailedConsole(row.Name)
-	from := v.Dirs.VM(row.ID).Console()
-	end, err := console.Tail(from, 1<<20)
+// keepConsole saves the end of the console of a VM that is about to be removed,
+// and returns the file. Only the newest of a name is kept.
+func (v *VMs) keepConsole(o *owner) string {
+	kept := v.Dirs.FailedConsole(o.name())
+	end, err := console.Tail(o.dir().Console(), 1<<20)
 	if err == nil {
 		err = os.MkdirAll(v.Dirs.Failed(), 0o700)
 	}

@@ -12,44 +12,41 @@ import (
 	"banger/internal/vmm"
 )
 
-// DeleteVM implements banger.VMService. The VM's directory first gets a name
-// that says so, hence a deletion that was begun is always ended: at once, or by
-// the next daemon.
+// DeleteVM implements banger.VMService. The VM's directory is first renamed to
+// say that it is being deleted, so every deletion that was begun is finished: at
+// once, or by the next daemon.
 func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, progress banger.Progress) (err error) {
-	row, e, err := v.hold(ctx, ref)
+	verb := banger.Delete
+	if opts.Force {
+		verb = banger.ForceDelete
+	}
+	o, op, end, err := v.begin(ctx, verb, ref, progress)
 	if err != nil {
-		named(&err, "delete", ref)
 		return err
 	}
-	defer e.release()
-	op := v.begin("delete", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
+	defer func() { end(&err) }()
+	if err := o.stopStranger(ctx, op, opts.Force); err != nil {
 		return err
 	}
-	if _, r := e.now(); r != nil {
-		if !opts.Force {
-			return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is running"),
-				Fix: "banger vm stop " + row.Name + ", or banger vm delete --force " + row.Name}
-		}
-		if err := op.Step(ctx, "force off", func(ctx context.Context) error { return v.endForGood(ctx, row, r) }); err != nil {
+	if r := o.running(); r != nil {
+		if err := op.Step(ctx, "force off", func(ctx context.Context) error { return o.endForGood(ctx, r) }); err != nil {
 			return err
 		}
 	}
-	e.setState(banger.Deleting)
-	err = op.Step(ctx, "mark", func(ctx context.Context) error { return v.Store.SetPhase(ctx, row.ID, store.Deleting) })
-	// On a full disk, which this makes room on, the directory's name has to do.
+	err = op.Step(ctx, "mark", o.mark)
+	// On a full disk, which this makes room on, the directory's name is mark enough.
 	if err != nil && !errors.Is(err, store.ErrFull) {
-		e.setState(banger.Stopped)
 		return err
 	}
-	// From here on there is no way back, whoever cancels.
-	return op.Step(context.WithoutCancel(ctx), "remove disks", func(ctx context.Context) error { return v.remove(ctx, row) })
+	// From here on there is no way back, so a cancel is ignored.
+	return op.Step(context.WithoutCancel(ctx), "remove disks", o.remove)
 }
 
-// endForGood kills a VM that is going to be deleted: nothing need be synced.
-func (v *VMs) endForGood(ctx context.Context, row store.VM, r *run) error {
-	if err := v.Store.SetWanted(ctx, row.ID, banger.WantStopped); err != nil && !errors.Is(err, store.ErrFull) {
+// endForGood kills a VM that is about to be deleted: nothing needs to be synced.
+func (o *owner) endForGood(ctx context.Context, r *run) error {
+	if err := o.move(ctx, banger.ForceDelete); errors.Is(err, store.ErrFull) {
+		o.happen(banger.ForceDelete)
+	} else if err != nil {
 		return err
 	}
 	if err := r.kill(); err != nil {
@@ -58,31 +55,40 @@ func (v *VMs) endForGood(ctx context.Context, row store.VM, r *run) error {
 	return r.ended(ctx)
 }
 
-// remove ends a deletion, from wherever an earlier try came to. It touches
-// only what belongs to the row's ID.
-func (v *VMs) remove(ctx context.Context, row store.VM) error {
-	dir, gone := v.Dirs.VM(row.ID), v.Dirs.GoneVM(row.ID)
-	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
-		return errors.Join(err, errStranger(row))
+// mark records that the VM is being deleted.
+func (o *owner) mark(ctx context.Context) error {
+	err := o.save(func() error { return o.v.Store.SetPhase(ctx, o.id, store.Deleting) }, func(row *store.VM) { row.Phase = store.Deleting })
+	if err == nil {
+		o.happen(banger.Delete)
 	}
+	return err
+}
+
+// remove deletes what is left of the VM. It touches only what belongs to its ID.
+func (o *owner) remove(ctx context.Context) error {
+	v, dir, gone := o.v, o.dir(), o.v.Dirs.GoneVM(o.id)
+	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
+		return errors.Join(err, o.errStranger())
+	}
+	o.happen(banger.Delete)
 	if err := os.Rename(string(dir), string(gone)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := durable.Sync(v.Dirs.VMs()); err != nil { // it may be the only mark
 		return err
 	}
-	err := errors.Join(os.RemoveAll(string(gone)), os.RemoveAll(string(v.Dirs.NewVM(row.ID))), v.forgetHost(row.ID))
+	err := errors.Join(os.RemoveAll(string(gone)), os.RemoveAll(string(v.Dirs.NewVM(o.id))), v.forgetHost(o.id))
 	if err != nil {
 		return err
 	}
-	// Without a row, nobody would look for files that a power cut brings back.
+	// Without a row, files that a power cut brings back would stay for ever.
 	if err := durable.Sync(v.Dirs.VMs()); err != nil {
 		return err
 	}
-	if err := v.Store.DeleteVM(ctx, row.ID); err != nil {
+	if err := v.Store.DeleteVM(ctx, o.id); err != nil {
 		return err
 	}
-	v.forget(row.ID)
+	v.forget(o)
 	return nil
 }
 

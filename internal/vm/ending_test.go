@@ -6,26 +6,12 @@ import (
 	"testing"
 
 	"banger"
-	"banger/internal/config"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
+	"banger/internal/vm/console"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
 )
-
-// exited is a VMM that has ended.
-type exited struct {
-	vmm.Machine
-	exit vmm.Exit
-}
-
-func (m exited) Exit() vmm.Exit { return m.exit }
-
-func (exited) Ended() <-chan struct{} {
-	ended := make(chan struct{})
-	close(ended)
-	return ended
-}
 
 // TestEndingsToldApart: the guest's own words come first, then the kernel's on
 // the console, then what the VMM saw.
@@ -35,32 +21,33 @@ func TestEndingsToldApart(t *testing.T) {
 		console string
 		exit    vmm.Reason
 		killed  bool
+		broken  string
 		want    banger.Ending
 		detail  string
 	}{
-		"poweroff":             {bye + "poweroff\n[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, ""},
-		"reboot":               {bye + "reboot\r\n[ 9.1] reboot: Restarting system\r\n", vmm.ReasonReset, false, banger.EndedReboot, ""},
-		"halt by resetting":    {bye + "halt\n[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedHalt, ""},
-		"by the agent":         {bye + "poweroff the init has crashed\n", vmm.ReasonPoweroff, false, banger.EndedPoweroff, "the init has crashed"},
-		"another boot's word":  {"banger-bye old poweroff\n", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
-		"poweroff -f":          {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
-		"reboot -f":            {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
-		"halt -f, then a stop": {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, banger.EndedUnclean, "the guest halted without unmounting its disks"},
-		"poweroff -f where a VM cannot be switched off": {"[ 9.1] reboot: Power off not available: System halted instead\r\n", vmm.ReasonKilled, false, banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
-		"panic":                 {"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\n", vmm.ReasonReset, false, banger.EndedCrashed, "kernel panic: sysrq triggered crash"},
-		"killed by banger":      {"", vmm.ReasonKilled, true, banger.EndedKilled, "the VMM was ended by banger"},
-		"reset without a word":  {"", vmm.ReasonReset, false, banger.EndedCrashed, "the guest was reset without a word"},
-		"unwatched, by console": {"[ 9.1] reboot: Restarting system\n", "", false, banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
+		"poweroff":             {bye + "poweroff\n[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, "", banger.EndedPoweroff, ""},
+		"reboot":               {bye + "reboot\r\n[ 9.1] reboot: Restarting system\r\n", vmm.ReasonReset, false, "", banger.EndedReboot, ""},
+		"halt by resetting":    {bye + "halt\n[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, "", banger.EndedHalt, ""},
+		"errors on a disk":     {bye + "poweroff\n", vmm.ReasonPoweroff, false, "the work disk has errors", banger.EndedUnclean, "the work disk has errors"},
+		"errors, and a reboot": {bye + "reboot\n", vmm.ReasonReset, false, "the work disk has errors", banger.EndedReboot, ""},
+		"by the agent":         {bye + "poweroff the init has crashed\n", vmm.ReasonPoweroff, false, "", banger.EndedPoweroff, "the init has crashed"},
+		"another boot's word":  {"banger-bye old poweroff\n", vmm.ReasonReset, false, "", banger.EndedCrashed, "the guest was reset and gave no reason"},
+		"poweroff -f":          {"[ 9.1] reboot: Power down\n", vmm.ReasonPoweroff, false, "", banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
+		"reboot -f":            {"[ 9.1] reboot: Restarting system\n", vmm.ReasonReset, false, "", banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
+		"halt -f, then a stop": {"[ 9.1] reboot: System halted\n", vmm.ReasonKilled, true, "", banger.EndedUnclean, "the guest halted without unmounting its disks"},
+		"poweroff -f where a VM cannot be switched off": {"[ 9.1] reboot: Power off not available: System halted instead\r\n", vmm.ReasonKilled, false, "", banger.EndedUnclean, "the guest switched itself off without unmounting its disks"},
+		"panic":                 {"[ 9.1] Kernel panic - not syncing: sysrq triggered crash\n", vmm.ReasonReset, false, "", banger.EndedCrashed, "kernel panic: sysrq triggered crash"},
+		"killed by banger":      {"", vmm.ReasonKilled, true, "", banger.EndedKilled, "banger killed the VMM"},
+		"reset without a word":  {"", vmm.ReasonReset, false, "", banger.EndedCrashed, "the guest was reset and gave no reason"},
+		"unwatched, by console": {"[ 9.1] reboot: Restarting system\n", "", false, "", banger.EndedUnclean, "the guest reset itself without unmounting its disks"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := config.VMDir(t.TempDir())
-			if err := os.WriteFile(dir.Console(), []byte(c.console), 0o600); err != nil {
+			path := filepath.Join(t.TempDir(), "console.log")
+			if err := os.WriteFile(path, []byte(c.console), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			r := newRun(exited{exit: vmm.Exit{Reason: c.exit}}, boot{Identity: guest.Identity{Nonce: "mine"}})
-			close(r.tended)
-			r.killed = c.killed
-			if got, detail := r.ending(dir); got != c.want || detail != c.detail {
+			s := seen{exit: vmm.Exit{Reason: c.exit}, killed: c.killed, broken: c.broken}
+			if got, detail := ending(s, console.Read(path, "mine")); got != c.want || detail != c.detail {
 				t.Errorf("got %q %q, want %q %q", got, detail, c.want, c.detail)
 			}
 		})
@@ -71,12 +58,10 @@ func TestEndingsToldApart(t *testing.T) {
 // says nothing of an end nobody saw is not to blame for it.
 func TestEndingByTheVMMsWord(t *testing.T) {
 	for exit, want := range map[vmm.Exit]string{
-		{Reason: vmm.ReasonReset, Detail: "triple fault"}: "crashed the guest was reset without a word (triple fault)",
-		{Reason: vmm.ReasonUnknown}:                       "unwatched it ended while no daemon watched, and left no word",
+		{Reason: vmm.ReasonReset, Detail: "triple fault"}: "crashed the guest was reset and gave no reason (triple fault)",
+		{}: "unwatched it ended while no daemon ran, and left no trace",
 	} {
-		r := newRun(ended{exit: exit}, boot{})
-		close(r.tended)
-		if got, detail := r.ending(config.VMDir(t.TempDir())); string(got)+" "+detail != want {
+		if got, detail := ending(seen{exit: exit}, console.Words{}); string(got)+" "+detail != want {
 			t.Errorf("%+v: got %q %q", exit, got, detail)
 		}
 	}
@@ -96,9 +81,7 @@ func TestEndingByTheHostsBoot(t *testing.T) {
 	}
 	for file, want := range map[string]banger.Ending{hostBootID: banger.EndedVMMDied, another: banger.EndedHostDown, another + "-none": banger.EndedHostDown} {
 		hostBootID = file
-		r := newRun(ended{}, begun)
-		close(r.tended)
-		if got, detail := r.ending(config.VMDir(t.TempDir())); got != want || detail == "" {
+		if got, detail := ending(seen{host: begun.Host}, console.Words{}); got != want || detail == "" {
 			t.Errorf("%s: got %q %q, want %s", file, got, detail, want)
 		}
 	}
@@ -106,11 +89,9 @@ func TestEndingByTheHostsBoot(t *testing.T) {
 
 // TestByeSaysWhy: an agent that ended the machine itself has given its reason.
 func TestByeSaysWhy(t *testing.T) {
-	dir := config.VMDir(t.TempDir())
-	r := newRun(exited{}, boot{Identity: guest.Identity{Nonce: "mine"}})
+	r := bareRun(t, hasty{}, boot{Identity: guest.Identity{Nonce: "mine"}})
 	r.heard(wire.Event{Kind: wire.EventBye, Verb: wire.Poweroff, Nonce: "mine", Why: "it \x1b[2Jslept"})
-	close(r.tended)
-	if got, detail := r.ending(dir); got != banger.EndedPoweroff || detail != "it [2Jslept" {
+	if got, detail := ending(r.seen, console.Words{}); got != banger.EndedPoweroff || detail != "it [2Jslept" {
 		t.Errorf("got %q %q", got, detail)
 	}
 }
@@ -125,12 +106,12 @@ func TestHaltedGuest(t *testing.T) {
 	w.fake.SetFaults()
 	lively := w.create("wombat")
 	for _, vm := range []banger.VM{lively, silent} {
-		console, err := os.OpenFile(vm.Console, os.O_WRONLY|os.O_APPEND, 0)
+		log, err := os.OpenFile(vm.Console, os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer console.Close()
-		if _, err := console.WriteString(halted); err != nil {
+		defer log.Close()
+		if _, err := log.WriteString(halted); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -138,7 +119,7 @@ func TestHaltedGuest(t *testing.T) {
 	if vm := w.show1("otter"); vm.Ending != banger.EndedUnclean || vm.EndingBy != "the guest halted without unmounting its disks" {
 		t.Errorf("ended by %q %q", vm.Ending, vm.EndingBy)
 	}
-	if vm := w.show1("wombat"); vm.State != banger.Running || vm.PID != lively.PID {
+	if vm := w.show1("wombat"); !vm.State.Up() || vm.PID != lively.PID {
 		t.Errorf("%+v", vm)
 	}
 	if vm, err := w.StopVM(t.Context(), "wombat", banger.StopVM{}, nil); err != nil || vm.Ending != banger.EndedPoweroff {

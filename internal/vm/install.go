@@ -10,19 +10,14 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/operation"
 )
-
-// step is a part of an operation, as progress, log and errors name it.
-type step struct {
-	name string
-	do   func(context.Context) error
-}
 
 // installs are the steps that take over from the runtime bundle what the VM is
 // the first to need. They come after its row: what a row needs is not deleted.
-func (c *creating) installs() []step {
+func (c *creating) installs() []operation.Step {
 	v, row := c.v, c.row
-	var steps []step
+	var steps []operation.Step
 	for _, part := range []struct {
 		name, file, what string
 		bundled          bool
@@ -34,7 +29,7 @@ func (c *creating) installs() []step {
 		if _, err := os.Stat(part.file); !errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		steps = append(steps, step{part.name, func(ctx context.Context) error {
+		steps = append(steps, operation.Step{Name: part.name, Do: func(ctx context.Context) error {
 			if !part.bundled {
 				return v.missing(part.what + " was never taken over from a runtime bundle")
 			}

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/operation"
 )
 
 // killTime is how long a VMM may take to end by a signal that asks for it.
@@ -62,75 +64,42 @@ func signalName(s unix.Signal) string {
 // KillVM implements banger.VMService. It does not wait for its turn: it is for
 // a VM that is stuck, maybe in a stop.
 func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progress banger.Progress) (_ banger.VM, err error) {
-	sig, err := signal(first(opts.Signal, "TERM"))
+	sig, err := signal(cmp.Or(opts.Signal, "TERM"))
 	if err != nil {
-		named(&err, "kill", ref)
-		return banger.VM{}, err
+		return banger.VM{}, operation.Name(err, "vm", banger.Kill, ref)
 	}
-	row, err := v.Store.FindVM(ctx, ref)
+	o, err := v.find(ref)
 	if err != nil {
-		named(&err, "kill", ref)
-		return banger.VM{}, err
+		return banger.VM{}, operation.Name(err, "vm", banger.Kill, ref)
 	}
-	op := v.begin("kill", row.ID, row.Name, progress)
+	row, state, r := o.now()
+	if _, ok := state.On(banger.Kill); !ok && (state != banger.Stopped || o.noStranger() == nil) {
+		return banger.VM{}, banger.Refuse(banger.Kill, row.Name, state)
+	}
+	op := v.Operations.Begin("vm", banger.Kill, row.Name, o.id, progress)
 	defer op.End(ctx, &err)
-	e := v.entry(row.ID)
-	r := e.current()
 	err = op.Step(ctx, "send "+signalName(sig), func(ctx context.Context) error {
 		if r == nil {
-			return v.killStranger(ctx, row, e, sig)
+			return o.signalStranger(ctx, sig)
 		}
-		within := endsWithin(sig)
-		if err := r.signal(sig); err != nil || within == 0 {
-			return err
-		}
-		bounded, cancel := context.WithTimeout(ctx, within)
-		defer cancel()
-		if !e.left(bounded, r) && within == perhapsTime {
-			r.survived(sig)
-		}
-		return ctx.Err()
+		return r.killBy(ctx, sig)
 	})
 	if err != nil {
 		return banger.VM{}, err
 	}
-	return v.show(ctx, row.ID)
+	return o.show(), nil
 }
 
-func (r *run) signal(sig unix.Signal) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if endsWithin(sig) > 0 {
-		r.sent = sig
-	}
-	if err := r.machine.Signal(sig); err != nil && r.alive() {
+// killBy sends the VMM a signal, and waits as long as it may take to end by it.
+func (r *run) killBy(ctx context.Context, sig unix.Signal) error {
+	within := endsWithin(sig)
+	if err := r.signal(sig); err != nil || within == 0 {
 		return err
 	}
-	return nil // a VMM that has ended just now has nothing to hear
-}
-
-// survived forgets a signal that a VMM handles: its end, if it comes, has another cause.
-func (r *run) survived(sig unix.Signal) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.sent == sig {
-		r.sent = 0
+	bounded, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if r.ended(bounded) != nil && within == perhapsTime {
+		r.survived(sig)
 	}
-}
-
-// left waits until the VM has left a run behind, or ctx ends.
-func (e *entry) left(ctx context.Context, r *run) bool {
-	for {
-		e.mu.Lock()
-		current, changed := e.run, e.changed
-		e.mu.Unlock()
-		if current != r {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return false
-		}
-	}
+	return ctx.Err()
 }

@@ -52,7 +52,7 @@ func TestKillByWhatDoesNotEnd(t *testing.T) {
 	w := newWorld(t)
 	w.create("otter")
 	// 28 (SIGWINCH) is ignored by whoever is not told of it.
-	if vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "28"}, nil); err != nil || vm.State != banger.Running {
+	if vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "28"}, nil); err != nil || !vm.State.Up() {
 		t.Errorf("%v, %+v", err, vm)
 	}
 	for _, bad := range []string{"0", "65", "-9", "WINCH", "TERM KILL", "9x"} {
@@ -72,7 +72,7 @@ func TestKillSurvived(t *testing.T) {
 	w := newWorld(t)
 	w.create("otter")
 	vm, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "USR1"}, nil)
-	if err != nil || vm.State != banger.Running {
+	if err != nil || !vm.State.Up() {
 		t.Fatalf("%v, %+v", err, vm)
 	}
 	if err := syscall.Kill(vm.PID, syscall.SIGKILL); err != nil {
@@ -125,7 +125,7 @@ func TestRenameCancelledAtItsEnd(t *testing.T) {
 	w.stopped("otter")
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := w.RenameVM(ctx, "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) {
-		if e.Step == "know the host" && e.Done {
+		if e.Step == "update known hosts" && e.Done {
 			cancel()
 		}
 	})

@@ -11,16 +11,16 @@ import (
 
 // VMLogs implements banger.VMService.
 func (v *VMs) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
-	row, err := v.Store.FindVM(ctx, ref)
+	o, err := v.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	dir := v.Dirs.VM(row.ID)
-	path := dir.Console()
+	row, _, _ := o.now()
+	path := o.dir().Console()
 	switch opts.Kind {
 	case banger.ConsoleLog, "":
 	case banger.VMMLog:
-		path = dir.VMMLog(row.Driver)
+		path = o.dir().VMMLog(row.Driver)
 	default:
 		return nil, banger.Invalidf("use console or vmm", "there is no log %q", opts.Kind)
 	}

@@ -27,9 +27,9 @@ func (v *VMs) checkPromise(overlay, work banger.Size) error {
 	return nil
 }
 
-// doubtful is a note when the host has less room than disks of these sizes may
-// still take, beyond what they have taken; "" else.
-func (v *VMs) doubtful(overlay, work, taken banger.Size) string {
+// spaceWarning returns a note if disks of these sizes, which occupy taken so far,
+// could outgrow the host's free space.
+func (v *VMs) spaceWarning(overlay, work, taken banger.Size) string {
 	_, free, err := disk.Space(v.Dirs.VMs())
 	if more := overlay + work - taken; err == nil && more > free {
 		return fmt.Sprintf("its disks may grow by %v, and %s has %v free now: the VM stops working when that is used up",

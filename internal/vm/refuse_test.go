@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"banger"
-	"banger/internal/store"
 )
 
 // TestRefusals: what only a client other than the CLI can ask, or only at the
@@ -17,9 +16,7 @@ func TestRefusals(t *testing.T) {
 	_, log := w.VMLogs(ctx, "otter", banger.VMLogs{Kind: "lunch"})
 	_, port := w.DialVM(ctx, "otter", 0)
 	_, nothing := w.SetVM(ctx, "otter", banger.SetVM{Apply: true}, nil)
-	if err := w.Store.SetPhase(ctx, vm.ID, store.Deleting); err != nil {
-		t.Fatal(err)
-	}
+	w.owner(vm.ID).happen(banger.Delete)
 	_, start := w.StartVM(ctx, "otter", banger.StartVM{}, nil)
 	_, restart := w.RestartVM(ctx, "otter", banger.StopVM{}, nil)
 	_, set := w.SetVM(ctx, "otter", banger.SetVM{VCPUs: 1}, nil)
@@ -29,11 +26,11 @@ func TestRefusals(t *testing.T) {
 		text, fix string
 	}{
 		{log, banger.Invalid, `there is no log "lunch"`, "use console or vmm"},
-		{port, banger.Invalid, `reach VM "otter": 0 is not a port`, "use a port from 1 to 65535"},
+		{port, banger.Invalid, `0 is not a port`, "use a port from 1 to 65535"},
 		{nothing, banger.Invalid, `set VM "otter": nothing is to be changed`, "banger vm set --memory 2048 otter"},
-		{start, banger.Conflict, `start VM "otter": it is being deleted`, "banger vm delete otter, should it still be there"},
-		{restart, banger.Conflict, `restart VM "otter": it is being deleted`, "banger vm delete otter, should it still be there"},
-		{set, banger.Conflict, `set VM "otter": it is being deleted`, "banger vm delete otter, should it still be there"},
+		{start, banger.Conflict, `cannot start VM "otter" while it is being deleted`, "banger vm delete otter"},
+		{restart, banger.Conflict, `cannot restart VM "otter" while it is being deleted`, "banger vm delete otter"},
+		{set, banger.Conflict, `cannot set VM "otter" while it is being deleted`, "banger vm delete otter"},
 	} {
 		if c.err == nil || c.err.Error() != c.text || banger.KindOf(c.err) != c.kind || banger.FixOf(c.err) != c.fix {
 			t.Errorf("got %v (%s), fix %q; want %s", c.err, banger.KindOf(c.err), banger.FixOf(c.err), c.text)

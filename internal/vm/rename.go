@@ -7,59 +7,52 @@ import (
 
 	"banger"
 	"banger/internal/guest"
-	"banger/internal/operation"
 	"banger/internal/store"
 )
 
-// RenameVM implements banger.VMService. The VM's ID, and by it its host key and
-// its directory, stay what they are.
+// RenameVM implements banger.VMService. The VM's ID, and with it its host key and
+// its directory, stays the same.
 func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, e, err := v.hold(ctx, ref)
+	o, op, end, err := v.begin(ctx, banger.Rename, ref, progress)
 	if err != nil {
-		named(&err, "rename", ref)
 		return banger.VM{}, err
 	}
-	defer e.release()
-	op := v.begin("rename", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := usable(row); err != nil {
-		return banger.VM{}, err
-	}
+	defer func() { end(&err) }()
 	if err := banger.CheckName(opts.Name); err != nil {
 		return banger.VM{}, err
 	}
-	var steps operation.Undo
-	defer steps.OnError(ctx, &err)
+	was := o.name()
 	err = op.Step(ctx, "take the name", func(ctx context.Context) error {
-		steps.Push("take the name", func(ctx context.Context) error { return v.Store.Rename(ctx, row.ID, row.Name) })
-		return v.Store.Rename(ctx, row.ID, opts.Name)
+		op.Push("take the name", func(ctx context.Context) error { return o.rename(ctx, was) })
+		return o.rename(ctx, opts.Name)
 	})
 	if err != nil {
 		return banger.VM{}, err
 	}
-	err = op.Step(ctx, "know the host", func(context.Context) error {
-		steps.Push("know the host", func(context.Context) error { return v.knowName(row) })
-		renamed := row
-		renamed.Name = opts.Name
-		return v.knowName(renamed)
+	err = op.Step(ctx, "update known hosts", func(context.Context) error {
+		op.Push("update known hosts", func(context.Context) error { return v.knowName(o.id, was) })
+		return v.knowName(o.id, opts.Name)
 	})
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return banger.VM{}, err
 	}
-	vm, err := v.show(ctx, row.ID)
-	if err != nil {
-		return banger.VM{}, err
+	op.Keep()
+	if o.running() != nil && opts.Name != was {
+		op.Progress("update known hosts", "the host name inside stays "+was+" until the next boot")
 	}
-	steps.Keep()
-	if vm.State != banger.Stopped && opts.Name != row.Name {
-		progress.Send(banger.Step{VM: vm.Name, Step: "know the host", Note: "its host name stays " + row.Name + " until it boots again"})
-	}
-	return vm, nil
+	return o.show(), nil
+}
+
+func (o *owner) rename(ctx context.Context, name string) error {
+	return o.save(func() error { return o.v.Store.Rename(ctx, o.id, name) }, func(row *store.VM) { row.Name = name })
 }
 
 // knowName puts a VM's name beside its host key in the known hosts.
-func (v *VMs) knowName(row store.VM) error {
-	private, err := os.ReadFile(v.Dirs.VM(row.ID).HostKey())
+func (v *VMs) knowName(id banger.VMID, name string) error {
+	private, err := os.ReadFile(v.Dirs.VM(id).HostKey())
 	if err != nil {
 		return fmt.Errorf("read the host key: %w", err)
 	}
@@ -67,5 +60,5 @@ func (v *VMs) knowName(row store.VM) error {
 	if err != nil {
 		return fmt.Errorf("read the host key: %w", err)
 	}
-	return v.knowHost(row.ID, row.Name, public)
+	return v.knowHost(id, name, public)
 }

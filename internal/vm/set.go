@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,12 +22,11 @@ const growTime = 2 * time.Minute
 // setting is what the steps of a set hand on to each other.
 type setting struct {
 	*operation.Operation
-	v     *VMs
+	*owner
 	row   store.VM // as it will be
 	was   store.VM
 	disks []growing
-	entry *entry
-	undo  operation.Undo
+	caps  vmm.Capabilities // of the driver that it will have
 }
 
 // growing is a disk that is asked to grow.
@@ -36,26 +36,23 @@ type growing struct {
 	size              banger.Size
 }
 
-// SetVM implements banger.VMService. Whatever fails, and whenever the daemon
-// dies, no disk is ever smaller than its record says.
+// SetVM implements banger.VMService. After a failure, and after a crash of the
+// daemon, no disk is smaller than its record says.
 func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, e, err := v.hold(ctx, ref)
+	o, op, end, err := v.begin(ctx, banger.Set, ref, progress)
 	if err != nil {
-		named(&err, "set", ref)
 		return banger.VM{}, err
 	}
-	defer e.release()
-	op := v.begin("set", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := errors.Join(usable(row), v.noStranger(row, e)); err != nil {
+	defer func() { end(&err) }()
+	if err := o.noStranger(); err != nil {
 		return banger.VM{}, err
 	}
-	s := &setting{Operation: op, v: v, row: row, was: row, entry: e}
+	row, _, _ := o.now()
+	s := &setting{Operation: op, owner: o, row: row, was: row}
 	restart, err := s.plan(ctx, opts)
 	if err != nil {
 		return banger.VM{}, err
 	}
-	defer s.undo.OnError(ctx, &err)
 	if restart {
 		err = s.restarted(ctx)
 	} else {
@@ -64,11 +61,11 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 	if err != nil {
 		return banger.VM{}, err
 	}
-	s.undo.Keep() // it is done: whoever cancels now is too late
-	return v.show(context.WithoutCancel(ctx), row.ID)
+	s.Keep() // it is done: it is too late to cancel
+	return o.show(), nil
 }
 
-// plan checks what was asked for, fills in the rest and says whether it takes
+// plan checks what was asked for, fills in the rest and reports whether it needs
 // a restart.
 func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, err error) {
 	asked := opts
@@ -76,13 +73,14 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	if asked == (banger.SetVM{}) {
 		return false, banger.Invalidf("banger vm set --memory 2048 "+s.row.Name, "nothing is to be changed")
 	}
-	driver, caps, err := s.v.Drivers.Choose(ctx, first(opts.Driver, s.was.Driver))
+	driver, caps, err := s.v.Drivers.Choose(ctx, cmp.Or(opts.Driver, s.was.Driver))
 	if err != nil {
 		return false, err
 	}
+	s.caps = caps
 	s.row.Driver = driver.Name()
 	if s.row.Driver != s.was.Driver {
-		opts.VCPUs = first(opts.VCPUs, s.was.VCPUs) // the other one may have allowed more
+		opts.VCPUs = cmp.Or(opts.VCPUs, s.was.VCPUs) // the other one may have allowed more
 	}
 	if err := s.v.checkResources(opts, caps); err != nil {
 		return false, err
@@ -93,8 +91,8 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	if err := s.v.checkPromise(opts.Overlay, opts.Disk); err != nil {
 		return false, err
 	}
-	s.row.VCPUs, s.row.Memory = first(opts.VCPUs, s.was.VCPUs), first(opts.Memory, s.was.Memory)
-	r := s.entry.current()
+	s.row.VCPUs, s.row.Memory = cmp.Or(opts.VCPUs, s.was.VCPUs), cmp.Or(opts.Memory, s.was.Memory)
+	r := s.running()
 	if r == nil {
 		return false, nil
 	}
@@ -121,7 +119,7 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 
 // planDisks refuses to make disks smaller than their files are.
 func (s *setting) planDisks(opts banger.SetVM) error {
-	dir := s.v.Dirs.VM(s.row.ID)
+	dir := s.dir()
 	for _, d := range []growing{
 		{"--overlay-size", wire.LabelOverlay, dir.Overlay(), vmm.Overlay, opts.Overlay},
 		{"--disk-size", wire.LabelWork, dir.Work(), vmm.Work, opts.Disk},
@@ -138,7 +136,7 @@ func (s *setting) planDisks(opts banger.SetVM) error {
 		}
 		s.disks = append(s.disks, d)
 	}
-	s.row.Overlay, s.row.Disk = first(opts.Overlay, s.was.Overlay), first(opts.Disk, s.was.Disk)
+	s.row.Overlay, s.row.Disk = cmp.Or(opts.Overlay, s.was.Overlay), cmp.Or(opts.Disk, s.was.Disk)
 	return nil
 }
 
@@ -173,61 +171,52 @@ func exact(size banger.Size) string {
 // restarted sets between a stop and a start. When that fails, the VM is started
 // again as it was.
 func (s *setting) restarted(ctx context.Context) error {
-	s.undo.Push("stop", func(ctx context.Context) error {
-		switch r := s.entry.current(); {
+	s.Push("stop", func(ctx context.Context) error {
+		switch r := s.running(); {
 		case r != nil && !r.stops():
 			return nil
-		case r != nil: // it goes on stopping, whoever has cancelled
-			if err := r.awaitStop(ctx, time.After(defaultGrace+lastStage)); err != nil {
+		case r != nil: // it continues to shut down, though the client cancelled
+			if err := r.awaitStop(ctx, s.Operation, time.Now().Add(defaultGrace+lastStage)); err != nil {
 				return err
 			}
 		}
-		return s.v.start(ctx, s.Operation, s.was, s.entry, 0)
+		return s.start(ctx, s.Operation, 0)
 	})
-	if err := s.v.stop(ctx, s.Operation, s.row, s.entry, banger.StopVM{}); err != nil {
+	if err := s.stop(ctx, s.Operation, banger.StopVM{}); err != nil {
 		return err
 	}
 	if err := s.set(ctx); err != nil {
 		return err
 	}
-	if err := s.v.start(ctx, s.Operation, s.row, s.entry, 0); err != nil {
-		return s.v.explain(err, s.row, s.v.Dirs.VM(s.row.ID).Console())
+	if err := s.startWith(ctx, s.Operation, s.caps, 0); err != nil {
+		return s.v.explain(err, s.dir().Console())
 	}
 	return nil
 }
 
 func (s *setting) set(ctx context.Context) error {
-	type step struct {
-		name string
-		do   func(context.Context) error
-	}
-	var steps []step
-	r := s.entry.current()
+	r := s.running()
+	var steps []operation.Step
 	add := func(when bool, name string, do func(context.Context) error) {
 		if when {
-			steps = append(steps, step{name, do})
+			steps = append(steps, operation.Step{Name: name, Do: do})
 		}
 	}
 	add(len(s.disks) > 0, "grow disks", s.growFiles)
 	add(r != nil && s.row.Memory != s.was.Memory, "set memory", s.setMemory)
 	add(true, "record", s.record)
 	add(len(s.disks) > 0 && r != nil, "grow file systems", s.growGuest) // else it does when it boots
-	for _, step := range steps {
-		if err := s.Step(ctx, step.name, step.do); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.Run(ctx, steps...)
 }
 
 // setMemory has the guest give memory back, or get some again. It is not waited
 // for: a guest gives what it can spare, and takes it again before it kills programs.
 func (s *setting) setMemory(ctx context.Context) error {
-	r := s.entry.current()
+	r := s.running()
 	if r == nil {
 		return nil // it has just ended
 	}
-	s.undo.Push("set memory", func(ctx context.Context) error {
+	s.Push("set memory", func(ctx context.Context) error {
 		if !r.alive() {
 			return nil
 		}
@@ -250,7 +239,7 @@ func (s *setting) growFiles(ctx context.Context) error {
 		if err := disk.Grow(d.path, d.size); err != nil {
 			return fmt.Errorf("%s: %w", d.role, err)
 		}
-		if r := s.entry.current(); r != nil {
+		if r := s.running(); r != nil {
 			if err := r.machine.Grow(ctx, d.role, d.size); err != nil {
 				return fmt.Errorf("tell the VMM of %s: %w", d.role, err)
 			}
@@ -261,31 +250,34 @@ func (s *setting) growFiles(ctx context.Context) error {
 
 // doubt notes that the host may not have the room that is promised.
 func (s *setting) doubt() error {
-	dir := s.v.Dirs.VM(s.row.ID)
+	dir := s.dir()
 	overlay, errOverlay := allocated(dir.Overlay())
 	work, errWork := allocated(dir.Work())
-	s.Note("grow disks", s.v.doubtful(s.row.Overlay, s.row.Disk, overlay+work))
+	s.Note("grow disks", s.v.spaceWarning(s.row.Overlay, s.row.Disk, overlay+work))
 	return errors.Join(errOverlay, errWork)
 }
 
-// record writes the settings down. Its undo leaves the disks' sizes, which no
-// longer can be what they were.
+// record records the settings. Its undo keeps the disks' sizes, which cannot
+// become smaller again.
 func (s *setting) record(ctx context.Context) error {
-	s.undo.Push("record", func(ctx context.Context) error {
+	s.Push("record", func(ctx context.Context) error {
 		s.was.Overlay, s.was.Disk = s.row.Overlay, s.row.Disk
-		return s.v.setSettings(ctx, s.was)
+		return s.settings(ctx, s.was)
 	})
-	return s.v.setSettings(ctx, s.row)
+	return s.settings(ctx, s.row)
 }
 
-func (v *VMs) setSettings(ctx context.Context, row store.VM) error {
-	return v.Store.SetSettings(ctx, row)
+// settings gives the VM the driver and the resources of a row.
+func (o *owner) settings(ctx context.Context, to store.VM) error {
+	return o.save(func() error { return o.v.Store.SetSettings(ctx, to) }, func(row *store.VM) {
+		row.Driver, row.VCPUs, row.Memory, row.Overlay, row.Disk = to.Driver, to.VCPUs, to.Memory, to.Overlay, to.Disk
+	})
 }
 
 // growGuest has the running guest grow its file systems. One that does not can
 // do it at its next boot: the disks have grown already.
 func (s *setting) growGuest(ctx context.Context) error {
-	r := s.entry.current()
+	r := s.running()
 	if r == nil {
 		return nil // it has just ended
 	}

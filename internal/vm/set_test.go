@@ -68,7 +68,7 @@ func TestSetDriver(t *testing.T) {
 		t.Errorf("while it runs: %v (fix: %s)", err, banger.FixOf(err))
 	}
 	moved := w.set("otter", banger.SetVM{Driver: "other", Apply: true})
-	if moved.Driver != "other" || moved.State != banger.Running || moved.PID == before.PID || moved.Disk != before.Disk || !strings.HasSuffix(moved.VMMLog, "other.log") {
+	if moved.Driver != "other" || !moved.State.Up() || moved.PID == before.PID || moved.Disk != before.Disk || !strings.HasSuffix(moved.VMMLog, "other.log") {
 		t.Errorf("%+v", moved)
 	}
 	w.sizes(moved, before.Overlay, before.Disk)
@@ -112,7 +112,7 @@ func TestSetRunning(t *testing.T) {
 	}
 	w.sizes(vm, 96*banger.MiB, 128*banger.MiB)
 	now := w.set("otter", banger.SetVM{Memory: 512 * banger.MiB, VCPUs: 2, Apply: true})
-	if now.State != banger.Running || now.BootID == before.BootID || now.Memory != 512*banger.MiB || now.VCPUs != 2 || now.Ending != banger.EndedPoweroff {
+	if !now.State.Up() || now.BootID == before.BootID || now.Memory != 512*banger.MiB || now.VCPUs != 2 || now.Ending != banger.EndedPoweroff {
 		t.Errorf("%+v", now)
 	}
 	if same := w.set("otter", banger.SetVM{Memory: 512 * banger.MiB}); same.PID != now.PID {
@@ -123,7 +123,7 @@ func TestSetRunning(t *testing.T) {
 // TestSetComesBack: a VM that does not start with its new settings runs again
 // with its old ones.
 func TestSetComesBack(t *testing.T) {
-	for _, failing := range []string{"ask the guest to stop", "grow disks", "record", "boot"} {
+	for _, failing := range []string{"ask the guest to shut down", "grow disks", "record", "boot"} {
 		t.Run(failing, func(t *testing.T) {
 			w := newWorld(t)
 			before := w.create("otter")
@@ -136,7 +136,7 @@ func TestSetComesBack(t *testing.T) {
 				return nil
 			}
 			_, err := w.SetVM(t.Context(), "otter", banger.SetVM{Memory: 512 * banger.MiB, Disk: 128 * banger.MiB, Apply: true}, nil)
-			if failing == "ask the guest to stop" { // then it is ended
+			if failing == "ask the guest to shut down" { // then it is ended
 				if err != nil {
 					t.Error(err)
 				}
@@ -145,7 +145,7 @@ func TestSetComesBack(t *testing.T) {
 			if !errors.Is(err, injected) {
 				t.Errorf("got %v", err)
 			}
-			if now := w.show1("otter"); now.State != banger.Running || now.PID == before.PID || now.Memory != before.Memory {
+			if now := w.show1("otter"); !now.State.Up() || now.PID == before.PID || now.Memory != before.Memory {
 				t.Errorf("%+v", now)
 			}
 		})

@@ -8,85 +8,82 @@ import (
 	"time"
 
 	"banger"
-	"banger/internal/store"
+	"banger/internal/operation"
 )
 
 // ListVMs implements banger.VMService, in the order of names.
-func (v *VMs) ListVMs(ctx context.Context) ([]banger.VM, error) {
-	rows, err := v.Store.VMs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]banger.VM, len(rows))
-	for i, row := range rows {
-		list[i] = v.describe(row)
+func (v *VMs) ListVMs(context.Context) ([]banger.VM, error) {
+	var list []banger.VM
+	for _, o := range v.all() {
+		list = append(list, o.show())
 	}
 	return list, nil
 }
 
 // SummarizeVMs implements banger.VMService, in the order of names.
-func (v *VMs) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, error) {
-	rows, err := v.Store.Summaries(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make([]banger.VMSummary, len(rows))
-	for i, row := range rows {
-		state, _ := v.state(row.ID, row.Phase)
-		list[i] = banger.VMSummary{Name: row.Name, State: state, Image: row.Image, VCPUs: row.VCPUs,
-			Memory: row.Memory, Disk: row.Disk, CreatedAt: row.CreatedAt, Ending: row.Ending}
+func (v *VMs) SummarizeVMs(context.Context) ([]banger.VMSummary, error) {
+	var list []banger.VMSummary
+	for _, o := range v.all() {
+		vm := o.show()
+		list = append(list, banger.VMSummary{Name: vm.Name, State: vm.State, Image: vm.Image, VCPUs: vm.VCPUs,
+			Memory: vm.Memory, Disk: vm.Disk, CreatedAt: vm.CreatedAt, Ending: vm.Ending, Problems: vm.Problems})
 	}
 	return list, nil
 }
 
-// state is what a VM does now, and its run if it has one.
-func (v *VMs) state(id banger.VMID, phase store.Phase) (banger.State, *run) {
-	state, r := v.entry(id).now()
-	if phase == store.Deleting {
-		state = banger.Deleting
-	}
-	return state, r
-}
-
 // ShowVM implements banger.VMService.
-func (v *VMs) ShowVM(ctx context.Context, ref string) (banger.VM, error) {
-	row, err := v.Store.FindVM(ctx, ref)
+func (v *VMs) ShowVM(_ context.Context, ref string) (banger.VM, error) {
+	o, err := v.find(ref)
 	if err != nil {
 		return banger.VM{}, err
 	}
-	return v.describe(row), nil
+	return o.show(), nil
 }
 
-func (v *VMs) show(ctx context.Context, id banger.VMID) (banger.VM, error) {
-	row, err := v.Store.VM(ctx, id)
-	if err != nil {
-		return banger.VM{}, err
+// snapshot returns an event for each VM.
+func (v *VMs) snapshot(context.Context) ([]banger.Event, error) {
+	var events []banger.Event
+	for _, o := range v.all() {
+		o.mu.Lock()
+		vm := o.describe()
+		events = append(events, banger.Event{Seq: v.Events.Seq(), Time: time.Now().UTC(), Kind: banger.EventVM, VM: &vm})
+		o.mu.Unlock()
 	}
-	return v.describe(row), nil
+	return events, nil
 }
 
-func (v *VMs) describe(row store.VM) banger.VM {
-	dir := v.Dirs.VM(row.ID)
-	vm := banger.VM{
-		ID: row.ID, Name: row.Name, Image: row.Image, ImageID: row.ImageID, Kernel: row.Kernel, KernelID: row.KernelID,
-		VCPUs: row.VCPUs, Memory: row.Memory, Overlay: row.Overlay, Disk: row.Disk,
-		Driver: row.Driver, Network: row.Network, CreatedAt: row.CreatedAt,
-		Ending: row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
-		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: v.sshKey, KnownHosts: v.knownHosts,
-	}
-	var r *run
-	vm.State, r = v.state(row.ID, row.Phase)
-	if r != nil {
-		vm.PID, vm.StartedAt, vm.Launched = r.machine.PID(), r.boot.StartedAt, r.launched
-		r.mu.Lock()
-		vm.BootID = r.hello.BootID
-		r.mu.Unlock()
+// show describes the VM. One whose VMM is just ending is shown as stopping, though
+// its end has not been noticed yet.
+func (o *owner) show() banger.VM {
+	o.mu.Lock()
+	vm, r := o.describe(), o.run
+	o.mu.Unlock()
+	if vm.State.Up() && r.dying() {
+		vm.State = banger.Stopping
 	}
 	return vm
 }
 
-// agentWait is how long a guest's agent may take to answer. It is a great deal
-// for one that runs, and an agent may also just be on its way.
+// describe describes the VM as it was when something last changed. The caller
+// holds mu.
+func (o *owner) describe() banger.VM {
+	row, dir := o.row, o.dir()
+	vm := banger.VM{
+		ID: row.ID, Name: row.Name, State: o.state, Image: row.Image, ImageID: row.ImageID, Kernel: row.Kernel, KernelID: row.KernelID,
+		VCPUs: row.VCPUs, Memory: row.Memory, Overlay: row.Overlay, Disk: row.Disk,
+		Driver: row.Driver, Network: row.Network, CreatedAt: row.CreatedAt,
+		Ending: row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
+		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: o.v.sshKey, KnownHosts: o.v.knownHosts,
+	}
+	if r := o.run; r != nil {
+		vm.PID, vm.StartedAt, vm.Launched, vm.BootID = r.machine.PID(), r.boot.StartedAt, r.launched, r.hello.BootID
+		vm.Problems = r.problems()
+	}
+	return vm
+}
+
+// agentWait is how long a guest's agent may take to answer. That is plenty for
+// one that runs, and an agent may also be about to start.
 const agentWait = 60 * time.Second
 
 // DialVM implements banger.VMService. Only the wait for the agent is bounded,
@@ -96,26 +93,33 @@ func (v *VMs) DialVM(ctx context.Context, ref string, port int) (net.Conn, error
 }
 
 func (v *VMs) dial(ctx context.Context, ref string, port int, wait time.Duration) (_ net.Conn, err error) {
-	row, err := v.Store.FindVM(ctx, ref)
+	o, err := v.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	defer named(&err, "reach", row.Name)
 	if port < 1 || port > 65535 {
 		return nil, banger.Invalidf("use a port from 1 to 65535", "%d is not a port", port)
 	}
-	r := v.entry(row.ID).current()
-	if r == nil {
-		return nil, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
-	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	if err := o.settle(ctx, banger.Reach); err != nil {
+		return nil, err
+	}
+	r := o.running()
+	if r == nil {
+		return nil, banger.Refuse(banger.Reach, o.name(), banger.Stopped)
+	}
+	if err := r.paused(); err != nil {
+		return nil, err
+	}
 	conn, err := r.machine.Dial(ctx, port)
-	if ctx.Err() == context.DeadlineExceeded && err != nil {
-		return nil, &banger.Error{Kind: banger.TimedOut, Why: errors.New("the guest's agent does not answer"), Fix: "banger vm logs " + row.Name}
+	if err == nil {
+		return conn, nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("port %d: %w", port, err)
+	if ctx.Err() == context.DeadlineExceeded {
+		err = &banger.Error{Kind: banger.TimedOut, Why: errors.New("the guest's agent does not answer"), Fix: "banger vm logs " + o.name()}
+	} else {
+		err = fmt.Errorf("port %d: %w", port, err)
 	}
-	return conn, nil
+	return nil, operation.Name(err, "vm", banger.Reach, o.name())
 }

@@ -1,16 +1,19 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/disk"
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
@@ -28,44 +31,49 @@ var direct = []string{"/var/lib/docker", "/var/lib/containerd", "/var/lib/contai
 // workMount is where every VM's work disk goes.
 const workMount = "/root"
 
-// StartVM implements banger.VMService. A VM that runs already is left alone.
+// StartVM implements banger.VMService. A VM that runs is left alone, once its
+// guest has answered: one that is going down is waited for, and started again.
 func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, e, err := v.hold(ctx, ref)
+	o, op, end, err := v.begin(ctx, banger.Start, ref, progress)
 	if err != nil {
-		named(&err, "start", ref)
 		return banger.VM{}, err
 	}
-	defer e.release()
-	op := v.begin("start", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := usable(row); err != nil {
-		return banger.VM{}, err
-	}
-	if state, _ := e.now(); state == banger.Stopped {
-		if err := v.start(ctx, op, row, e, opts.Timeout); err != nil {
-			return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
+	defer func() { end(&err) }()
+	if r := o.running(); r != nil {
+		if r.staysUp(ctx) {
+			return o.show(), nil
+		}
+		if err := o.awaitDown(ctx, op, banger.Start); err != nil {
+			return banger.VM{}, err
 		}
 	}
-	return v.show(ctx, row.ID)
+	if o.running() == nil {
+		if err := o.start(ctx, op, opts.Timeout); err != nil {
+			return banger.VM{}, v.explain(err, o.dir().Console())
+		}
+	}
+	return o.show(), nil
 }
 
-func usable(row store.VM) error {
-	if row.Phase == store.Ready {
-		return nil
-	}
-	if row.Phase == store.Deleting {
-		return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is being deleted"), Fix: "banger vm delete " + row.Name + ", should it still be there"}
-	}
-	return &banger.Error{Kind: banger.Conflict, Why: errors.New("it is being created"), Fix: "the command again, once it is listed: banger vm list"}
+// stayTime is how long a guest may take to answer that a start asks whether it is
+// going down. One that does not answer and does not end is busy, and runs.
+const stayTime = 2 * time.Second
+
+// staysUp reports whether the guest is not going down. The host hears of a guest
+// that has just begun to, or that is being switched off, a moment later: an answer
+// of its agent comes after that.
+func (r *run) staysUp(ctx context.Context) bool {
+	r.answers(ctx, stayTime)
+	_, state, now := r.o.now()
+	return now == r && state.Up() && !r.dying()
 }
 
 // starting is what the steps of a start hand on to each other.
 type starting struct {
 	*operation.Operation
-	v       *VMs
+	*owner
 	row     store.VM
-	dir     config.VMDir
-	entry   *entry
+	caps    vmm.Capabilities
 	timeout time.Duration
 	lock    *os.File
 	boot    boot
@@ -76,11 +84,21 @@ type starting struct {
 // mostBoots is how often a guest's kernel may try to measure its timer.
 const mostBoots = 5
 
-// start brings a stopped VM up. The caller holds it. Whatever fails, the VM is
-// stopped again when start returns, and its disks are as the guest left them.
-func (v *VMs) start(ctx context.Context, op *operation.Operation, row store.VM, e *entry, timeout time.Duration) error {
+// start brings the stopped VM up. The caller has its turn. After a failure the VM
+// is stopped again, and its disks are as the guest left them.
+func (o *owner) start(ctx context.Context, op *operation.Operation, timeout time.Duration) error {
+	row, _, _ := o.now()
+	_, caps, err := o.v.Drivers.Choose(ctx, row.Driver)
+	if err != nil {
+		return err
+	}
+	return o.startWith(ctx, op, caps, timeout)
+}
+
+// startWith is start for a caller that knows what the VM's driver can do.
+func (o *owner) startWith(ctx context.Context, op *operation.Operation, caps vmm.Capabilities, timeout time.Duration) error {
 	for boots := 1; ; boots++ {
-		err := v.startOnce(ctx, op, row, e, timeout)
+		err := o.startOnce(ctx, op, caps, timeout)
 		var failed *guest.BootError
 		if !errors.As(err, &failed) || failed.Step != wire.StepTimer || boots == mostBoots {
 			return err
@@ -89,40 +107,49 @@ func (v *VMs) start(ctx context.Context, op *operation.Operation, row store.VM, 
 	}
 }
 
-func (v *VMs) startOnce(ctx context.Context, op *operation.Operation, row store.VM, e *entry, timeout time.Duration) (err error) {
-	s := &starting{Operation: op, v: v, row: row, dir: v.Dirs.VM(row.ID), entry: e, timeout: timeout, boot: newBoot()}
-	e.setState(banger.Starting)
+func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm.Capabilities, timeout time.Duration) (err error) {
+	if err := o.noStranger(); err != nil {
+		return err
+	}
+	if err := o.move(ctx, banger.Start); err != nil {
+		return err
+	}
+	s := &starting{Operation: op, owner: o, caps: caps, timeout: cmp.Or(timeout, caps.BootTimeout), boot: newBoot()}
+	s.row, _, _ = o.now()
 	defer func() {
 		if err != nil {
-			e.set(banger.Stopped, nil)
+			err = errors.Join(err, o.fail(ctx))
 		}
 	}()
 	defer s.undo.OnError(ctx, &err)
 	if err := s.takeTurn(ctx); err != nil {
 		return err
 	}
-	defer func() { <-v.boots }()
-	for _, step := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"lock", s.takeLock},
-		{"check disks", s.checkDisks},
-		{"configure", s.configure},
-		{"launch", s.launch},
-		{"boot", s.awaitReady},
-	} {
-		if err := op.Step(ctx, step.name, step.do); err != nil {
-			return err
-		}
+	defer func() { <-o.v.boots }()
+	err = op.Run(ctx,
+		operation.Step{Name: "lock", Do: s.takeLock},
+		operation.Step{Name: "check disks", Do: s.checkDisks},
+		operation.Step{Name: "configure", Do: s.configure},
+		operation.Step{Name: "launch", Do: s.launch},
+		operation.Step{Name: "boot", Do: s.awaitReady})
+	if err != nil {
+		return err
 	}
-	e.set(banger.Running, s.run)
-	v.task(func(ctx context.Context) { v.watch(ctx, row, e, s.run) })
+	o.v.task(func(ctx context.Context) { o.watch(ctx, s.run) })
 	// The VMM has read it, and it holds the boot's secrets.
-	if err := os.Remove(s.dir.Initrd()); err != nil {
+	if err := os.Remove(o.dir().Initrd()); err != nil {
 		op.Log().Warn("remove initrd", "err", err)
 	}
 	return nil
+}
+
+// fail makes a VM whose start was undone a stopped one.
+func (o *owner) fail(ctx context.Context) error {
+	err := o.move(context.WithoutCancel(ctx), banger.Failed)
+	if err != nil {
+		o.happen(banger.Failed)
+	}
+	return err
 }
 
 // takeTurn waits until few enough VMs are booting. Booting takes a CPU for
@@ -145,24 +172,16 @@ func (s *starting) takeTurn(ctx context.Context) error {
 	}
 }
 
-func errStopping() error {
-	return &banger.Error{Kind: banger.Canceled, Why: errors.New("the daemon is stopping"), Fix: "the command again"}
-}
-
-func (s *starting) takeLock(ctx context.Context) error {
-	lock, err := vmm.Lock(s.dir.Lock())
+func (s *starting) takeLock(context.Context) error {
+	lock, err := vmm.Lock(s.dir().Lock())
 	if errors.Is(err, vmm.ErrLocked) {
-		return errStranger(s.row)
+		return s.errStranger()
 	}
 	if err != nil {
 		return err
 	}
 	s.lock = lock
 	s.undo.Push("lock", func(context.Context) error { return s.dropLock() })
-	if err := s.v.Store.SetWanted(ctx, s.row.ID, banger.WantRunning); err != nil {
-		return err
-	}
-	s.undo.Push("lock", func(ctx context.Context) error { return s.v.Store.SetWanted(ctx, s.row.ID, banger.WantStopped) })
 	return nil
 }
 
@@ -175,23 +194,35 @@ func (s *starting) dropLock() error {
 	return err
 }
 
-// checkDisks makes sure that everything the VMM will open is there. The links
-// to the shared disks are made again if somebody removed them.
-func (s *starting) checkDisks(context.Context) error {
-	if err := s.v.linkShared(s.dir, s.row); err != nil {
+// checkDisks makes sure that everything the VMM will open is there, and that no
+// file system with errors is mounted. Missing links to the shared disks are made
+// again.
+func (s *starting) checkDisks(ctx context.Context) error {
+	if err := s.v.linkShared(s.dir(), s.row); err != nil {
 		return err
 	}
-	for _, path := range []string{s.dir.Overlay(), s.dir.Work()} {
-		if _, err := os.Stat(path); err != nil {
+	for _, d := range []struct{ name, path string }{{"overlay", s.dir().Overlay()}, {"work", s.dir().Work()}} {
+		errs, err := disk.Errors(d.path)
+		if errors.Is(err, os.ErrNotExist) {
 			return &banger.Error{Kind: banger.Unready, Why: err,
-				Fix: "put the disk back from a backup, or delete the VM: banger vm delete " + s.row.Name}
+				Fix: "restore the disk from a backup, or delete the VM: banger vm delete " + s.row.Name}
+		}
+		if err != nil {
+			return err
+		}
+		if errs == 0 {
+			continue
+		}
+		s.Note("check disks", fmt.Sprintf("the file system on the %s disk has %d errors; it is checked", d.name, errs))
+		if err := disk.Check(ctx, s.v.Run, d.path); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
 func (s *starting) configure(context.Context) error {
-	hostKey, err := os.ReadFile(s.dir.HostKey())
+	hostKey, err := os.ReadFile(s.dir().HostKey())
 	if err != nil {
 		return fmt.Errorf("read the host key: %w", err)
 	}
@@ -199,15 +230,8 @@ func (s *starting) configure(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the host key: %w", err)
 	}
-	_, caps, err := s.v.Drivers.Choose(s.v.ctx, s.row.Driver)
-	if err != nil {
-		return err
-	}
-	if s.timeout == 0 {
-		s.timeout = caps.BootTimeout
-	}
-	if caps.Note != "" && s.row.Ending == banger.EndedNever { // said once, when the VM is new
-		s.Progress("configure", caps.Note+"; fix: "+caps.Fix)
+	if s.caps.Note != "" && s.row.Ending == banger.EndedNever { // once, when the VM is new
+		s.Progress("configure", s.caps.Note+"; fix: "+s.caps.Fix)
 	}
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
@@ -215,7 +239,7 @@ func (s *starting) configure(context.Context) error {
 		AuthorizedKeys: []string{s.v.authorized},
 		HostKey:        string(hostKey), HostKeyPub: public,
 		Direct: direct, WorkMount: workMount,
-		ResetToOff: !caps.PowersOff,
+		ResetToOff: !s.caps.PowersOff,
 		UnixNano:   time.Now().UnixNano(),
 	})
 	if err != nil {
@@ -226,16 +250,16 @@ func (s *starting) configure(context.Context) error {
 		return err
 	}
 	// Before there is a boot on record: one without a console was not launched.
-	err = errors.Join(console.Rotate(s.dir.Console(), s.dir.OldConsole()),
-		console.Rotate(s.dir.VMMLog(s.row.Driver), s.dir.OldVMMLog(s.row.Driver)))
+	err = errors.Join(console.Rotate(s.dir().Console(), s.dir().OldConsole()),
+		console.Rotate(s.dir().VMMLog(s.row.Driver), s.dir().OldVMMLog(s.row.Driver)))
 	if err != nil {
 		return err
 	}
-	s.undo.Push("configure", func(context.Context) error { return forgetBoot(s.dir) })
-	if err := writeBoot(s.dir, s.boot); err != nil {
+	s.undo.Push("configure", func(context.Context) error { return forgetBoot(s.dir()) })
+	if err := writeBoot(s.dir(), s.boot); err != nil {
 		return err
 	}
-	return initrd.Make(s.dir.Initrd(), base, data)
+	return initrd.Make(s.dir().Initrd(), base, data)
 }
 
 // forgetBoot removes the secrets of a boot, also where they were being written
@@ -288,7 +312,7 @@ func (s *starting) launch(ctx context.Context) error {
 		return err
 	}
 	machine, err := driver.Launch(ctx, vmm.Spec{
-		ID: s.row.ID, Name: s.row.Name, Dir: string(s.dir), Lock: s.lock,
+		ID: s.row.ID, Name: s.row.Name, Dir: string(s.dir()), Lock: s.lock,
 		Kernel: config.KernelName, Initrd: config.InitrdName,
 		Disks: []vmm.Disk{
 			{Role: vmm.Base, File: config.BaseName, ReadOnly: true},
@@ -302,94 +326,105 @@ func (s *starting) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.run = newRun(machine, s.boot)
-	s.run.launched = s.row.Memory
+	r := newRun(s.owner, machine, s.boot)
+	r.launched = s.row.Memory
+	s.run = r
 	s.undo.Push("launch", func(context.Context) error {
-		err := s.run.kill()
+		err := r.kill()
 		<-machine.Ended()
 		return errors.Join(err, machine.Close())
 	})
-	s.entry.set(banger.Starting, s.run)
-	s.v.boundLogs(s.row, s.run)
-	s.v.isolate(s.row, s.run)
-	// From here on the VMM alone holds the lock, whatever becomes of us.
+	s.began(r)
+	// From here on the VMM alone holds the lock, whatever becomes of the daemon.
 	return s.dropLock()
 }
 
-// isolate gives a VMM its own control group while its guest boots. A VMM does as
-// well without.
-func (v *VMs) isolate(row store.VM, r *run) {
-	if v.Isolate == nil {
+// began makes r the VM's run, limits its logs and gives its VMM a control group.
+func (o *owner) began(r *run) {
+	o.mu.Lock()
+	o.run = r
+	o.tell()
+	o.mu.Unlock()
+	o.limitLogs(r)
+	if o.v.Isolate == nil {
 		return
 	}
-	v.task(func(ctx context.Context) {
-		if err := v.Isolate(ctx, row.ID, r.machine.PID()); err != nil && ctx.Err() == nil {
-			v.Log.Info("the VMM stays in the daemon's control group", "vm", row.Name, "id", row.ID, "err", err)
+	o.v.task(func(ctx context.Context) { // while the guest boots; a VMM does as well without
+		if err := o.v.Isolate(ctx, o.id, r.machine.PID()); err != nil && ctx.Err() == nil {
+			o.log().Info("the VMM stays in the daemon's control group", "err", err)
 		}
 	})
 }
 
-// boundLogs keeps what a VMM that runs writes from filling the host, and ends one
-// whose guest has halted.
-func (v *VMs) boundLogs(row store.VM, r *run) {
-	dir := v.Dirs.VM(row.ID)
+// limitLogs keeps what the VMM writes from filling the host, and ends a VMM whose
+// guest has halted.
+func (o *owner) limitLogs(r *run) {
+	row, _, _ := o.now()
+	dir := o.dir()
 	written := func() {
 		if console.Halted(dir.Console()) && r.halting.CompareAndSwap(false, true) {
-			v.task(r.endHalted)
+			o.v.task(r.endHalted)
 		}
 	}
-	if err := errors.Join(v.logs.Bound(dir.Console(), written), v.logs.Bound(dir.VMMLog(row.Driver), nil)); err != nil {
-		v.Log.Warn("bound the logs", "vm", row.Name, "id", row.ID, "err", err)
+	if err := errors.Join(o.v.logs.Bound(dir.Console(), written), o.v.logs.Bound(dir.VMMLog(row.Driver), nil)); err != nil {
+		o.log().Warn("limit the logs", "err", err)
 	}
 }
 
-// awaitReady waits until the guest's agent has answered. It is told, it does
-// not ask: by a hello, a failed boot step, or the end of the VMM.
+// errGone means that the VMM has ended.
+var errGone = errors.New("the VMM has ended")
+
+// awaitReady waits until the guest's agent has answered. It waits for events and
+// never polls: a hello, a failed boot step, or the end of the VMM.
 func (s *starting) awaitReady(ctx context.Context) error {
 	r := s.run
-	s.v.task(func(ctx context.Context) { r.tend(ctx, s.v.Program) })
-	timer := time.NewTimer(s.timeout)
-	defer timer.Stop()
-	select {
-	case <-r.ready:
-		return nil
-	case err := <-r.failed:
-		return err
-	case <-r.machine.Ended():
-		select {
-		case err := <-r.failed: // told just before the end
-			return err
-		default:
+	s.v.task(r.tend)
+	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout,
+		&banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", s.timeout)})
+	defer cancel()
+	ctx, give := context.WithCancelCause(ctx)
+	defer give(nil)
+	defer context.AfterFunc(s.v.ctx, func() { give(errStopping()) })()
+	err := s.await(ctx, func() (bool, error) {
+		if r.gone && r.failed == nil && !r.answered {
+			return false, errGone
 		}
-		if failed := console.Read(s.dir.Console(), r.boot.Nonce).Failed; failed != nil {
-			return &guest.BootError{Failure: *failed}
-		}
-		ending, detail := r.ending(s.dir)
-		if detail == "" {
-			detail = string(ending)
-		}
-		return fmt.Errorf("the VM ended while it booted: %s", detail)
-	case <-timer.C:
-		return &banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", s.timeout)}
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.v.ctx.Done():
-		return errStopping()
+		return r.answered, r.failed
+	})
+	if errors.Is(err, errGone) {
+		return r.whyGone()
 	}
+	return err
 }
 
-// explain adds to a failed start what the console knows of it, and where to
-// read on. log is the console as it will be found by the user.
-func (v *VMs) explain(err error, row store.VM, log string) error {
+// whyGone returns the reason why a VMM ended while its guest booted.
+func (r *run) whyGone() error {
+	words := console.Read(r.o.dir().Console(), r.boot.Nonce)
+	if words.Failed != nil {
+		return &guest.BootError{Failure: *words.Failed}
+	}
+	r.o.mu.Lock()
+	s := r.seen
+	r.o.mu.Unlock()
+	s.exit = r.machine.Exit()
+	how, detail := ending(s, words)
+	return fmt.Errorf("the VM ended while it booted: %s", cmp.Or(detail, string(how)))
+}
+
+// explain adds to a failed start what the console tells, and where to read on.
+func (v *VMs) explain(err error, path string) error {
 	if banger.FixOf(err) != "" || errors.Is(err, context.Canceled) {
 		return err
 	}
 	var failed *guest.BootError
 	if errors.As(err, &failed) && failed.Fix != "" {
-		return &banger.Error{Kind: banger.Unready, Why: err, Fix: guest.Printable(failed.Fix)}
+		return &banger.Error{Kind: banger.Unready, Why: err, Fix: printable(failed.Fix)}
 	}
-	if failed := console.Read(log, ""); failed.Panic != "" {
-		err = fmt.Errorf("%w (%s)", err, failed.Panic)
+	if errors.Is(err, syscall.ENOSPC) {
+		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
 	}
-	return &banger.Error{Why: err, Fix: "less " + log}
+	if words := console.Read(path, ""); words.Panic != "" {
+		err = fmt.Errorf("%w (%s)", err, words.Panic)
+	}
+	return &banger.Error{Why: err, Fix: "less " + path}
 }

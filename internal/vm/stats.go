@@ -15,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 )
 
 const (
@@ -26,23 +27,23 @@ const (
 	ticks = 100
 )
 
-// VMStats implements banger.VMService. What a guest does not tell is left out.
+// VMStats implements banger.VMService. What a guest does not report is left out.
 func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err error) {
-	row, err := v.Store.FindVM(ctx, ref)
+	o, err := v.find(ref)
 	if err != nil {
 		return banger.VMStats{}, err
 	}
-	defer named(&err, "look at", row.Name)
-	dir := v.Dirs.VM(row.ID)
-	s := banger.VMStats{ID: row.ID, Name: row.Name}
-	if s.OverlayOnHost, err = allocated(dir.Overlay()); err != nil {
+	vm := o.show()
+	defer func() { err = operation.Name(err, "vm", "measure", vm.Name) }()
+	s := banger.VMStats{ID: vm.ID, Name: vm.Name, State: vm.State}
+	if s.OverlayOnHost, err = allocated(o.dir().Overlay()); err != nil {
 		return s, err
 	}
-	if s.DiskOnHost, err = allocated(dir.Work()); err != nil {
+	if s.DiskOnHost, err = allocated(o.dir().Work()); err != nil {
 		return s, err
 	}
-	var r *run
-	if s.State, r = v.entry(row.ID).now(); r == nil {
+	r := o.running()
+	if r == nil {
 		return s, nil
 	}
 	if err := r.cost(&s); err != nil {
@@ -54,10 +55,10 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 			s.Balloon = &memory.Balloon
 		}
 	} else if r.alive() && r.launched != 0 {
-		v.Log.Warn("ask the VMM for its memory", "vm", row.Name, "id", row.ID, "err", err)
+		o.log().Warn("ask the VMM for its memory", "err", err)
 	}
 	if s.Guest, err = r.guestStats(ctx); err != nil {
-		v.Log.Warn("ask the guest for its stats", "vm", row.Name, "id", row.ID, "err", err)
+		o.log().Warn("ask the guest for its stats", "err", err)
 	}
 	return s, ctx.Err()
 }
@@ -105,9 +106,9 @@ func readStat(stat []byte) (cpu time.Duration, resident banger.Size, err error) 
 
 // guestStats asks the agent, if it is there and knows how to answer.
 func (r *run) guestStats(ctx context.Context) (*banger.GuestStats, error) {
-	r.mu.Lock()
+	r.o.mu.Lock()
 	control, features := r.control, r.hello.Features
-	r.mu.Unlock()
+	r.o.mu.Unlock()
 	if control == nil || !slices.Contains(features, wire.FeatureStats) {
 		return nil, nil
 	}

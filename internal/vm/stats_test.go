@@ -16,7 +16,7 @@ func TestStats(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.ID != vm.ID || s.State != banger.Running || s.PID != vm.PID || s.Resident < banger.MiB || s.DiskOnHost <= 0 || s.DiskOnHost > vm.Disk || s.OverlayOnHost <= 0 {
+	if s.ID != vm.ID || !s.State.Up() || s.PID != vm.PID || s.Resident < banger.MiB || s.DiskOnHost <= 0 || s.DiskOnHost > vm.Disk || s.OverlayOnHost <= 0 {
 		t.Errorf("%+v", s)
 	}
 	g := s.Guest

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"banger"
 	"banger/internal/guest/wire"
 	"banger/internal/operation"
-	"banger/internal/store"
 	"banger/internal/vm/console"
 )
 
@@ -25,98 +25,90 @@ const (
 
 // StopVM implements banger.VMService. A VM that is stopped already is left alone.
 func (v *VMs) StopVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, e, err := v.hold(ctx, ref)
+	o, op, end, err := v.begin(ctx, banger.Stop, ref, progress)
 	if err != nil {
-		named(&err, "stop", ref)
 		return banger.VM{}, err
 	}
-	defer e.release()
-	op := v.begin("stop", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := v.stop(ctx, op, row, e, opts); err != nil {
+	defer func() { end(&err) }()
+	if err := o.stop(ctx, op, opts); err != nil {
 		return banger.VM{}, err
 	}
-	return v.show(ctx, row.ID)
+	return o.show(), nil
 }
 
 // RestartVM implements banger.VMService. A stopped VM is started.
 func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, e, err := v.hold(ctx, ref)
+	o, op, end, err := v.begin(ctx, banger.Restart, ref, progress)
 	if err != nil {
-		named(&err, "restart", ref)
 		return banger.VM{}, err
 	}
-	defer e.release()
-	op := v.begin("restart", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if err := usable(row); err != nil {
+	defer func() { end(&err) }()
+	if err := o.stop(ctx, op, opts); err != nil {
 		return banger.VM{}, err
 	}
-	if err := v.stop(ctx, op, row, e, opts); err != nil {
-		return banger.VM{}, err
+	if err := o.start(ctx, op, 0); err != nil {
+		return banger.VM{}, v.explain(err, o.dir().Console())
 	}
-	if row, err = v.Store.VM(ctx, row.ID); err != nil {
-		return banger.VM{}, err
-	}
-	if err := v.start(ctx, op, row, e, 0); err != nil {
-		return banger.VM{}, v.explain(err, row, v.Dirs.VM(row.ID).Console())
-	}
-	return v.show(ctx, row.ID)
+	return o.show(), nil
 }
 
-// stop brings a VM down: by the guest's own init within the grace time, then by
-// the agent, and in the end by killing the VMM. The caller holds the VM. When
-// ctx ends early, the guest goes on stopping by itself if it was asked.
-func (v *VMs) stop(ctx context.Context, op *operation.Operation, row store.VM, e *entry, opts banger.StopVM) error {
-	if err := v.stopStranger(ctx, op, row, e, opts.Force); err != nil {
+// stop brings the VM down: by the guest's own init within the grace time, then by
+// the agent, and in the end by killing the VMM. The caller has the VM's turn. When
+// ctx ends early, a guest that was asked continues to shut down by itself.
+func (o *owner) stop(ctx context.Context, op *operation.Operation, opts banger.StopVM) error {
+	if err := o.stopStranger(ctx, op, opts.Force); err != nil {
 		return err
 	}
+	_, state, r := o.now()
+	if r != nil && !opts.Force {
+		if err := r.paused(); err != nil {
+			return err
+		}
+	}
 	// Also of a stopped VM: it may be between its guest's reboot and the start.
-	unrecorded := v.Store.SetWanted(ctx, row.ID, banger.WantStopped)
-	state, r := e.now()
+	unrecorded := o.move(ctx, banger.Stop)
 	if r == nil {
 		return unrecorded
 	}
-	// A host's disk that is full is no reason to let the VM fill it.
-	if unrecorded != nil && ctx.Err() == nil {
-		op.Note("stop", fmt.Sprintf("not on record: %v", unrecorded))
+	if unrecorded != nil && ctx.Err() == nil { // a full disk is no reason to let the VM fill it
+		op.Note("stop", fmt.Sprintf("not recorded: %v", unrecorded))
+		o.happen(banger.Stop)
 	}
-	if opts.Grace == 0 {
-		opts.Grace = defaultGrace
-	}
-	e.setState(banger.Stopping)
-	var err error
-	switch {
-	case console.Read(v.Dirs.VM(row.ID).Console(), r.boot.Nonce).Halted() && !r.answers(ctx): // there is nobody to ask
-		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.off(ctx) })
-	case opts.Force:
-		err = op.Step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
-	default:
-		err = r.shutDown(ctx, op, opts.Grace)
-	}
-	if err != nil && !r.stops() {
-		err = errors.Join(err, v.Store.SetWanted(context.WithoutCancel(ctx), row.ID, banger.WantRunning))
-	}
-	if err != nil {
-		// It may still end; until then it is what it was.
-		e.mu.Lock()
-		if e.run == r {
-			e.change(state, r)
-		}
-		e.mu.Unlock()
+	err := o.bringDown(ctx, op, r, opts)
+	if err != nil && !r.stops() && state.Up() {
+		err = errors.Join(err, o.keep(ctx, r))
 	}
 	return err
 }
 
+// keep undoes the begin of a stop that the guest has not heard of.
+func (o *owner) keep(ctx context.Context, r *run) error {
+	if _, state, now := o.now(); now != r || state != banger.Stopping {
+		return nil
+	}
+	err := o.move(context.WithoutCancel(ctx), banger.Kept)
+	r.change(func() { r.follow(r.hello.Init) }) // it may still be booting
+	return err
+}
+
+func (o *owner) bringDown(ctx context.Context, op *operation.Operation, r *run, opts banger.StopVM) error {
+	switch {
+	case console.Read(o.dir().Console(), r.boot.Nonce).Halted() && !r.answers(ctx, haltTime): // it cannot hear
+		return op.Step(ctx, "force off", r.off)
+	case opts.Force:
+		return op.Step(ctx, "force off", r.forceOff)
+	}
+	return r.shutDown(ctx, op, cmp.Or(opts.Grace, defaultGrace))
+}
+
 func (r *run) shutDown(ctx context.Context, op *operation.Operation, grace time.Duration) error {
-	end := time.NewTimer(grace + lastStage)
-	defer end.Stop()
-	err := op.Step(ctx, "ask the guest to stop", func(ctx context.Context) error {
+	end := time.Now().Add(grace + lastStage)
+	err := op.Step(ctx, "ask the guest to shut down", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
 		err := r.ask(ctx, wire.MethodStop, wire.StopParams{Verb: wire.Poweroff, GraceMS: grace.Milliseconds()})
 		if err == nil {
-			r.asked.Store(true)
+			r.change(func() { r.asked = true })
 		}
 		return err
 	})
@@ -124,49 +116,25 @@ func (r *run) shutDown(ctx context.Context, op *operation.Operation, grace time.
 		return err
 	}
 	if err != nil && r.alive() {
-		op.Log().Warn("the guest cannot be asked to stop", "err", err)
-		return op.Step(ctx, "force off", func(ctx context.Context) error { return r.forceOff(ctx) })
+		op.Note("force off", "the guest could not be asked to shut down, so its VMM is killed")
+		return op.Step(ctx, "force off", r.forceOff)
 	}
-	return op.Step(ctx, "wait for the guest", func(ctx context.Context) error { return r.awaitStop(ctx, end.C) })
+	return op.Step(ctx, "shutting down", func(ctx context.Context) error { return r.awaitStop(ctx, op, end) })
 }
 
-// awaitStop waits for a guest that was asked to stop, and ends one that takes too long.
-func (r *run) awaitStop(ctx context.Context, tooLong <-chan time.Time) error {
-	select {
-	case <-r.over:
-		return nil
-	case <-tooLong:
-		return r.forceOff(ctx)
-	case <-ctx.Done():
-		return fmt.Errorf("%w; the guest goes on stopping", ctx.Err())
-	}
-}
-
-// stops says whether the guest was asked to stop, or is ended.
-func (r *run) stops() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.killed || r.asked.Load()
-}
-
-func (r *run) alive() bool {
-	select {
-	case <-r.machine.Ended():
-		return false
-	default:
-		return true
-	}
-}
-
-func (r *run) ask(ctx context.Context, method string, params any) error {
-	control, err := r.connected(ctx)
-	if err != nil {
+// awaitStop waits for a guest that was asked to stop, and kills one that is late.
+func (r *run) awaitStop(ctx context.Context, op *operation.Operation, end time.Time) error {
+	bounded, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	err := r.ended(bounded)
+	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return control.Call(ctx, method, params, nil)
+	op.Note("shutting down", "the guest did not shut down in time, so its VMM is killed")
+	return r.forceOff(ctx)
 }
 
-// forceOff kills the VMM. What the guest's programs wrote is put on the disks
+// forceOff kills the VMM. What the guest's programs wrote is synced to the disks
 // first, if the guest still answers.
 func (r *run) forceOff(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(ctx, syncTime)
@@ -187,14 +155,4 @@ func (r *run) off(ctx context.Context) error {
 		return err
 	}
 	return r.ended(ctx)
-}
-
-// ended waits until the run's end is on record.
-func (r *run) ended(ctx context.Context) error {
-	select {
-	case <-r.over:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

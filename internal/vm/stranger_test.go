@@ -154,7 +154,7 @@ func TestCancelledOnceItIsDone(t *testing.T) {
 		cancel()
 	}
 	for name, memory := range map[string]banger.Size{"otter": 256 * banger.MiB, "badger": 300 * banger.MiB} {
-		if vm := w.show1(name); vm.State != banger.Running || vm.Memory != memory {
+		if vm := w.show1(name); !vm.State.Up() || vm.Memory != memory {
 			t.Errorf("%+v", vm)
 		}
 	}
@@ -168,7 +168,7 @@ func TestStopThatWasNotBegun(t *testing.T) {
 	for _, c := range []struct {
 		opts banger.StopVM
 		step string
-	}{{banger.StopVM{}, "ask the guest to stop"}, {banger.StopVM{Force: true}, "force off"}} {
+	}{{banger.StopVM{}, "ask the guest to shut down"}, {banger.StopVM{Force: true}, "force off"}} {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := w.StopVM(ctx, "otter", c.opts, func(e banger.Step) {
 			if e.Step == c.step {
@@ -195,7 +195,7 @@ func TestRebootAcrossDaemons(t *testing.T) {
 	})
 	w.fake.SetFaults()
 	w.again()
-	w.until("the reboot", func() bool { return w.show1("otter").State == banger.Running })
+	w.until("the reboot", func() bool { return w.show1("otter").State.Up() })
 }
 
 // TestImageThatIsGone: a VM needs its own name of the image's files, no other.

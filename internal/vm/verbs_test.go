@@ -58,7 +58,7 @@ var verbs = map[string]verb{
 	"stop": {from: banger.Running, do: func(ctx context.Context, v *VMs) error {
 		_, err := v.StopVM(ctx, "otter", banger.StopVM{}, nil)
 		return err
-	}, fails: []banger.State{banger.Running, banger.Stopped}, despite: "ask the guest to stop",
+	}, fails: []banger.State{banger.Running, banger.Stopped}, despite: "ask the guest to shut down",
 		dies: []banger.State{banger.Stopped, banger.Running}, ending: banger.EndedPoweroff},
 	"stop by force": {from: banger.Running, do: func(ctx context.Context, v *VMs) error {
 		_, err := v.StopVM(ctx, "otter", banger.StopVM{Force: true}, nil)
@@ -71,7 +71,7 @@ var verbs = map[string]verb{
 	}, fails: []banger.State{banger.Running, banger.Stopped},
 		dies: []banger.State{banger.Stopped, banger.Running}, ending: anyEnding},
 	"restart": {from: banger.Running, do: restart,
-		fails: []banger.State{banger.Running, banger.Stopped}, despite: "ask the guest to stop",
+		fails: []banger.State{banger.Running, banger.Stopped}, despite: "ask the guest to shut down",
 		dies: []banger.State{banger.Stopped, banger.Running}, ending: banger.EndedPoweroff},
 	"restart what is stopped": {from: banger.Stopped, do: restart},
 	"rename": {from: banger.Stopped, do: func(ctx context.Context, v *VMs) error {
@@ -87,7 +87,7 @@ var verbs = map[string]verb{
 		dies: []banger.State{banger.Running}, ending: anyEnding},
 	"set memory while it runs": {from: banger.Running, do: setLess,
 		dies: []banger.State{banger.Running}, ending: anyEnding},
-	"set by a restart": {from: banger.Running, do: setMore(true), stays: grown, despite: "ask the guest to stop",
+	"set by a restart": {from: banger.Running, do: setMore(true), stays: grown, despite: "ask the guest to shut down",
 		dies: []banger.State{banger.Stopped, banger.Running}, ending: banger.EndedPoweroff},
 	"delete": {from: banger.Stopped, do: func(ctx context.Context, v *VMs) error {
 		return v.DeleteVM(ctx, "otter", banger.DeleteVM{}, nil)
@@ -162,7 +162,7 @@ func reboot(ctx context.Context, v *VMs) error {
 		if err == nil && now.State == banger.Stopped && now.EndingBy != "" {
 			err = errors.New(now.EndingBy)
 		}
-		if err != nil || now.State == banger.Running && now.PID != was.PID {
+		if err != nil || now.State.Up() && now.PID != was.PID {
 			return err
 		}
 		time.Sleep(time.Millisecond)

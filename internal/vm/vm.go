@@ -1,13 +1,17 @@
 // Package vm is the lifecycle of VMs: create, start, stop, restart, delete,
-// and what happens to a VM by itself. It owns the order of things and what
-// undoes them; the parts below it know how each thing is done.
+// and what happens to a VM by itself. It owns the order of the steps and their
+// undo; the packages below it know how each step is done.
 package vm
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 
 	"banger"
@@ -25,24 +29,21 @@ import (
 
 // Host is what the VMs live on.
 type Host struct {
-	Dirs      config.Dirs
-	Config    config.Config
-	Store     *store.Store
-	Drivers   vmm.Drivers
-	Bundle    *bundle.Bundle   // what brings the parts that are not there yet; may be nil
-	Installed bundle.Installed // what a new VM gets; parts of it may be missing
-	Missing   error            // why they are, if that is known
-	Run       hostcmd.Runner
-	Log       *slog.Logger
-	Program   string // "bangerd 0.1.0", for the guest's ears
+	Dirs       config.Dirs
+	Config     config.Config
+	Store      *store.Store
+	Drivers    vmm.Drivers
+	Bundle     *bundle.Bundle   // what brings the parts that are not installed yet; may be nil
+	Installed  bundle.Installed // what a new VM gets; parts of it may be missing
+	Missing    error            // why they are, if that is known
+	Run        hostcmd.Runner
+	Operations *operation.Host // runs the verbs
+	Events     *event.Hub      // hears of every change of a VM
+	Log        *slog.Logger
+	Program    string // "bangerd 0.1.0", which the guests are told
 
 	// Isolate gives a VMM a control group of its own; nil: none is given.
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
-
-	// Operations runs the verbs.
-	Operations *operation.Host
-	// Events hears of every change of a VM.
-	Events *event.Hub
 }
 
 // VMs implements banger.VMService.
@@ -56,39 +57,24 @@ type VMs struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	logs  *console.Logs
-	boots chan struct{} // holds a token for each VM that boots
-
+	logs       *console.Logs
+	boots      chan struct{} // holds a token for each VM that boots
 	installing chan struct{} // holds a token while the bundle brings a part
 
-	mu      sync.Mutex
-	entries map[banger.VMID]*entry
-	closed  bool
+	mu     sync.Mutex
+	owners map[banger.VMID]*owner
+	closed bool
 
 	hostsFile sync.Mutex // of known hosts
 }
 
 var _ banger.VMService = (*VMs)(nil)
 
-// entry is what the daemon holds in memory about one VM: nothing that could
-// not be found out again.
-type entry struct {
-	busy chan struct{} // holds a token while an operation is at work
-
-	mu      sync.Mutex
-	state   banger.State
-	run     *run          // nil when the VM is stopped
-	changed chan struct{} // replaced, and closed, at each change of either
-}
-
-// Open looks at every VM, repairs what an earlier daemon left unfinished,
-// adopts what runs, and reports what it did to the log.
+// Open reads the record of every VM, repairs what an earlier daemon left
+// unfinished, adopts what runs, and writes what it did to the log.
 func Open(ctx context.Context, host Host) (*VMs, error) {
-	v := &VMs{Host: host, entries: map[banger.VMID]*entry{}, knownHosts: host.Dirs.KnownHosts(), sshKey: host.Dirs.SSHKey(),
+	v := &VMs{Host: host, owners: map[banger.VMID]*owner{}, knownHosts: host.Dirs.KnownHosts(), sshKey: cmp.Or(host.Config.SSHKeyPath, host.Dirs.SSHKey()),
 		boots: make(chan struct{}, max(2, runtime.NumCPU())), installing: make(chan struct{}, 1)}
-	if host.Config.SSHKeyPath != "" {
-		v.sshKey = host.Config.SSHKeyPath
-	}
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
 	if v.authorized, err = guest.UserKey(v.sshKey); err != nil {
@@ -101,17 +87,18 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 		return nil, fmt.Errorf("watch the logs of VMs: %w", err)
 	}
 	v.task(func(ctx context.Context) {
-		v.logs.Run(ctx, func(err error) { v.Log.Error("bound the logs of VMs", "err", err) })
+		v.logs.Run(ctx, func(err error) { v.Log.Error("limit the logs of VMs", "err", err) })
 	})
 	if err := v.reconcile(ctx); err != nil {
 		v.Close()
 		return nil, err
 	}
+	v.Events.Add(v.snapshot)
 	v.task(v.watchClock)
 	return v, nil
 }
 
-// Close lets go of all VMs. Those that run keep running.
+// Close releases all VMs. Those that run keep running.
 func (v *VMs) Close() {
 	v.mu.Lock()
 	v.closed = true
@@ -120,8 +107,8 @@ func (v *VMs) Close() {
 	v.tasks.Wait()
 }
 
-// task runs f in the background until Close, which waits for it. After Close
-// f runs at once, on a context that has ended: what it owes others is done.
+// task runs f in the background until Close, which waits for it. After Close, f
+// runs at once, on a context that has ended, so that it can release what it has.
 func (v *VMs) task(f func(context.Context)) {
 	v.mu.Lock()
 	closed := v.closed
@@ -134,96 +121,68 @@ func (v *VMs) task(f func(context.Context)) {
 	}
 }
 
-func (v *VMs) entry(id banger.VMID) *entry {
+// all returns the owners of all VMs, by the VMs' names.
+func (v *VMs) all() []*owner {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	e, ok := v.entries[id]
-	if !ok {
-		e = &entry{busy: make(chan struct{}, 1), state: banger.Stopped, changed: make(chan struct{})}
-		v.entries[id] = e
+	all := make([]*owner, 0, len(v.owners))
+	for _, o := range v.owners {
+		all = append(all, o)
 	}
-	return e
-}
-
-// forget drops a VM that no longer exists. Who waits for it looks again.
-func (v *VMs) forget(id banger.VMID) {
-	v.mu.Lock()
-	e := v.entries[id]
-	delete(v.entries, id)
 	v.mu.Unlock()
-	if e != nil {
-		e.set(banger.Stopped, nil)
+	names := make(map[*owner]string, len(all))
+	for _, o := range all {
+		names[o] = o.name()
 	}
-	v.logs.Forget(string(v.Dirs.VM(id)))
+	slices.SortFunc(all, func(a, b *owner) int { return strings.Compare(names[a], names[b]) })
+	return all
 }
 
-// take waits until no other operation is at work on the VM.
-func (e *entry) take(ctx context.Context) error {
-	select {
-	case e.busy <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// minPrefix is the shortest prefix of an ID that names a VM.
+const minPrefix = 3
+
+// find returns the owner of the VM that ref names: by its name, its ID, or a
+// prefix of its ID that no other VM shares. A shared prefix is a Conflict.
+func (v *VMs) find(ref string) (*owner, error) {
+	var found []*owner
+	all := v.all()
+	for _, o := range all {
+		if o.name() == ref {
+			return o, nil
+		}
 	}
-}
-
-func (e *entry) release() { <-e.busy }
-
-func (e *entry) current() *run {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.run
-}
-
-func (e *entry) set(state banger.State, r *run) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.change(state, r)
-}
-
-// change tells whoever waits. The caller holds mu.
-func (e *entry) change(state banger.State, r *run) {
-	e.state, e.run = state, r
-	close(e.changed)
-	e.changed = make(chan struct{})
-}
-
-func (e *entry) setState(state banger.State) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.change(state, e.run)
-}
-
-func (e *entry) now() (banger.State, *run) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.state, e.run
-}
-
-// hold finds a VM and waits for its turn. The row is read again once the VM is
-// held, since the operation before may have changed or deleted it.
-func (v *VMs) hold(ctx context.Context, ref string) (store.VM, *entry, error) {
-	row, err := v.Store.FindVM(ctx, ref)
-	if err != nil {
-		return store.VM{}, nil, err
+	for _, o := range all {
+		if string(o.id) == ref {
+			return o, nil
+		}
+		if len(ref) >= minPrefix && strings.HasPrefix(string(o.id), ref) {
+			found = append(found, o)
+		}
 	}
-	e := v.entry(row.ID)
-	if err := e.take(ctx); err != nil {
-		return store.VM{}, nil, err
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nil, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("there is no VM %q", ref), Fix: "banger vm list"}
 	}
-	if row, err = v.Store.VM(ctx, row.ID); err != nil {
-		e.release()
-		return store.VM{}, nil, err
-	}
-	return row, e, nil
+	return nil, &banger.Error{Kind: banger.Conflict, Fix: "use the VM's name",
+		What: fmt.Sprintf("%q is ambiguous: the IDs of %s and %s begin with it", ref, found[0].name(), found[1].name())}
 }
 
-// named puts an operation's name before its error.
-func named(err *error, verb, name string) {
-	*err = operation.Name(*err, "vm", banger.Verb(verb), name)
+// forget drops a VM that no longer exists.
+func (v *VMs) forget(o *owner) {
+	v.mu.Lock()
+	delete(v.owners, o.id)
+	v.mu.Unlock()
+	o.happen(banger.Deleted)
+	v.logs.Forget(string(o.dir()))
 }
 
-// begin begins an operation on a VM.
-func (v *VMs) begin(verb string, id banger.VMID, name string, progress banger.Progress) *operation.Operation {
-	return v.Operations.Begin("vm", banger.Verb(verb), name, id, progress)
+func (o *owner) dir() config.VMDir { return o.v.Dirs.VM(o.id) }
+
+func (o *owner) log() *slog.Logger { return o.v.Log.With("vm", o.name(), "id", o.id) }
+
+func errStopping() error {
+	return &banger.Error{Kind: banger.Canceled, Why: errors.New("the daemon is stopping"), Fix: "run the command again"}
 }
+
+func printable(s string) string { return guest.Printable(s) }

@@ -77,8 +77,10 @@ func hostIn(dirs config.Dirs, driver vmm.Driver) (Host, error) {
 	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
 	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
 	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
-	return Host{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{}, Events: event.NewHub(), Operations: &operation.Host{Log: slog.New(slog.NewTextHandler(io.Discard, nil))},
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Program: "test"}, err
+	hub, log := event.NewHub(), slog.New(slog.DiscardHandler)
+	operations := &operation.Host{Log: log, Publish: func(o banger.Operation) { hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o}) }}
+	return Host{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{},
+		Events: hub, Operations: operations, Log: log, Program: "test"}, err
 }
 
 func (w *world) open(host Host) {
@@ -147,7 +149,13 @@ func (w *world) String() string {
 		w.t.Fatal(err)
 	}
 	for _, row := range rows {
-		state, r := w.entry(row.ID).now()
+		state, r := banger.Gone, (*run)(nil)
+		if o := w.owner(row.ID); o != nil {
+			_, state, r = o.now()
+		}
+		if state == banger.Booting { // for a moment
+			state = banger.Running
+		}
 		locked, err := vmm.Locked(w.Dirs.VM(row.ID).Lock())
 		fmt.Fprintf(&out, "VM %s %s wanted %s: %s, run %v, locked %v %v\n", row.Name, row.Phase, row.Wanted, state, r != nil, locked, err)
 		fmt.Fprintf(&out, "  vCPUs %d, memory %v, overlay %v, work disk %v; on %s, from %s %s by %s %s\n",
@@ -186,9 +194,20 @@ func (w *world) String() string {
 	return out.String()
 }
 
+// owner returns a VM's, or nil.
+func (w *world) owner(id banger.VMID) *owner {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.owners[id]
+}
+
 func (w *world) create(name string) banger.VM {
 	w.t.Helper()
-	vm, err := w.CreateVM(w.t.Context(), banger.CreateVM{Name: name}, nil)
+	_, err := w.CreateVM(w.t.Context(), banger.CreateVM{Name: name}, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	vm, err := w.WaitVM(w.t.Context(), name, banger.WaitVM{For: banger.BootUp}, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -244,7 +263,7 @@ func TestLife(t *testing.T) {
 	if want := []string{"reserve the name", "create disks", "record", "lock", "check disks", "configure", "launch", "boot"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q, want %q", steps, want)
 	}
-	if err := banger.CheckName(vm.Name); err != nil || vm.State != banger.Running || vm.PID == 0 || vm.BootID == "" || vm.VCPUs != 1 {
+	if err := banger.CheckName(vm.Name); err != nil || !vm.State.Up() || vm.PID == 0 || vm.BootID == "" || vm.VCPUs != 1 {
 		t.Errorf("%v: %+v", err, vm)
 	}
 	if _, err := os.Stat(w.Dirs.VM(vm.ID).Initrd()); err == nil {
@@ -267,7 +286,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("dial of a stopped VM: %v", err)
 	}
 	back, err := w.RestartVM(ctx, vm.Name, banger.StopVM{}, nil)
-	if err != nil || back.State != banger.Running || back.BootID == vm.BootID {
+	if err != nil || !back.State.Up() || back.BootID == vm.BootID {
 		t.Errorf("restart of a stopped VM: %v, %+v", err, back)
 	}
 	if err := w.DeleteVM(ctx, vm.Name, banger.DeleteVM{Force: true}, nil); err != nil {
@@ -416,14 +435,14 @@ func TestCancelledStopGoesOnInTheGuest(t *testing.T) {
 	w.create("mule")
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err := w.StopVM(ctx, "mule", banger.StopVM{}, func(e banger.Step) {
-		if e.Step == "wait for the guest" {
+		if e.Step == "shutting down" {
 			cancel()
 		}
 	})
 	if banger.KindOf(err) != banger.Canceled {
 		t.Errorf("got %v", err)
 	}
-	if vm := w.show1("mule"); vm.State != banger.Running {
+	if vm := w.show1("mule"); vm.State != banger.Stopping {
 		t.Errorf("it is %s", vm.State)
 	}
 }
@@ -434,7 +453,7 @@ func TestEndingsOfTheGuestsOwn(t *testing.T) {
 	w.act("otter", "reboot")
 	w.until("the reboot", func() bool {
 		vm := w.show1("otter")
-		return vm.State == banger.Running && vm.BootID != "" && vm.BootID != first.BootID
+		return vm.State.Up() && vm.BootID != "" && vm.BootID != first.BootID
 	})
 	for _, c := range []struct {
 		verb string
@@ -467,7 +486,7 @@ func TestEndingsUnwatched(t *testing.T) {
 			w.until("the end", func() bool { locked, _ := vmm.Locked(w.Dirs.VM(vm.ID).Lock()); return !locked })
 			w.again()
 			w.until("the ending", func() bool { return w.show1("otter").Ending == want })
-			w.until("what follows", func() bool { return (w.show1("otter").State == banger.Running) == (verb == "reboot") })
+			w.until("what follows", func() bool { return (w.show1("otter").State.Up()) == (verb == "reboot") })
 		})
 	}
 }
@@ -478,7 +497,7 @@ func TestAdoption(t *testing.T) {
 	w.again()
 	for _, was := range []banger.VM{one, two} {
 		w.until("the agent's hello", func() bool { return w.show1(was.Name).BootID != "" })
-		if now := w.show1(was.Name); now.PID != was.PID || now.BootID != was.BootID || now.State != banger.Running {
+		if now := w.show1(was.Name); now.PID != was.PID || now.BootID != was.BootID || !now.State.Up() {
 			t.Errorf("was %+v, is %+v", was, now)
 		}
 	}
@@ -536,7 +555,7 @@ func TestWait(t *testing.T) {
 	ctx := t.Context()
 	w.create("otter")
 	for _, milestone := range []banger.Milestone{banger.AgentUp, banger.BootUp} {
-		if vm, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: milestone}, nil); err != nil || vm.State != banger.Running {
+		if vm, err := w.WaitVM(ctx, "otter", banger.WaitVM{For: milestone}, nil); err != nil || !vm.State.Up() {
 			t.Errorf("%s: %v", milestone, err)
 		}
 	}

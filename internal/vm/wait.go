@@ -2,119 +2,90 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"banger"
 	"banger/internal/guest/wire"
+	"banger/internal/operation"
 )
 
-// WaitVM implements banger.VMService. It waits on what happens, and takes no
-// part in it: it does not hold the VM.
+// WaitVM implements banger.VMService. It takes no turn: it waits for what others
+// do, and for what happens.
 func (v *VMs) WaitVM(ctx context.Context, ref string, opts banger.WaitVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, err := v.Store.FindVM(ctx, ref)
+	o, err := v.find(ref)
 	if err != nil {
-		return banger.VM{}, err
-	}
-	op := v.begin("wait for", row.ID, row.Name, progress)
-	defer op.End(ctx, &err)
-	if opts.Timeout > 0 {
-		timed, cancel := context.WithTimeoutCause(ctx, opts.Timeout, &banger.Error{Kind: banger.TimedOut,
-			Why: fmt.Errorf("%q was not reached within %v", opts.For, opts.Timeout), Fix: "banger vm logs " + row.Name})
-		defer cancel()
-		ctx = timed
+		return banger.VM{}, operation.Name(err, "vm", "wait for", ref)
 	}
 	reached, known := milestones[opts.For]
 	if !known {
-		return banger.VM{}, banger.Invalidf("use agent, boot or stopped", "%q is nothing to wait for", opts.For)
+		return banger.VM{}, banger.Invalidf("use agent, boot or stopped", "there is no milestone %q to wait for", opts.For)
 	}
-	err = op.Step(ctx, "wait for "+string(opts.For), func(ctx context.Context) error {
-		for {
-			next, err := reached(v, ctx, row.ID)
-			if next == nil || err != nil {
-				return err
-			}
-			select {
-			case <-next:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
+	if err := o.await(ctx, func() (bool, error) { _, err := reached(o); return true, err }); err != nil {
+		return banger.VM{}, err // it never will, as things are
+	}
+	op := v.Operations.Begin("vm", "wait for", o.name(), o.id, progress)
+	defer op.End(ctx, &err)
+	if opts.Timeout > 0 {
+		timed, cancel := context.WithTimeoutCause(ctx, opts.Timeout, &banger.Error{Kind: banger.TimedOut,
+			Why: fmt.Errorf("%q was not reached within %v", opts.For, opts.Timeout), Fix: "banger vm logs " + o.name()})
+		defer cancel()
+		ctx = timed
+	}
+	err = op.Step(ctx, waiting[opts.For], func(ctx context.Context) error {
+		return o.await(ctx, func() (bool, error) { return reached(o) })
 	})
 	if err != nil {
 		return banger.VM{}, err
 	}
-	return v.show(ctx, row.ID)
+	return o.show(), nil
 }
 
-// milestones look whether a VM is there yet. If not they return a channel that
-// is closed when looking again makes sense, and an error if that is never.
-var milestones = map[banger.Milestone]func(*VMs, context.Context, banger.VMID) (<-chan struct{}, error){
-	banger.AgentUp: func(v *VMs, ctx context.Context, id banger.VMID) (<-chan struct{}, error) {
-		return v.heardFrom(ctx, id, func(wire.Init) bool { return true })
-	},
-	banger.BootUp: func(v *VMs, ctx context.Context, id banger.VMID) (<-chan struct{}, error) {
-		return v.heardFrom(ctx, id, func(init wire.Init) bool { return init == wire.InitUp || init == wire.InitNone })
-	},
-	banger.Off: (*VMs).off,
+// waiting is the name of the step that waits for a milestone.
+var waiting = map[banger.Milestone]string{
+	banger.AgentUp: "waiting for the agent", banger.BootUp: "starting services", banger.Off: "waiting for the stop",
 }
 
-// heardFrom is reached when the agent is connected and tells of an init in the
-// state that is wanted.
-func (v *VMs) heardFrom(ctx context.Context, id banger.VMID, wanted func(wire.Init) bool) (<-chan struct{}, error) {
-	e := v.entry(id)
-	e.mu.Lock()
-	r, changed := e.run, e.changed
-	e.mu.Unlock()
-	if r == nil {
-		return v.comesBack(ctx, id, changed)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.control != nil && wanted(r.hello.Init) {
-		return nil, nil
-	}
-	return either(ctx, changed, r.changed), nil
-}
-
-// either is closed when one of two channels is, or ctx ends.
-func either(ctx context.Context, a, b <-chan struct{}) <-chan struct{} {
-	both := make(chan struct{})
-	go func() {
-		defer close(both)
-		select {
-		case <-a:
-		case <-b:
-		case <-ctx.Done():
+// milestones report whether a VM has reached them, and return an error when it
+// cannot any more. The caller holds the owner's mu.
+var milestones = map[banger.Milestone]func(*owner) (bool, error){
+	banger.AgentUp: func(o *owner) (bool, error) {
+		if o.run == nil {
+			return false, o.staysDown()
 		}
-	}()
-	return both
+		return o.run.control != nil, nil
+	},
+	banger.BootUp: func(o *owner) (bool, error) {
+		switch r := o.run; {
+		case r == nil:
+			return false, o.staysDown()
+		case r.control == nil:
+			return false, nil
+		case r.hello.Init == wire.InitEmergency:
+			return false, &banger.Error{Why: fmt.Errorf("%s", r.emergency()), Fix: "banger vm ssh " + o.row.Name}
+		default:
+			return r.hello.Init == wire.InitUp || r.hello.Init == wire.InitNone, nil
+		}
+	},
+	banger.Off: func(o *owner) (bool, error) {
+		if o.state == banger.Gone {
+			return false, o.errGone()
+		}
+		return o.state == banger.Stopped && o.row.Wanted == banger.WantStopped, nil
+	},
 }
 
-// comesBack is for a VM without a VMM: it is worth waiting for only while a
-// start is under way or its guest's reboot is about to be.
-func (v *VMs) comesBack(ctx context.Context, id banger.VMID, changed <-chan struct{}) (<-chan struct{}, error) {
-	row, err := v.Store.VM(ctx, id)
-	if err != nil {
-		return nil, err
+// staysDown returns an error if the VM, which has no VMM, will not get one by
+// itself: it does while a start is at work, and after its guest's reboot.
+func (o *owner) staysDown() error {
+	switch {
+	case o.state == banger.Gone:
+		return o.errGone()
+	case o.state == banger.Stopped && o.row.Wanted != banger.WantRunning, o.state == banger.Deleting:
+		return banger.Refuse("wait for", o.row.Name, o.state)
 	}
-	if state, _ := v.entry(id).now(); state == banger.Stopped && row.Wanted != banger.WantRunning {
-		return nil, &banger.Error{Kind: banger.Conflict, Why: errors.New("it is not running"), Fix: "banger vm start " + row.Name}
-	}
-	return changed, nil
+	return nil
 }
 
-func (v *VMs) off(ctx context.Context, id banger.VMID) (<-chan struct{}, error) {
-	e := v.entry(id)
-	e.mu.Lock()
-	state, changed := e.state, e.changed
-	e.mu.Unlock()
-	row, err := v.Store.VM(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	if state == banger.Stopped && row.Wanted == banger.WantStopped {
-		return nil, nil
-	}
-	return changed, nil
+func (o *owner) errGone() error {
+	return &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("the VM has been deleted"), Fix: "banger vm list"}
 }

@@ -16,6 +16,7 @@ const (
 	IgnoresStop  Fault = "ignores-stop"   // says yes to stop and goes on
 	IgnoresPing  Fault = "ignores-ping"   // as a guest that has halted
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
+	SlowInit     Fault = "slow-init"      // the init has not started everything until an event says so
 	RefusesGrow  Fault = "refuses-grow"   // the guest does not grow its file systems
 )
 

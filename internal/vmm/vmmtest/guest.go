@@ -18,6 +18,7 @@ import (
 const (
 	PortEcho  = 7   // sends back what it gets
 	PortFull  = 19  // sends without end
+	PortTell  = 996 // reads a line, the JSON of an event, sends that to the host and answers "told"
 	PortData  = 997 // reads a line, has it on the writable disk in place of the last one, and sends that
 	PortSizes = 998 // sends the sizes of the disks in bytes, a JSON array
 	PortAct   = 999 // reads a line, a Verb or Panic, and does it unasked
@@ -42,6 +43,10 @@ type Guest struct {
 
 	once   sync.Once
 	bootID string
+
+	mu    sync.Mutex
+	init  wire.Init // as it was told last; empty: as the faults have it
+	hosts map[*json.Encoder]bool
 }
 
 // Disk is an open disk of a guest.
@@ -54,7 +59,7 @@ type Disk interface {
 
 // Ports are the ports that Serve serves.
 func (g *Guest) Ports() []int {
-	ports := []int{wire.PortControl, PortEcho, PortFull, PortData, PortSizes, PortAct}
+	ports := []int{wire.PortControl, PortEcho, PortFull, PortTell, PortData, PortSizes, PortAct}
 	for _, port := range g.More {
 		ports = append(ports, port.Number)
 	}
@@ -80,6 +85,12 @@ func (g *Guest) Serve(stream net.Conn, port int) {
 			last = "error: " + err.Error()
 		}
 		fmt.Fprintln(stream, last)
+	case PortTell:
+		var event wire.Event
+		if line, _ := bufio.NewReader(stream).ReadBytes('\n'); json.Unmarshal(line, &event) == nil {
+			g.tell(event)
+			fmt.Fprintln(stream, "told")
+		}
 	case PortSizes:
 		json.NewEncoder(stream).Encode(g.Sizes())
 	case PortAct:
@@ -145,15 +156,51 @@ func (g *Guest) ID() string {
 	return g.bootID
 }
 
+// tell sends an event to every host that is connected. An event of the init is
+// also the init's state from then on.
+func (g *Guest) tell(event wire.Event) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if event.Kind == wire.EventInit {
+		g.init = event.Init
+	}
+	for host := range g.hosts {
+		host.Encode(wire.Message{Event: &event})
+	}
+}
+
+// enter greets a host, which hears of every event from then on.
+func (g *Guest) enter(out *json.Encoder, features []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.init == "" {
+		g.init = wire.InitUp
+		if g.Faults.has(SlowInit) {
+			g.init = wire.InitStarting
+		}
+	}
+	if g.hosts == nil {
+		g.hosts = map[*json.Encoder]bool{}
+	}
+	g.hosts[out] = true
+	out.Encode(wire.Message{Hello: &wire.Hello{Features: features, Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
+		BootID: g.ID(), Kernel: "none", Init: g.init}})
+}
+
+func (g *Guest) leave(out *json.Encoder) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.hosts, out)
+}
+
 func (g *Guest) control(stream net.Conn) {
 	out := json.NewEncoder(stream)
 	features := []string{wire.FeatureStats}
 	if g.Faults.has(KnowsNoStats) {
 		features = nil
 	}
-	out.Encode(wire.Message{Hello: &wire.Hello{Features: features, Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
-		BootID: g.ID(), Kernel: "none", Init: wire.InitStarting}})
-	out.Encode(wire.Message{Event: &wire.Event{Kind: wire.EventInit, Init: wire.InitUp}})
+	g.enter(out, features)
+	defer g.leave(out)
 	in := bufio.NewScanner(stream)
 	in.Buffer(nil, wire.MaxLine)
 	for in.Scan() {

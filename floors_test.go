@@ -51,7 +51,7 @@ var agentMay = []string{
 
 // agentIs lists the packages of this module that the agent is made of, from the
 // bottom up: each may import only those before it.
-var agentIs = []string{"internal/version", "internal/durable", "internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer",
+var agentIs = []string{"internal/version", "internal/linux", "internal/durable", "internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer",
 	"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process", "internal/guest/agent/socket",
 	"internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/imageinit",
 	"internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd", "internal/guest/agent/shutdown",

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // Identity is what a guest must prove to know. It is told both at boot.
@@ -56,7 +57,7 @@ type Control struct {
 // block; an event's Why and Disks are bounded and printable. A guest whose boot
 // failed gives a *BootError.
 func OpenControl(ctx context.Context, conn net.Conn, want Identity, program string, onEvent func(wire.Event)) (*Control, error) {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := linux.InterruptAfter(ctx, conn)
 	defer stop()
 	conn.SetDeadline(time.Now().Add(helloTimeout))
 	in := bufio.NewReader(conn)

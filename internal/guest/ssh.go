@@ -16,6 +16,7 @@ import (
 
 	"banger"
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // Size is a terminal's size in character cells.
@@ -75,7 +76,7 @@ func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, err
 	if err != nil {
 		return nil, fmt.Errorf("read known hosts: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	stop := linux.InterruptAfter(ctx, conn)
 	defer stop()
 	conn.SetDeadline(time.Now().Add(60 * time.Second))
 	c, channels, requests, err := ssh.NewClientConn(conn, HostAlias(vm.ID)+":22", &ssh.ClientConfig{

@@ -8,9 +8,10 @@ import (
 	"net"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"banger/internal/linux"
 )
 
 // RefusedError means that the guest does not serve a port.
@@ -31,7 +32,7 @@ func Connect(ctx context.Context, session *yamux.Session, port int) (net.Conn, e
 	if err != nil {
 		return nil, fmt.Errorf("open stream: %w", err)
 	}
-	end := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) })
+	end := linux.InterruptAfter(ctx, stream)
 	err = sayConnect(stream, port)
 	if !end() {
 		err = ctx.Err()

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"banger/internal/linux"
 )
 
 // Host is the host's end of a port: it connects to the guest's agent over conn and
 // waits, within ctx, for the answer. It takes over conn: the session closes it at its
 // end, and Host does if it fails.
 func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
-	end := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	end := linux.InterruptAfter(ctx, conn)
 	in := newScanner(conn)
 	err := connect(conn, in)
 	if !end() {
@@ -50,7 +52,7 @@ func connect(conn net.Conn, in *scanner) error {
 	err := awaitAck(in, own, again)
 	close(again)
 	if err != nil {
-		conn.SetDeadline(time.Unix(1, 0)) // else the marks might wait for ever until the guest reads
+		linux.Interrupt(conn) // else the marks might wait for ever until the guest reads
 	}
 	return errors.Join(err, <-sent) // no mark may come after the session's first frame
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/linux"
 )
 
 var errStale = errors.New("the connection was replaced")
@@ -84,7 +86,7 @@ func (p *Port) next() uint64 {
 	p.gen++
 	gen := p.gen
 	p.mu.Unlock()
-	p.file.SetWriteDeadline(time.Unix(1, 0))
+	linux.InterruptWrite(p.file)
 	return gen
 }
 

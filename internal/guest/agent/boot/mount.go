@@ -17,6 +17,7 @@ import (
 	"banger/internal/guest/agent/mount"
 	"banger/internal/guest/agent/process"
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // Where the disks are mounted while the boot builds the root file system.
@@ -169,7 +170,7 @@ func (b *boot) mountRun() error {
 		return err
 	}
 	defer dir.Close()
-	if err := unix.Mount("tmpfs", inroot.Through(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=20%,nr_inodes=800k"); err != nil {
+	if err := unix.Mount("tmpfs", linux.Through(dir), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=20%,nr_inodes=800k"); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
 	}
 	return nil
@@ -208,7 +209,7 @@ func (b *boot) becomeRoot() error {
 		if err != nil {
 			return err
 		}
-		err = unix.Mount(dir, inroot.Through(target), "", unix.MS_MOVE, "")
+		err = unix.Mount(dir, linux.Through(target), "", unix.MS_MOVE, "")
 		target.Close()
 		if err != nil {
 			return fmt.Errorf("move %s: %w", dir, err)

@@ -10,6 +10,7 @@ import (
 	"banger/internal/guest/agent/imageinit"
 	"banger/internal/guest/agent/inroot"
 	"banger/internal/guest/agent/layout"
+	"banger/internal/linux"
 )
 
 // mountTemporary mounts /tmp as systemd would, but before anything can write there:
@@ -24,7 +25,7 @@ func (b *boot) mountTemporary() error {
 	}
 	defer dir.Close()
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_STRICTATIME
-	if err := unix.Mount("tmpfs", inroot.Through(dir), "tmpfs", flags, "mode=1777,size=50%,nr_inodes=1m"); err != nil {
+	if err := unix.Mount("tmpfs", linux.Through(dir), "tmpfs", flags, "mode=1777,size=50%,nr_inodes=1m"); err != nil {
 		return fmt.Errorf("mount /tmp: %w", err)
 	}
 	return nil

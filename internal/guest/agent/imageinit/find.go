@@ -10,6 +10,7 @@ import (
 
 	"banger/internal/guest/agent/inroot"
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // Kind is how the agent talks to the image's init.
@@ -35,7 +36,7 @@ func Find(root string) (program string, kind Kind) {
 			continue
 		}
 		info, err := f.Stat()
-		name, _ := os.Readlink(inroot.Through(f))
+		name, _ := os.Readlink(linux.Through(f))
 		f.Close()
 		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 			continue

@@ -6,7 +6,6 @@ package inroot
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/durable"
+	"banger/internal/linux"
 )
 
 // Open opens path inside root.
@@ -52,9 +52,6 @@ func Dir(root, path string, mode os.FileMode) (*os.File, error) {
 	return Open(root, at, unix.O_RDONLY|unix.O_DIRECTORY)
 }
 
-// Through returns a path to what f is open on, which works even if no other path does.
-func Through(f *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) }
-
 // Resolve returns path with the image's links resolved.
 func Resolve(root, path string) string {
 	f, err := Open(root, path, unix.O_PATH)
@@ -62,7 +59,7 @@ func Resolve(root, path string) string {
 		return path
 	}
 	defer f.Close()
-	real, err := os.Readlink(Through(f))
+	real, err := os.Readlink(linux.Through(f))
 	if err != nil {
 		return path
 	}
@@ -125,7 +122,7 @@ func Write(root, path string, content []byte, mode os.FileMode) error {
 	// A crash must not lose what the file held before: the next boot may not be
 	// able to write that again.
 	if len(old) > 0 {
-		if err := durable.Sync(Through(dir) + "/" + next); err != nil {
+		if err := durable.Sync(linux.Through(dir, next)); err != nil {
 			return err
 		}
 	}

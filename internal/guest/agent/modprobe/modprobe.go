@@ -19,6 +19,7 @@ import (
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/log"
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // LoadBootModules loads the modules that the initrd lists.
@@ -66,7 +67,7 @@ const kernelModprobe = "/sbin/modprobe"
 // busybox's, which cannot always read compressed modules.
 func Register(root string) error {
 	if program, err := inroot.Open(root, kernelModprobe, unix.O_PATH); err == nil {
-		name, _ := os.Readlink(inroot.Through(program))
+		name, _ := os.Readlink(linux.Through(program))
 		program.Close()
 		if filepath.Base(name) != "busybox" {
 			return nil

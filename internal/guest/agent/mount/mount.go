@@ -16,6 +16,7 @@ import (
 	"banger/internal/guest/agent/inroot"
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // workRoot is the directory of the work disk that is mounted: lost+found stays outside.
@@ -33,7 +34,7 @@ func Direct(root, disk, path string) error {
 		return err
 	}
 	source := filepath.Join(disk, "direct", EscapePath(path))
-	if err := seed(inroot.Through(dir)+"/.", source); err != nil {
+	if err := seed(linux.Through(dir)+"/.", source); err != nil {
 		return err
 	}
 	return Bind(root, path, source)
@@ -69,7 +70,7 @@ func Work(root, disk, path string) error {
 	}
 	defer dir.Close()
 	source := filepath.Join(disk, workRoot)
-	if err := seed(inroot.Through(dir)+"/.", source); err != nil {
+	if err := seed(linux.Through(dir)+"/.", source); err != nil {
 		return err
 	}
 	return Bind(root, path, source)
@@ -82,7 +83,7 @@ func Bind(root, path, source string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := unix.Mount(source, inroot.Through(dir), "", unix.MS_BIND, ""); err != nil {
+	if err := unix.Mount(source, linux.Through(dir), "", unix.MS_BIND, ""); err != nil {
 		return fmt.Errorf("bind %s: %w", path, err)
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/agent/layout"
+	"banger/internal/linux"
 )
 
 // The boot makes process 1's sockets before the init starts, and the server's
@@ -24,8 +25,8 @@ const (
 	FDBye    = 4
 )
 
-// ListenNotify makes the datagram socket for the init's notifications. It queues as much as systemd itself
-// would allow: a full queue would stop process 1.
+// ListenNotify makes the datagram socket for the init's notifications. It queues as
+// much as systemd itself would allow: a full queue would stop process 1.
 func ListenNotify() (*os.File, error) {
 	os.WriteFile("/proc/sys/net/unix/max_dgram_qlen", []byte("512"), 0)
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -113,25 +114,11 @@ func AcceptBye(f *os.File, bye func(verb string)) error {
 		}
 		unixConn := conn.(*net.UnixConn)
 		buf := make([]byte, 64)
-		if peerOf(unixConn) == 1 {
+		if peer, err := linux.Peer(unixConn); err == nil && peer.Pid == 1 {
 			if n, err := unixConn.Read(buf); err == nil {
 				bye(strings.TrimSpace(string(buf[:n])))
 			}
 		}
 		conn.Close()
 	}
-}
-
-func peerOf(c *net.UnixConn) int {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	pid := 0
-	raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	})
-	return pid
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/wire"
+	"banger/internal/linux"
 )
 
 // signals are the names of RFC 4254, section 6.10.
@@ -149,7 +150,7 @@ func (s *session) attend(p *program) {
 	close(p.done)
 	if p.tty != nil {
 		// A program in the background may keep the terminal open for ever.
-		p.tty.SetReadDeadline(time.Unix(1, 0))
+		linux.InterruptRead(p.tty)
 	}
 	p.copies.Wait()
 	p.close()

@@ -171,7 +171,7 @@ var leave = map[State]string{
 func Refuse(v Verb, name string, s State) error {
 	fix := fmt.Sprintf(leave[s], name)
 	if v == Delete && s != Creating && s != Deleting {
-		fix += fmt.Sprintf(", or banger vm delete --force %s", name)
+		fix += fmt.Sprintf(", or banger vm delete --yes --force %s", name)
 	}
 	return &Error{Kind: Conflict, What: fmt.Sprintf("cannot %s VM %q while it is %s", v, name, reads[s]), Fix: fix}
 }

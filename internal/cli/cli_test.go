@@ -158,7 +158,7 @@ func (f *fakeDaemon) ShowVM(_ context.Context, ref string) (banger.VM, error) {
 }
 
 func (f *fakeDaemon) StartVM(ctx context.Context, ref string, _ banger.StartVM, _ banger.Progress) (banger.VM, error) {
-	if vm := f.vms[ref]; f.idempotent && vm.State == banger.Running {
+	if vm := f.vms[ref]; f.idempotent && vm.State.Up() {
 		return vm, nil
 	}
 	if err := f.hangs(ctx, "start"); err != nil {

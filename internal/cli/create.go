@@ -180,6 +180,9 @@ func (a *app) say(name, text string) error {
 
 // stateText is a VM's state and, on a terminal, the time it took to get there.
 func (a *app) stateText(vm banger.VM, took time.Duration) string {
+	if vm.State == banger.Booting && a.std.OutTTY {
+		return "ssh works after " + seconds(took) + "; services are still starting"
+	}
 	return string(vm.State) + a.took(" after ", took)
 }
 

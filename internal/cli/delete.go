@@ -80,7 +80,7 @@ func (a *app) confirmDelete(ctx context.Context, svc service, names []string, fo
 			return r.err
 		}
 		found = append(found, r.value.Name)
-		if r.value.State != banger.Stopped {
+		if _, ok := r.value.State.On(banger.Delete); !ok {
 			running = append(running, r.value.Name)
 		}
 	}

@@ -22,8 +22,8 @@ func newStart(a *app) *cobra.Command {
 		if err != nil {
 			return ended{}, err
 		}
-		if before.State == banger.Running && wait.milestone != banger.BootUp {
-			return ended{vm, "already running"}, nil
+		if before.State.Up() && wait.milestone != banger.BootUp {
+			return ended{vm, "already " + string(vm.State)}, nil
 		}
 		vm, err = wait.wait(ctx, svc, vm, p)
 		return ended{vm, a.stateText(vm, time.Since(began))}, err

@@ -44,9 +44,8 @@ func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
 	if err != nil {
 		return err
 	}
-	if vm.State == banger.Stopped {
-		return &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("ssh to VM %q", vm.Name),
-			Why: errors.New("the VM is stopped"), Fix: "banger vm start " + vm.Name}
+	if _, ok := vm.State.On(banger.Reach); !ok {
+		return banger.Refuse(banger.Reach, vm.Name, vm.State)
 	}
 	path, argv, err := sshCommand(vm, command)
 	if err != nil {

@@ -115,6 +115,13 @@ func TestVerbsSayWhatChanged(t *testing.T) {
 	f.idempotent = true
 	f.run(t, setup{tty: true}, "vm", "start", "otter").want(t, 0, "otter: already running\n", "\r\x1b[K")
 	f.run(t, setup{tty: true}, "vm", "stop", "wombat").want(t, 0, "wombat: already stopped\n", "\r\x1b[K")
+	bear := aVM("bear", banger.Booting)
+	f = newFake(aVM("otter", banger.Running), bear)
+	f.idempotent, f.made = true, bear
+	f.run(t, setup{}, "vm", "start", "bear").want(t, 0, "bear: already booting\n", "")
+	if r := f.run(t, setup{tty: true}, "vm", "create", "--name", "fox"); !strings.HasPrefix(r.out, "bear: ssh works after ") || !strings.HasSuffix(r.out, "s; services are still starting\n") {
+		t.Errorf("%+v", r)
+	}
 	for milestone, want := range map[string]string{"agent": "ssh works", "boot": "booted", "stopped": "stopped"} {
 		f.run(t, setup{}, "vm", "wait", "--for", milestone, "otter").want(t, 0, "otter: "+want+"\n", "")
 	}
@@ -143,7 +150,7 @@ func TestSSHBecomesTheUsersOwn(t *testing.T) {
 	if argv[0] != "ssh" || strings.Join(argv[len(argv)-3:], " ") != "otter.vm ls -l" || !strings.Contains(r.out, "'vm' 'proxy'") {
 		t.Errorf("%+v", r)
 	}
-	f.run(t, setup{}, "vm", "ssh", "wombat").want(t, 4, "", "banger: ssh to VM \"wombat\": the VM is stopped\nfix: banger vm start wombat\n")
+	f.run(t, setup{}, "vm", "ssh", "wombat").want(t, 4, "", "banger: cannot reach VM \"wombat\" while it is stopped\nfix: banger vm start wombat\n")
 }
 
 func TestProxyEndsWithEitherSide(t *testing.T) {

@@ -63,7 +63,7 @@ func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	flags.StringVar(&spec.Image, "image", "", "image to create the VM from")
 	addResources(flags, &spec.VCPUs, &spec.Memory, &spec.Disk, &spec.Overlay)
 	addDriver(cmd, &spec.Driver)
-	_ = cmd.RegisterFlagCompletionFunc("image", a.imageNames)
+	_ = cmd.RegisterFlagCompletionFunc("image", completeThings(a, service.ListImages))
 	_ = cmd.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions)
 	help := cmd.HelpFunc()
 	cmd.SetHelpFunc(func(cmd *cobra.Command, args []string) {
@@ -79,13 +79,13 @@ func (a *app) addDefaults(flags *pflag.FlagSet) {
 	if err != nil {
 		return
 	}
-	vcpus := "what suits the host"
+	vcpus := "depends on the host"
 	if c.VCPUs > 0 {
 		vcpus = strconv.Itoa(c.VCPUs)
 	}
 	for name, value := range map[string]string{"image": c.DefaultImage, "vcpu": vcpus, "driver": c.Driver,
 		"memory": c.Memory.String(), "disk-size": c.Disk.String(), "overlay-size": c.Overlay.String()} {
-		flags.Lookup(name).Usage += " (default: " + value + ")"
+		flags.Lookup(name).Usage += " (default " + value + ")"
 	}
 }
 
@@ -98,7 +98,7 @@ func addResources(flags *pflag.FlagSet, vcpus *int, memory, disk, overlay *bange
 }
 
 func addDriver(cmd *cobra.Command, to *string) {
-	cmd.Flags().StringVar(to, "driver", "", "what runs the VM: firecracker, qemu, or auto (the first that works on this host)")
+	cmd.Flags().StringVar(to, "driver", "", "what runs the VM: firecracker, qemu, or auto for the first that works on this host")
 	_ = cmd.RegisterFlagCompletionFunc("driver", cobra.FixedCompletions([]string{"auto", "firecracker", "qemu"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

@@ -26,7 +26,7 @@ func newDaemonStatus(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status",
 		Short:   "Print the daemon's pid, socket and log",
-		Long:    "Print the daemon's pid, socket and log. The exit code is 3 if the daemon is not running; it is not started.",
+		Long:    "Print the daemon's pid, socket and log. It does not start the daemon; the exit code is 3 if it is not running.",
 		Example: "  banger daemon status\n  banger daemon status --json",
 		Args:    args(0, 0),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runDaemonStatus(cmd.Context()) },

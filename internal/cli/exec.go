@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -27,8 +28,8 @@ type execOptions struct {
 
 func (o *execOptions) addFlags(flags *pflag.FlagSet) {
 	flags.BoolVarP(&o.tty, "tty", "t", false, "give the program a terminal")
-	flags.BoolVar(&o.noStdin, "no-stdin", false, "give the program an empty stdin; use this inside `while read` loops")
-	flags.StringVarP(&o.user, "user", "u", "", "user in the VM (default: root)")
+	flags.BoolVar(&o.noStdin, "no-stdin", false, "give the program an empty stdin, as it needs inside a 'while read' loop")
+	flags.StringVarP(&o.user, "user", "u", "", "user in the VM (default root)")
 	flags.StringVarP(&o.workdir, "workdir", "w", "", "directory to run in (default: the user's home)")
 	flags.StringArrayVarP(&o.env, "env", "e", nil, "set NAME=value, or pass on NAME from this environment; may be repeated")
 	flags.BoolP("interactive", "i", true, "read stdin (the default)")
@@ -165,10 +166,7 @@ func (a *app) openTTY() (*terminal, error) {
 	signal.Notify(t.changed, syscall.SIGWINCH)
 	resize := make(chan guest.Size)
 	go followSize(t.fd, t.changed, resize, t.ended)
-	t.TTY = guest.TTY{Term: a.std.Getenv("TERM"), Size: sizeOf(t.fd), Resize: resize}
-	if t.Term == "" {
-		t.Term = "xterm"
-	}
+	t.TTY = guest.TTY{Term: cmp.Or(a.std.Getenv("TERM"), "xterm"), Size: sizeOf(t.fd), Resize: resize}
 	return t, nil
 }
 

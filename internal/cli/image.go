@@ -2,10 +2,9 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,138 +14,103 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, list and delete images",
+		Short:   "Import, list, show and delete images",
 		Example: "  banger image list\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
-	list := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List the images that VMs can be created from",
-		Example: "  banger image list\n  banger image list --json",
-		Args:    args(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			svc, err := a.connect(cmd.Context(), autoStart)
-			if err != nil {
-				return err
-			}
-			return showThings(cmd.Context(), a, svc.ListImages, func(i banger.Image) []string {
-				return []string{i.Name, short(i.ID), i.Size.String(), age(i.CreatedAt), users(i.Use), clean(i.Origin)}
-			})
-		},
-	}
-	a.addJSON(list)
-	show := &cobra.Command{
-		Use:               "show NAME...",
-		Short:             "Show everything about images",
-		Example:           "  banger image show docker\n  banger image show --json docker",
-		Args:              args(1, anyNumber),
-		ValidArgsFunction: a.imageNames,
-		RunE: func(cmd *cobra.Command, names []string) error {
-			svc, err := a.connect(cmd.Context(), autoStart)
-			if err != nil {
-				return err
-			}
-			return showThing(cmd.Context(), a, "image", names, svc.ListImages, func(t banger.Image) (string, banger.Digest, [][]string) {
-				return t.Name, t.ID, thingDetails(t.Name, t.Origin, t.ID, t.Size, t.CreatedAt, t.Use)
-			})
-		},
-	}
-	a.addJSON(show)
-	cmd.AddCommand(newImport(a), list, show, newImageDelete(a))
+	cmd.AddCommand(newImport(a), newImageDelete(a),
+		newThingList(a, "image", "List the images that VMs can be created from", service.ListImages),
+		newThingShow(a, "image", "docker", service.ListImages))
 	return cmd
 }
 
 func newKernel(a *app) *cobra.Command {
+	const release = "6.12.117+deb13-cloud-amd64"
 	cmd := &cobra.Command{
 		Use:     "kernel",
-		Short:   "List kernels",
-		Example: "  banger kernel list\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
+		Short:   "List and show kernels",
+		Example: "  banger kernel list\n  banger kernel show --json " + release,
 		RunE:    group,
 	}
-	list := &cobra.Command{
+	cmd.AddCommand(
+		newThingList(a, "kernel", "List the kernels that VMs can boot", service.ListKernels),
+		newThingShow(a, "kernel", release, service.ListKernels))
+	return cmd
+}
+
+// thing is an image or a kernel: they have the same fields.
+type thing interface{ banger.Image | banger.Kernel }
+
+// lister is the method of the service that lists things.
+type lister[T thing] func(service, context.Context) ([]T, error)
+
+func newThingList[T thing](a *app, noun, short string, list lister[T]) *cobra.Command {
+	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
-		Short:   "List the kernels that VMs can boot",
-		Example: "  banger kernel list\n  banger kernel list --json",
+		Short:   short,
+		Example: fmt.Sprintf("  banger %s list\n  banger %[1]s list --json", noun),
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
 			if err != nil {
 				return err
 			}
-			return showThings(cmd.Context(), a, svc.ListKernels, func(k banger.Kernel) []string {
-				return []string{k.Name, short(k.ID), k.Size.String(), age(k.CreatedAt), users(k.Use), clean(k.Origin)}
-			})
+			things, err := list(svc, cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.printJSON(some(things))
+			}
+			rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "USED BY", "ORIGIN"}}
+			for _, t := range things {
+				i := banger.Image(t)
+				rows = append(rows, []string{i.Name, short12(i.ID), i.Size.String(), age(i.CreatedAt), users(i.Use), clean(i.Origin)})
+			}
+			return table(a.std.Out, rows)
 		},
 	}
-	a.addJSON(list)
-	show := &cobra.Command{
+	a.addJSON(cmd)
+	return cmd
+}
+
+func newThingShow[T thing](a *app, noun, example string, list lister[T]) *cobra.Command {
+	cmd := &cobra.Command{
 		Use:               "show NAME...",
-		Short:             "Show everything about kernels",
-		Example:           "  banger kernel show 6.12.117+deb13-cloud-amd64\n  banger kernel show --json 6.12.117+deb13-cloud-amd64",
+		Short:             fmt.Sprintf("Show everything about %ss", noun),
+		Example:           fmt.Sprintf("  banger %s show %s\n  banger %[1]s show --json %[2]s", noun, example),
 		Args:              args(1, anyNumber),
-		ValidArgsFunction: a.kernelNames,
+		ValidArgsFunction: completeThings(a, list),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			svc, err := a.connect(cmd.Context(), autoStart)
 			if err != nil {
 				return err
 			}
-			return showThing(cmd.Context(), a, "kernel", names, svc.ListKernels, func(t banger.Kernel) (string, banger.Digest, [][]string) {
-				return t.Name, t.ID, thingDetails(t.Name, t.Origin, t.ID, t.Size, t.CreatedAt, t.Use)
-			})
+			things, err := list(svc, cmd.Context())
+			if err != nil {
+				return err
+			}
+			return showAll(a, each(cmd.Context(), names, func(_ context.Context, ref string) (T, error) {
+				return findThing(things, noun, ref)
+			}), func(t T) [][]string { return thingDetails(banger.Image(t)) })
 		},
 	}
-	a.addJSON(show)
-	cmd.AddCommand(list, show)
+	a.addJSON(cmd)
 	return cmd
 }
 
-func showThings[T any](ctx context.Context, a *app, list func(context.Context) ([]T, error), row func(T) []string) error {
-	things, err := list(ctx)
-	if err != nil {
-		return err
-	}
-	if a.json {
-		return a.printJSON(some(things))
-	}
-	rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "USED BY", "ORIGIN"}}
-	for _, thing := range things {
-		rows = append(rows, row(thing))
-	}
-	return table(a.std.Out, rows)
-}
-
-// showThing shows the things in a list that have these names or digests. about
-// returns what there is to show of one.
-func showThing[T any](ctx context.Context, a *app, noun string, names []string, list func(context.Context) ([]T, error),
-	about func(T) (name string, id banger.Digest, details [][]string)) error {
-	things, err := list(ctx)
-	if err != nil {
-		return err
-	}
-	results := each(ctx, names, func(_ context.Context, ref string) (T, error) {
-		for _, thing := range things {
-			if name, id, _ := about(thing); ref == name || ref == string(id) || ref == short(id) {
-				return thing, nil
-			}
-		}
+// findThing finds a thing by its name, or by its digest as it is listed or in full.
+func findThing[T thing](things []T, noun, ref string) (T, error) {
+	i := slices.IndexFunc(things, func(t T) bool {
+		i := banger.Image(t)
+		return ref == i.Name || ref == string(i.ID) || ref == short12(i.ID)
+	})
+	if i < 0 {
 		var none T
-		return none, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("show %s %q", noun, ref),
-			Why: errors.New("there is no such " + noun), Fix: "banger " + noun + " list"}
-	})
-	first := true
-	return showResults(a, results, func(_ string, thing T) error {
-		if a.json {
-			return a.printJSON(thing)
-		}
-		if !first {
-			fmt.Fprintln(a.std.Out)
-		}
-		first = false
-		_, _, rows := about(thing)
-		return table(a.std.Out, rows)
-	})
+		return none, &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("there is no %s named %s", noun, ref), Fix: "banger " + noun + " list"}
+	}
+	return things[i], nil
 }
 
 // users returns the number of VMs that use a thing; older daemons do not know it.
@@ -157,14 +121,33 @@ func users(use *banger.Use) string {
 	return fmt.Sprint(len(use.VMs))
 }
 
-func thingDetails(name, origin string, id banger.Digest, size banger.Size, created time.Time, use *banger.Use) [][]string {
-	rows := [][]string{{"name", name}, {"digest", string(id)}, {"origin", clean(origin)}, {"size", size.String()}, {"created", when(created)}}
-	if use == nil {
+func thingDetails(i banger.Image) [][]string {
+	rows := [][]string{{"name", i.Name}, {"digest", string(i.ID)}, {"origin", clean(i.Origin)}, {"size", i.Size.String()}, {"created", when(i.CreatedAt)}}
+	if i.Use == nil {
 		return rows
 	}
 	names := "no VMs"
-	if len(use.VMs) > 0 {
-		names = strings.Join(use.VMs, ", ")
+	if len(i.Use.VMs) > 0 {
+		names = strings.Join(i.Use.VMs, ", ")
 	}
-	return append(rows, []string{"on this host", use.OnHost.String()}, []string{"used by", names})
+	return append(rows, []string{"on this host", i.Use.OnHost.String()}, []string{"used by", names})
+}
+
+// completeThings completes the names of things without those that are given already.
+// It does not start a daemon for that.
+func completeThings[T thing](a *app, list lister[T]) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		svc, err := a.connect(cmd.Context(), noStart)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		things, _ := list(svc, cmd.Context())
+		var names []string
+		for _, t := range things {
+			if name := banger.Image(t).Name; !slices.Contains(args, name) {
+				names = append(names, name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 }

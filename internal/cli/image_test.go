@@ -22,7 +22,7 @@ func TestImageShow(t *testing.T) {
 	if r := f.run(t, setup{}, "image", "show", "--json", "docker"); json.Unmarshal([]byte(r.out), &image) != nil || image.Use == nil || len(image.Use.VMs) != 2 {
 		t.Errorf("%+v", r)
 	}
-	f.run(t, setup{}, "kernel", "show", "7.0").want(t, 3, "", "banger: show kernel \"7.0\": there is no such kernel\nfix: banger kernel list\n")
+	f.run(t, setup{}, "kernel", "show", "7.0").want(t, 3, "", "banger: there is no kernel named 7.0\nfix: banger kernel list\n")
 	if r := f.run(t, setup{}, "image", "show"); r.code != 2 {
 		t.Errorf("%+v", r)
 	}

@@ -121,11 +121,11 @@ func newImageDelete(a *app) *cobra.Command {
 		Use:     "delete NAME...",
 		Aliases: []string{"rm"},
 		Short:   "Delete images that no VM uses",
-		Long: "Delete images that no VM uses. An image that has several names loses only this one.\n" +
+		Long: "Delete images that no VM uses. If an image has several names, only the given one is deleted.\n" +
 			"The image of the runtime bundle comes back when the daemon starts again.",
 		Example:           "  banger image delete box\n  banger image delete --json box debian",
 		Args:              args(1, anyNumber),
-		ValidArgsFunction: a.imageNames,
+		ValidArgsFunction: completeThings(a, service.ListImages),
 		RunE: func(cmd *cobra.Command, names []string) error {
 			return a.runImageDelete(cmd.Context(), names)
 		},

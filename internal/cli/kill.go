@@ -18,7 +18,7 @@ func newKill(a *app) *cobra.Command {
 		}
 		return ended{vm, text}, err
 	})
-	cmd.Long = "Send a signal to the host's processes that run VMs. The guests are not asked, and what they\nhave not written to disk is lost. To stop VMs in order, use `banger vm stop`."
+	cmd.Long = "Send a signal to the host's processes that run VMs. The guests are not asked, and what they\nhave not written to disk is lost. To shut VMs down properly, use `banger vm stop`."
 	cmd.Example = "  banger vm kill calm-otter\n  banger vm kill --signal KILL calm-otter spare\n  banger vm kill --all"
 	cmd.Flags().StringVarP(&opts.Signal, "signal", "s", "TERM", "signal: TERM, KILL, INT, HUP, QUIT, USR1, USR2 or a number")
 	_ = cmd.RegisterFlagCompletionFunc("signal", cobra.FixedCompletions(

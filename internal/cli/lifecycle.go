@@ -30,7 +30,7 @@ func newStart(a *app) *cobra.Command {
 	})
 	addWait(cmd, &wait)
 	cmd.Example = "  banger vm start calm-otter\n  banger vm start calm-otter spare --timeout 2m\n  banger vm start --all"
-	cmd.Flags().DurationVar(&opts.Timeout, "timeout", 0, "how long to wait for the guest, such as 2m (default: depends on the driver)")
+	cmd.Flags().DurationVar(&opts.Timeout, "timeout", 0, "how long to wait for the guest, such as 2m (default depends on the driver)")
 	return cmd
 }
 

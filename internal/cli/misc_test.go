@@ -139,7 +139,7 @@ func TestWrongVerbsGetJSON(t *testing.T) {
 func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 	f := newFake()
 	for _, verb := range []string{"create", "run"} {
-		if r := f.run(t, setup{}, "vm", verb, "--help"); !strings.Contains(r.out, "maximum size of /root; a bare number is GiB (default: 16G)\n") {
+		if r := f.run(t, setup{}, "vm", verb, "--help"); !strings.Contains(r.out, "maximum size of /root; a bare number is GiB (default 16G)\n") {
 			t.Errorf("%+v", r)
 		}
 		dir := t.TempDir()
@@ -151,7 +151,7 @@ func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := f.run(t, setup{config: dir}, "vm", verb, "--help")
-		if !strings.Contains(r.out, "/root; a bare number is GiB (default: 5G)\n") || !strings.Contains(r.out, "virtual CPUs (default: 3)\n") {
+		if !strings.Contains(r.out, "/root; a bare number is GiB (default 5G)\n") || !strings.Contains(r.out, "virtual CPUs (default 3)\n") {
 			t.Errorf("%+v", r)
 		}
 		os.WriteFile(config, []byte("disk_size = 5"), 0o600)

@@ -27,7 +27,7 @@ func newList(a *app) *cobra.Command {
 			return a.runList(cmd.Context(), quiet)
 		},
 	}
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print names only")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the names")
 	a.addJSON(cmd)
 	return cmd
 }
@@ -96,17 +96,7 @@ func (a *app) runShow(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	first := true
-	return showResults(a, each(ctx, names, svc.ShowVM), func(_ string, vm banger.VM) error {
-		if a.json {
-			return a.printJSON(vm)
-		}
-		if !first {
-			fmt.Fprintln(a.std.Out)
-		}
-		first = false
-		return table(a.std.Out, details(vm))
-	})
+	return showAll(a, each(ctx, names, svc.ShowVM), details)
 }
 
 func details(vm banger.VM) [][]string {
@@ -114,8 +104,8 @@ func details(vm banger.VM) [][]string {
 		{"name", vm.Name},
 		{"id", string(vm.ID)},
 		{"state", string(vm.State)},
-		{"image", vm.Image + "  " + short(vm.ImageID)},
-		{"kernel", vm.Kernel + "  " + short(vm.KernelID)},
+		{"image", vm.Image + "  " + short12(vm.ImageID)},
+		{"kernel", vm.Kernel + "  " + short12(vm.KernelID)},
 		{"vcpus", fmt.Sprint(vm.VCPUs)},
 		{"memory", memory(vm)},
 		{"work disk", vm.Disk.String() + " at /root"},
@@ -145,7 +135,8 @@ func memory(vm banger.VM) string {
 	return vm.Memory.String()
 }
 
-func short(id banger.Digest) string {
+// short12 returns the first digits of a digest, as tables show it.
+func short12(id banger.Digest) string {
 	hex := strings.TrimPrefix(string(id), "sha256:")
 	return hex[:min(12, len(hex))]
 }

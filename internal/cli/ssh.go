@@ -20,7 +20,7 @@ import (
 
 func newSSH(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ssh NAME [-- COMMAND...]",
+		Use:   "ssh [flags] NAME [-- COMMAND...]",
 		Short: "Log in to a running VM with your own ssh",
 		Long: "Log in to a running VM as root, with your own ssh. It connects through the daemon and needs no network.\n" +
 			"ssh gives a command to a shell in the VM; `banger vm exec` runs a program without a shell.",
@@ -58,8 +58,7 @@ func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
 func sshCommand(vm banger.VM, command []string) (string, []string, error) {
 	path, err := exec.LookPath("ssh")
 	if err != nil {
-		return "", nil, &banger.Error{Kind: banger.Unready, What: fmt.Sprintf("ssh to VM %q", vm.Name),
-			Why: err, Fix: "sudo apt-get install openssh-client"}
+		return "", nil, &banger.Error{Kind: banger.Unready, Why: errors.New("ssh is not installed"), Fix: "sudo apt-get install openssh-client"}
 	}
 	proxy, err := proxyCommand(vm)
 	if err != nil {

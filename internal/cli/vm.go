@@ -2,11 +2,11 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/spf13/cobra"
-
-	"banger"
 )
 
 func newVM(a *app) *cobra.Command {
@@ -52,31 +52,6 @@ func (a *app) firstVM(cmd *cobra.Command, args []string, word string) ([]string,
 	return a.vmNames(cmd, args, word)
 }
 
-// imageNames completes the names of images, kernelNames those of kernels.
-func (a *app) imageNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return completed(a, cmd, args, service.ListImages, func(i banger.Image) string { return i.Name })
-}
-
-func (a *app) kernelNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	return completed(a, cmd, args, service.ListKernels, func(k banger.Kernel) string { return k.Name })
-}
-
-// completed returns the names in a list, without those that are given already.
-func completed[T any](a *app, cmd *cobra.Command, args []string, list func(service, context.Context) ([]T, error), name func(T) string) ([]string, cobra.ShellCompDirective) {
-	svc, err := a.connect(cmd.Context(), noStart)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	things, _ := list(svc, cmd.Context())
-	var names []string
-	for _, thing := range things {
-		if !slices.Contains(args, name(thing)) {
-			names = append(names, name(thing))
-		}
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
-}
-
 // each runs do for every name at once and returns the results in the names'
 // order. A name given twice counts once.
 func each[T any](ctx context.Context, names []string, do func(context.Context, string) (T, error)) []result[T] {
@@ -87,17 +62,14 @@ func each[T any](ctx context.Context, names []string, do func(context.Context, s
 		}
 	}
 	results := make([]result[T], len(unique))
-	done := make(chan struct{})
+	var done sync.WaitGroup
 	for i, name := range unique {
-		go func() {
+		done.Go(func() {
 			value, err := do(ctx, name)
 			results[i] = result[T]{name, value, err}
-			done <- struct{}{}
-		}()
+		})
 	}
-	for range unique {
-		<-done
-	}
+	done.Wait()
 	return results
 }
 
@@ -135,4 +107,17 @@ func showResults[T any](a *app, results []result[T], show func(name string, valu
 		return exitStatus(worst)
 	}
 	return nil
+}
+
+// showAll prints each result as a table of its own, or as JSON.
+func showAll[T any](a *app, results []result[T], details func(T) [][]string) error {
+	before := ""
+	return showResults(a, results, func(_ string, value T) error {
+		if a.json {
+			return a.printJSON(value)
+		}
+		fmt.Fprint(a.std.Out, before)
+		before = "\n"
+		return table(a.std.Out, details(value))
+	})
 }

@@ -251,7 +251,7 @@ func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteV
 		return err
 	}
 	if vm.State == banger.Running && !opts.Force {
-		return &banger.Error{Kind: banger.Conflict, What: fmt.Sprintf("delete VM %q", ref), Why: errors.New("the VM is running"), Fix: "banger vm delete --force " + ref}
+		return banger.Refuse(banger.Delete, ref, vm.State)
 	}
 	delete(f.vms, vm.Name)
 	return nil

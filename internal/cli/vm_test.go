@@ -84,7 +84,7 @@ func TestDeleteAsks(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	f.run(t, setup{}, "vm", "delete", "-y", "wombat").want(t, 4, "",
-		"banger: delete VM \"wombat\": the VM is running\nfix: banger vm delete --force wombat\n")
+		"banger: cannot delete VM \"wombat\" while it is running\nfix: banger vm stop wombat, or banger vm delete --yes --force wombat\n")
 	f.run(t, setup{}, "vm", "delete", "-y", "--force", "wombat").want(t, 0, "wombat: deleted\n", "")
 }
 

@@ -1,6 +1,6 @@
-// Package build makes runtime bundles: it decides which parts of one are
-// missing or stale, has them built, and writes the manifest last. It also packs
-// a bundle for another host. How the parts are made is their packages' own.
+// Package build builds runtime bundles: it decides which parts are missing or stale,
+// builds these, and writes the manifest last. It also packs a bundle for another host.
+// The packages below it build the kernel set and the image.
 package build
 
 import (
@@ -28,14 +28,14 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// imageRecipe counts the changes to what build/image makes of the same
-// packages: an image of an older recipe is stale.
+// imageRecipe counts the changes to how build/image builds an image. An image of an
+// older recipe is stale.
 const imageRecipe = 1
 
-// imageName is what the default image is called.
+// imageName is the name of the default image.
 const imageName = "docker"
 
-// Part is a part of a bundle that can be built by itself.
+// Part is a part of a bundle.
 type Part string
 
 // The parts.
@@ -43,7 +43,7 @@ const (
 	All         Part = ""
 	Kernel      Part = "kernel"
 	Image       Part = "image"
-	Firecracker Part = "firecracker" // only when asked for: VMs run on QEMU too
+	Firecracker Part = "firecracker" // only on request, since VMs can use QEMU
 )
 
 // Options say what to build.
@@ -51,16 +51,16 @@ type Options struct {
 	Dir      config.BundleDir
 	Packages string // packages.apt
 	Pins     string // runtime-bundle.toml
-	Cache    string // safe to delete; shared by all builds
+	Cache    string // can be deleted between builds
 	Mirror   string // empty: Debian's own
 	Only     Part
-	Force    bool // build anew what is there already
-	Verify   bool // read every byte, instead of trusting times and sizes
+	Force    bool // rebuild what is up to date
+	Verify   bool // read every byte instead of trusting times and sizes
 	Out      io.Writer
-	Terminal bool // Out is one
+	Terminal bool // Out is a terminal
 }
 
-// builder is one run.
+// builder is one build.
 type builder struct {
 	Options
 	runner   hostcmd.Runner
@@ -69,24 +69,24 @@ type builder struct {
 	packages string // digest of packages.apt
 	work     string
 	log      *os.File
-	told     bool // bundle.json was there before
-	adopted  bool // the kernel set is there and bundle.json does not say so
+	told     bool // there was a bundle.json before
+	adopted  bool // bundle.json lacks the kernel set that is there
 	manifest bundle.Manifest
 }
 
-// maker makes one part. It notes in the manifest what it made, and returns a
-// summary for a person.
+// maker builds one part and writes it into the manifest. make returns a summary for a
+// person.
 type maker struct {
-	ready func() error // says what the host lacks for it
+	ready func() error // returns what the host lacks for it
 	make  func(ctx context.Context) (summary string, err error)
 }
 
-// Build brings the bundle in opts.Dir up to date. A bundle that is, is left as
-// it is, without a look at the network. Another build of the same bundle, or
-// with the same cache, is a Conflict.
+// Build brings the bundle in opts.Dir up to date. It does not use the network if the
+// bundle is up to date already. Another build of the same bundle, or with the same
+// cache, is a Conflict.
 func Build(ctx context.Context, runner hostcmd.Runner, opts Options) error {
 	if !slices.Contains([]Part{All, Kernel, Image, Firecracker}, opts.Only) {
-		return banger.Invalidf("write --only kernel, --only image or --only firecracker", "a bundle has no part %q", opts.Only)
+		return banger.Invalidf("use --only kernel, --only image or --only firecracker", "a bundle has no part %q", opts.Only)
 	}
 	b := &builder{Options: opts, runner: runner, report: &report{out: opts.Out, terminal: opts.Terminal}}
 	b.makers = map[Part]maker{
@@ -125,13 +125,13 @@ func (b *builder) run(ctx context.Context) error {
 	defer b.log.Close()
 	for _, s := range stale {
 		if err := b.make(ctx, s); err != nil {
-			return fmt.Errorf("%w (all that was said: %s)", err, b.log.Name())
+			return fmt.Errorf("%w (full output: %s)", err, b.log.Name())
 		}
 	}
 	if err := b.write(); err != nil || !b.told {
 		return err
 	}
-	b.report.line("a daemon that runs goes on with what it has; for new VMs from this: banger daemon stop (VMs run on)")
+	b.report.line("a running daemon keeps using the old bundle; to create VMs from the new one: banger daemon stop (running VMs are not affected)")
 	return nil
 }
 
@@ -143,7 +143,7 @@ func (b *builder) write() error {
 	return nil
 }
 
-// open finds out what there is, and keeps other builds out.
+// open locks the bundle and the cache against other builds, and reads the manifest.
 func (b *builder) open() (unlock func(), err error) {
 	dir, err := filepath.Abs(string(b.Dir))
 	if err != nil {
@@ -171,7 +171,7 @@ func (b *builder) open() (unlock func(), err error) {
 	return unlock, nil
 }
 
-// lock makes a directory and locks it itself: that leaves no file behind.
+// lock creates a directory and locks it. A lock file would stay behind.
 func lock(dir string) (*os.File, error) {
 	if err := durable.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -185,7 +185,7 @@ func lock(dir string) (*os.File, error) {
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, &banger.Error{
 				Kind: banger.Conflict, What: "build the runtime bundle",
-				Why: fmt.Errorf("another build is at work in %s", dir), Fix: "wait until it has ended",
+				Why: fmt.Errorf("another build is running in %s", dir), Fix: "wait until it ends",
 			}
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
@@ -200,7 +200,7 @@ func (b *builder) read() error {
 	}
 	sum := sha256.Sum256(text)
 	b.packages = hex.EncodeToString(sum[:])
-	// One that cannot be used is the same as none: it gets built.
+	// An unusable bundle is built like a missing one.
 	if old, err := bundle.Open(b.Dir); err == nil {
 		b.manifest, b.told = old.Manifest, true
 	}
@@ -219,11 +219,11 @@ func (b *builder) upToDate() {
 	if vmm := b.manifest.Firecracker; vmm.Digest != "" {
 		parts = append(parts, fmt.Sprintf("Firecracker %s (%s)", vmm.Version, vmm.Origin))
 	}
-	b.report.line("%s is up to date: %s; --force builds it anew", b.Dir, strings.Join(parts, ", "))
+	b.report.line("%s is up to date: %s; --force rebuilds it", b.Dir, strings.Join(parts, ", "))
 }
 
-// make builds one part. From then on the old manifest would be wrong, so where
-// there was one it is replaced at once.
+// make builds one part. An old manifest would be wrong from then on, so make replaces
+// it at once.
 func (b *builder) make(ctx context.Context, s staleness) error {
 	b.report.begin(string(s.part), s.why)
 	fmt.Fprintf(b.log, "== %s: %s\n", s.part, s.why)
@@ -273,7 +273,7 @@ func (b *builder) makeImage(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%s, %s", built.Origin, built.Size), nil
 }
 
-// copyPackages keeps with the image what it was made from.
+// copyPackages copies packages.apt into the bundle.
 func (b *builder) copyPackages() error {
 	text, err := os.ReadFile(b.Packages)
 	if err != nil {

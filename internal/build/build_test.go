@@ -121,7 +121,7 @@ func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 	disk := durabletest.New(t, filepath.Dir(string(dir)))
 	w.expect("fresh", nil, Kernel, Image)
 	disk.Check(string(dir), filepath.Base(dir.Rootfs()), "kernel") // made by others
-	if got := w.out.String(); !strings.Contains(got, "kernel: not there yet\n  unpack it\nkernel: done in ") || strings.Contains(got, "daemon") {
+	if got := w.out.String(); !strings.Contains(got, "kernel: not built yet\n  unpack it\nkernel: done in ") || strings.Contains(got, "daemon") {
 		t.Errorf("said %q", got)
 	}
 	if text, err := os.ReadFile(dir.Packages()); err != nil || string(text) != "systemd\n" {
@@ -243,7 +243,7 @@ func TestReportOnATerminalTimesTheSteps(t *testing.T) {
 	r.step("one")
 	r.step("two")
 	r.end("6.1", nil)
-	if got, want := out.String(), "kernel: asked for\n  one ... 0.0 s\n  two ... 0.0 s\nkernel: done in 0.0 s: 6.1\n"; got != want {
+	if got, want := out.String(), "kernel: requested\n  one ... 0.0 s\n  two ... 0.0 s\nkernel: done in 0.0 s: 6.1\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

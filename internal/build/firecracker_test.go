@@ -235,7 +235,7 @@ func TestNoFirecrackerToBeHad(t *testing.T) {
 	m := newMarket(t)
 	m.page.Close()
 	err := m.build()
-	if banger.KindOf(err) != banger.Unready || !strings.Contains(banger.FixOf(err), "QEMU") || !strings.Contains(err.Error(), "pip is not on this host") {
+	if banger.KindOf(err) != banger.Unready || !strings.Contains(banger.FixOf(err), "QEMU") || !strings.Contains(err.Error(), "pip is not installed") {
 		t.Errorf("got %v, fix %s", err, banger.FixOf(err))
 	}
 	if _, err := bundle.Open(m.opts.Dir); err == nil {

@@ -19,9 +19,9 @@ import (
 	"banger/internal/durable"
 )
 
-// Pack writes a bundle as a compressed archive for another host and returns
-// the archive's digest. The same bundle gives the same archive. Content that is
-// not what bundle.json says is an Unready error.
+// Pack writes a bundle as a compressed archive for another host and returns the
+// archive's digest. The same bundle gives the same archive. Content that differs from
+// bundle.json is an Unready error.
 func Pack(ctx context.Context, dir config.BundleDir, out string) (banger.Digest, error) {
 	digest, err := packAt(ctx, dir, out)
 	if err != nil {
@@ -48,7 +48,7 @@ func packAt(ctx context.Context, dir config.BundleDir, out string) (banger.Diges
 	return banger.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil))), err
 }
 
-// packed lists what goes in. Firecracker and the agent do where they are there.
+// packed lists the files of the archive: those that must exist, and those that may.
 func packed(b *bundle.Bundle) (must, may []string) {
 	k := b.Dir.Kernel()
 	return []string{b.Dir.Manifest(), k.Info(), k.Vmlinux(), k.BootModules(), k.Modules(), b.Rootfs(), b.Dir.Packages()},

@@ -13,7 +13,7 @@ import (
 	"banger"
 )
 
-// pins are what runtime-bundle.toml allows to download.
+// pins is runtime-bundle.toml: what may be downloaded, with its digests.
 type pins struct {
 	Firecracker struct {
 		Version string            `toml:"version"`
@@ -24,7 +24,7 @@ type pins struct {
 	} `toml:"firecracker"`
 }
 
-// pinnedPackage is a Python package with Firecracker in it.
+// pinnedPackage is a Python package that contains Firecracker.
 type pinnedPackage struct {
 	Name         string `toml:"name"`
 	Release      string `toml:"release"`
@@ -41,7 +41,7 @@ func readPins(path string) (pins, error) {
 	var p pins
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return p, fmt.Errorf("read what may be downloaded: %w", err)
+		return p, fmt.Errorf("read the pinned downloads: %w", err)
 	}
 	strict := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
 	if err := strict.Decode(&p); err != nil {
@@ -54,7 +54,7 @@ func readPins(path string) (pins, error) {
 	return p, nil
 }
 
-// machine is this host's architecture as uname has it.
+// machine returns this host's architecture as uname prints it.
 func machine() string {
 	switch runtime.GOARCH {
 	case "amd64":
@@ -65,7 +65,8 @@ func machine() string {
 	return runtime.GOARCH
 }
 
-// release is the official release for an architecture; ok says whether one is pinned.
+// release returns the official release for an architecture. ok reports whether one is
+// pinned.
 func (p pins) release(arch string) (url, member string, digest banger.Digest, ok bool) {
 	f := p.Firecracker
 	sum, ok := f.SHA256[arch]
@@ -73,5 +74,5 @@ func (p pins) release(arch string) (url, member string, digest banger.Digest, ok
 	return fill.Replace(f.URL), fill.Replace(f.Member), digestFrom(sum), ok
 }
 
-// digestFrom is the digest of a SHA-256 as sha256sum prints it.
+// digestFrom returns the digest for a SHA-256 as sha256sum prints it.
 func digestFrom(sum string) banger.Digest { return banger.Digest("sha256:" + sum) }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// report tells a person what goes on. On a terminal a step's line gets its time
-// once the step has ended; elsewhere a line is written when the step begins.
+// report prints the progress of a build. On a terminal it adds the time to a step's
+// line when the step ends; elsewhere it prints the line when the step begins.
 type report struct {
 	out      io.Writer
 	terminal bool

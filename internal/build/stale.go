@@ -43,12 +43,12 @@ func (b *builder) stale(ctx context.Context) ([]staleness, error) {
 	return all, nil
 }
 
-// Why something gets built.
+// Reasons to build a part.
 const (
-	asked     = "asked for"
-	missing   = "not there yet"
-	oldRecipe = "banger makes it differently now"
-	changed   = "its content is not what bundle.json says"
+	asked     = "requested"
+	missing   = "not built yet"
+	oldRecipe = "this version of banger builds it differently"
+	changed   = "its content differs from bundle.json"
 )
 
 func (b *builder) whyKernel(ctx context.Context) (string, error) {
@@ -73,8 +73,8 @@ func (b *builder) whyKernel(ctx context.Context) (string, error) {
 	return changed, nil
 }
 
-// adoptKernel takes over a set that a run has built which did not get as far as
-// the manifest. Its content is checked like any other's.
+// adoptKernel adds to the manifest a kernel set that an earlier build finished before
+// it failed. Its content is checked like any other's.
 func (b *builder) adoptKernel() bool {
 	var built kernel.Built
 	text, err := os.ReadFile(b.Dir.Kernel().Info())
@@ -116,8 +116,8 @@ func there(paths ...string) bool {
 	return true
 }
 
-// untouched says whether the files have their size and are no newer than the
-// manifest, which is written last: then there is no need to read them.
+// untouched reports whether the files have their size and are not newer than the
+// manifest, which is written last. Then there is no need to read them.
 func (b *builder) untouched(size banger.Size, files ...string) bool {
 	manifest, err := os.Stat(b.Dir.Manifest())
 	if err != nil {
@@ -133,8 +133,8 @@ func (b *builder) untouched(size banger.Size, files ...string) bool {
 	return size == 0
 }
 
-// settle makes the manifest the newest file again, once all it says is known to
-// be true: a bundle that was copied has its files' times in any order.
+// settle makes the manifest the newest file again, once the bundle has been checked. The
+// files of a copied bundle have times in any order, and would be read by each build.
 func (b *builder) settle() error {
 	if b.adopted {
 		return b.write()
@@ -151,15 +151,15 @@ func (b *builder) contents() []string {
 	return []string{dir.Vmlinux(), dir.BootModules(), dir.Modules(), b.Dir.Rootfs()}
 }
 
-// What a build writes, generously: in the bundle, in the cache, and in the
-// directory for temporary trees.
+// The most that a build writes: into the bundle, into the cache, and into the directory
+// for temporary files.
 var space = map[Part]struct{ bundle, cache, temporary banger.Size }{
 	Kernel:      {bundle: 400 * banger.MiB, cache: 200 * banger.MiB},
 	Firecracker: {bundle: 32 * banger.MiB, cache: 64 * banger.MiB},
 	Image:       {bundle: 1536 * banger.MiB, cache: 1536 * banger.MiB, temporary: 2 * banger.GiB},
 }
 
-// ready finds out before anything is downloaded what the host lacks.
+// ready checks before any download that the host has what the build needs.
 func (b *builder) ready(stale []staleness) error {
 	need := map[string]banger.Size{}
 	for _, s := range stale {
@@ -175,7 +175,7 @@ func (b *builder) ready(stale []staleness) error {
 	return enough(need)
 }
 
-// temporary is where trees of files are put together.
+// temporary returns the directory for temporary files.
 func temporary() string {
 	if dir := os.Getenv("TMPDIR"); dir != "" {
 		return dir
@@ -183,7 +183,7 @@ func temporary() string {
 	return "/var/tmp"
 }
 
-// enough adds up what directories on the same file system need.
+// enough returns an error if a file system has less space than its directories need.
 func enough(need map[string]banger.Size) error {
 	type fileSystem struct {
 		dir        string
@@ -208,7 +208,7 @@ func enough(need map[string]banger.Size) error {
 		if f.need > f.free {
 			return &banger.Error{
 				Kind: banger.Unready, What: "build the runtime bundle",
-				Why: fmt.Errorf("it takes up to %s beside %s, where %s are free", f.need, filepath.Clean(f.dir), f.free), Fix: "free some space there",
+				Why: fmt.Errorf("it needs up to %s on the file system of %s, which has %s free", f.need, filepath.Clean(f.dir), f.free), Fix: "free some space there",
 			}
 		}
 	}

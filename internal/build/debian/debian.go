@@ -1,5 +1,5 @@
-// Package debian knows the Debian release that images and kernels are made
-// from: its name, its mirrors and the keys that sign it. It downloads nothing.
+// Package debian describes the Debian release that images and kernels are built from:
+// its name, its mirrors and its signing keys. It downloads nothing.
 package debian
 
 import (
@@ -11,9 +11,8 @@ import (
 	"strings"
 )
 
-// The release, and where it comes from unless a mirror is named. Plain HTTP is
-// enough, and what caching proxies can help with: everything is checked against
-// the keyring.
+// The release and its default mirrors. Plain HTTP works with caching proxies, and is
+// safe since apt checks everything against the keyring.
 const (
 	Suite          = "trixie"
 	Mirror         = "http://deb.debian.org/debian"
@@ -21,9 +20,8 @@ const (
 	Arch           = "amd64"
 )
 
-// The signing keys of Debian 13, as /usr/share/keyrings has them in
-// debian-archive-keyring 2023.3+deb12u2. They come with us because hosts that
-// are not Debian lack them. SHA-256:
+// The signing keys of Debian 13, from the package debian-archive-keyring
+// 2023.3+deb12u2. They are embedded because hosts other than Debian lack them. SHA-256:
 //
 //	8dbd0029697f8c9b009eeb9a153c6536b62ca031fa0a5b4cec74e8d718fccef6  debian-archive-trixie-automatic.gpg
 //	be1a7981908ab9010352131fcbf101a9556f6a61db76a19a1c146d31ef2d72d8  debian-archive-trixie-security-automatic.gpg
@@ -49,14 +47,14 @@ func Keyring() ([]byte, error) {
 	return ring, nil
 }
 
-// WriteKeyring writes the keyring into dir, readable by all, and returns its
-// path. The readers are apt's own user and the root of a user namespace, so
-// the directories above must let them pass too.
+// WriteKeyring writes the keyring into dir, readable by everybody, and returns its path.
+// apt reads it as its own user or as root of a user namespace, so these must be able to
+// enter dir.
 func WriteKeyring(dir string) (string, error) {
 	path := filepath.Join(dir, "debian-archive-"+Suite+".gpg")
 	// A sources line has no way to quote these.
 	if strings.ContainsAny(path, " \t\n[]\"") {
-		return "", fmt.Errorf("write the archive's keyring: %q has a space, a quote or a bracket in it", path)
+		return "", fmt.Errorf("write the archive's keyring: the path %q has a space, a quote or a bracket", path)
 	}
 	ring, err := Keyring()
 	if err != nil {
@@ -65,15 +63,15 @@ func WriteKeyring(dir string) (string, error) {
 	if err := os.WriteFile(path, ring, 0o644); err != nil {
 		return "", fmt.Errorf("write the archive's keyring: %w", err)
 	}
-	if err := os.Chmod(path, 0o644); err != nil { // whatever the umask is
+	if err := os.Chmod(path, 0o644); err != nil { // the umask may have removed bits
 		return "", fmt.Errorf("write the archive's keyring: %w", err)
 	}
 	return path, nil
 }
 
-// Sources returns the release, its updates and its security updates as lines
-// of a sources.list. An empty mirror means Mirror; security updates come from
-// SecurityMirror always, since few mirrors carry them.
+// Sources returns a sources.list for the release, its updates and its security updates.
+// An empty mirror means Mirror. Security updates always come from SecurityMirror, since
+// few mirrors have them.
 func Sources(mirror, keyring string) string {
 	if mirror == "" {
 		mirror = Mirror

@@ -14,12 +14,17 @@ import (
 	"banger"
 )
 
-// maxArchive bounds what an archive may unpack to before the member is found.
+var (
+	errNoMember   = errors.New("the archive does not contain it")
+	errNotRegular = errors.New("it is not a regular file")
+)
+
+// maxArchive is how much of a decompressed archive is read to find a member.
 const maxArchive = 4 << 30
 
-// FromTar copies a member of a gzip-compressed tar archive to w. The member is
-// found by its exact name and has to be an ordinary file of at most max bytes;
-// no name in the archive becomes a path.
+// FromTar copies a member of a gzip-compressed tar archive to w. The member has exactly
+// that name and must be a regular file of at most max bytes. No name in the archive
+// becomes a path.
 func FromTar(ctx context.Context, archive, member string, max banger.Size, w io.Writer) error {
 	return open(archive, member, func(file *os.File) error {
 		unpacked, err := gzip.NewReader(&contextReader{ctx, file})
@@ -30,7 +35,7 @@ func FromTar(ctx context.Context, archive, member string, max banger.Size, w io.
 		for {
 			header, err := members.Next()
 			if errors.Is(err, io.EOF) {
-				return errors.New("it is not in there")
+				return errNoMember
 			}
 			if err != nil {
 				return err
@@ -39,7 +44,7 @@ func FromTar(ctx context.Context, archive, member string, max banger.Size, w io.
 				continue
 			}
 			if header.Typeflag != tar.TypeReg {
-				return errors.New("it is no ordinary file")
+				return errNotRegular
 			}
 			return copyMember(w, members, header.Size, max)
 		}
@@ -62,7 +67,7 @@ func FromZip(ctx context.Context, archive, member string, max banger.Size, w io.
 				continue
 			}
 			if !found.Mode().IsRegular() {
-				return errors.New("it is no ordinary file")
+				return errNotRegular
 			}
 			content, err := found.Open()
 			if err != nil {
@@ -71,7 +76,7 @@ func FromZip(ctx context.Context, archive, member string, max banger.Size, w io.
 			defer content.Close()
 			return copyMember(w, &contextReader{ctx, content}, int64(min(found.UncompressedSize64, 1<<62)), max)
 		}
-		return errors.New("it is not in there")
+		return errNoMember
 	})
 }
 
@@ -82,19 +87,19 @@ func open(archive, member string, take func(file *os.File) error) error {
 	}
 	defer file.Close()
 	if err := take(file); err != nil {
-		return fmt.Errorf("take %s out of %s: %w", member, archive, err)
+		return fmt.Errorf("extract %s from %s: %w", member, archive, err)
 	}
 	return nil
 }
 
 func copyMember(w io.Writer, r io.Reader, size int64, max banger.Size) error {
 	if size > int64(max) {
-		return fmt.Errorf("it has %s, more than the %s it may have", banger.Size(size), max)
+		return fmt.Errorf("it has %s; the limit is %s", banger.Size(size), max)
 	}
-	// The header may lie; the content decides.
+	// The size in the header can be wrong.
 	n, err := io.Copy(w, io.LimitReader(r, int64(max)+1))
 	if err == nil && n > int64(max) {
-		err = fmt.Errorf("it has more than the %s it may have", max)
+		err = fmt.Errorf("it is larger than the limit of %s", max)
 	}
 	return err
 }

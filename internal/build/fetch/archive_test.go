@@ -89,13 +89,13 @@ func TestHostileTar(t *testing.T) {
 		archive string
 		says    string
 	}{
-		"a link":      {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeSymlink, Linkname: "/bin/sh"}), "no ordinary file"},
-		"a hard link": {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeLink, Linkname: "other"}), "no ordinary file"},
-		"a device":    {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeChar}), "no ordinary file"},
-		"a directory": {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeDir}), "no ordinary file"},
-		"too large":   {t.Context(), tarOf(t, vmm), "more than"},
-		"not there":   {t.Context(), tarOf(t, tar.Header{Name: "./vmm", Typeflag: tar.TypeReg}), "not in there"},
-		"empty":       {t.Context(), tarOf(t), "not in there"},
+		"a link":      {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeSymlink, Linkname: "/bin/sh"}), "not a regular file"},
+		"a hard link": {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeLink, Linkname: "other"}), "not a regular file"},
+		"a device":    {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeChar}), "not a regular file"},
+		"a directory": {t.Context(), tarOf(t, tar.Header{Name: "vmm", Typeflag: tar.TypeDir}), "not a regular file"},
+		"too large":   {t.Context(), tarOf(t, vmm), "the limit"},
+		"not there":   {t.Context(), tarOf(t, tar.Header{Name: "./vmm", Typeflag: tar.TypeReg}), "does not contain it"},
+		"empty":       {t.Context(), tarOf(t), "does not contain it"},
 		"no archive":  {t.Context(), fileOf(t, []byte("<html>sign in</html>")), "gzip"},
 		"cut off":     {t.Context(), fileOf(t, text[:len(text)/2]), "EOF"},
 		"canceled":    {canceled, tarOf(t, vmm), "canceled"},
@@ -120,9 +120,9 @@ func TestFromZip(t *testing.T) {
 		t.Errorf("%d bytes, %v", out.Len(), err)
 	}
 	for name, test := range map[string]struct{ archive, says string }{
-		"too large":  {zipOf(t, "bin/vmm", 0o755, 2000), "more than"},
-		"a link":     {zipOf(t, "bin/vmm", fs.ModeSymlink|0o777, 10), "no ordinary file"},
-		"not there":  {zipOf(t, "../bin/vmm", 0o755, 10), "not in there"},
+		"too large":  {zipOf(t, "bin/vmm", 0o755, 2000), "the limit"},
+		"a link":     {zipOf(t, "bin/vmm", fs.ModeSymlink|0o777, 10), "not a regular file"},
+		"not there":  {zipOf(t, "../bin/vmm", 0o755, 10), "does not contain it"},
 		"no archive": {fileOf(t, []byte("nothing")), "zip"},
 	} {
 		if err := FromZip(t.Context(), test.archive, "bin/vmm", banger.KiB, io.Discard); err == nil || !strings.Contains(err.Error(), test.says) {

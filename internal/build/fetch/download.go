@@ -15,11 +15,11 @@ import (
 	"banger"
 )
 
-// attempts is how often a download goes on by itself after a broken connection.
+// attempts is how many connections a download uses. After a broken one it continues.
 const attempts = 8
 
-// download appends to part until the file is whole. A connection that breaks is
-// followed by another one as long as each brings something.
+// download appends to part until the file is complete. After a broken connection it
+// opens another one, as long as each brings something.
 func (c Cache) download(ctx context.Context, f File, part *os.File) error {
 	for range attempts {
 		before, err := part.Seek(0, io.SeekEnd)
@@ -41,11 +41,11 @@ func (c Cache) download(ctx context.Context, f File, part *os.File) error {
 	return &UnreachableError{f.URL, fmt.Errorf("the connection broke %d times", attempts)}
 }
 
-// attempt is one request, for what is there from offset at on.
+// attempt makes one request, for the content from offset at on.
 func (c Cache) attempt(ctx context.Context, f File, part *os.File, at int64) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silent := time.AfterFunc(c.idle(), func() { cancel(fmt.Errorf("the server said nothing for %v", c.idle())) })
+	silent := time.AfterFunc(c.idle(), func() { cancel(fmt.Errorf("the server sent nothing for %v", c.idle())) })
 	defer silent.Stop()
 	fail := func(err error) error {
 		if cause := context.Cause(ctx); cause != nil {
@@ -86,15 +86,15 @@ func (c Cache) attempt(ctx context.Context, f File, part *os.File, at int64) err
 	return nil
 }
 
-// begin reads from an answer where its content belongs. whole means that there
-// is nothing to come: the file is as long as what we have.
+// begin returns the offset in the file at which the answer's content begins. whole
+// means that the part is complete already.
 func begin(response *http.Response, asked int64) (at int64, whole bool, err error) {
 	switch response.StatusCode {
-	case http.StatusOK: // it does not know of ranges
+	case http.StatusOK: // the server does not support ranges
 		return 0, false, nil
 	case http.StatusPartialContent:
 		if want := fmt.Sprintf("bytes %d-", asked); !strings.HasPrefix(response.Header.Get("Content-Range"), want) {
-			return 0, false, fmt.Errorf("the server sent %q when asked for what follows %d", response.Header.Get("Content-Range"), asked)
+			return 0, false, fmt.Errorf("the server sent the range %q, not the one from byte %d", response.Header.Get("Content-Range"), asked)
 		}
 		return asked, false, nil
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -103,7 +103,7 @@ func begin(response *http.Response, asked int64) (at int64, whole bool, err erro
 	return 0, false, fmt.Errorf("the server answered %s", response.Status)
 }
 
-// total is how long the file will be, or -1.
+// total returns the length of the whole file, or -1 if the server does not tell.
 func total(response *http.Response, at int64) int64 {
 	if response.ContentLength >= 0 {
 		return at + response.ContentLength
@@ -115,13 +115,13 @@ func total(response *http.Response, at int64) int64 {
 	return -1
 }
 
-// sink writes what arrives, and bounds it.
+// sink writes what arrives into the file, up to a limit.
 type sink struct {
 	file        *os.File
 	at, max, of int64
 	tell        func(done, of int64)
 	heard       func()
-	err         error // ours, not the connection's
+	err         error // of writing, not of the connection
 }
 
 func (s *sink) Write(p []byte) (int, error) {

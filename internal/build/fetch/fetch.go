@@ -1,7 +1,7 @@
-// Package fetch downloads files whose SHA-256 is known beforehand: it goes on
-// where an interrupted download ended, lets two that want the same file share
-// one, and gives a file its name only once its content is right. It also takes
-// single members out of archives. It does not know what the files are.
+// Package fetch downloads files whose SHA-256 is known beforehand. It continues
+// interrupted downloads, shares one between processes that want the same file, and
+// gives a file its name only after checking its content. It also extracts single
+// members of archives. It does not know what the files are.
 package fetch
 
 import (
@@ -27,21 +27,21 @@ import (
 // File is what to download.
 type File struct {
 	URL    string
-	Digest banger.Digest // of the file as it comes
-	Max    banger.Size   // no file is larger
+	Digest banger.Digest // of the file as the server sends it
+	Max    banger.Size   // a larger file is an error
 }
 
-// Cache is a directory of downloaded files, each named by its digest. It may be
-// deleted at any time, and several processes may use it at once.
+// Cache is a directory of downloaded files, each named by its digest. It can be deleted
+// at any time, and several processes can use it at once.
 type Cache struct {
 	Dir    string
-	Client *http.Client         // nil: one of our own
-	Idle   time.Duration        // how long a server may say nothing; 0: one minute
-	Tell   func(done, of int64) // told as the bytes come; of is -1 when nobody knows; may be nil
+	Client *http.Client         // nil: http.DefaultClient
+	Idle   time.Duration        // how long a server may send nothing; 0: one minute
+	Tell   func(done, of int64) // called as bytes arrive; of is -1 if it is unknown; may be nil
 }
 
-// UnreachableError is a server that could not be reached, that would not give
-// the file, or whose connection broke. What came so far is kept.
+// UnreachableError means that a server could not be reached, did not send the file, or
+// broke the connection. The cache keeps what has arrived.
 type UnreachableError struct {
 	URL string
 	Err error
@@ -50,32 +50,32 @@ type UnreachableError struct {
 func (e *UnreachableError) Error() string { return fmt.Sprintf("download %s: %v", e.URL, e.Err) }
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// DigestError is content other than what was asked for. None of it is kept.
+// DigestError means that the content has the wrong digest. The cache does not keep it.
 type DigestError struct {
 	Name      string // where it came from
 	Got, Want banger.Digest
 }
 
 func (e *DigestError) Error() string {
-	return fmt.Sprintf("check %s: its digest is %s, it has to be %s", e.Name, e.Got, e.Want)
+	return fmt.Sprintf("check %s: its digest is %s; it must be %s", e.Name, e.Got, e.Want)
 }
 
 var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// Path is where the cache keeps the file with that digest.
+// Path returns where the cache keeps the file with a digest.
 func (c Cache) Path(digest banger.Digest) string {
 	return filepath.Join(c.Dir, string(digest[len("sha256:"):]))
 }
 
-// Get returns the path of the file in the cache, after a download where it is
-// not there. Another one that downloads the same file is waited for.
+// Get returns the path of the file in the cache, and downloads it if it is missing. If
+// another process downloads the same file, Get waits for it.
 func (c Cache) Get(ctx context.Context, f File) (string, error) {
 	return c.Fill(ctx, f.Digest, func(part *os.File) error { return c.download(ctx, f, part) }, f.URL)
 }
 
-// Fill returns the path of the file with that digest, and has fill write it
-// where it is not there. The file that fill gets holds what an earlier one has
-// written before it failed; name says in errors where the content comes from.
+// Fill returns the path of the file with a digest, and calls fill to write it if it is
+// missing. The file that fill gets holds what a failed one has written before. name is
+// the source of the content in errors.
 func (c Cache) Fill(ctx context.Context, digest banger.Digest, fill func(part *os.File) error, name string) (string, error) {
 	if !digestForm.MatchString(string(digest)) {
 		return "", fmt.Errorf("%q is not a digest", digest)
@@ -102,14 +102,14 @@ func (c Cache) Fill(ctx context.Context, digest banger.Digest, fill func(part *o
 	if got != digest {
 		return "", errors.Join(&DigestError{name, got, digest}, os.Remove(part.Name()))
 	}
-	// Not synced: what a power cut leaves of it is judged by its digest.
+	// No sync: the digest is checked again before each use.
 	if err := os.Rename(part.Name(), path); err != nil {
 		return "", err
 	}
 	return path, nil
 }
 
-// holds says whether the cache has a file. One with other content is removed.
+// holds reports whether the cache has a file. It removes one with the wrong content.
 func holds(path string, digest banger.Digest) (bool, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -146,8 +146,8 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
-// openLocked opens a file that nobody else has locked. Whoever had it may have
-// given it another name by then, or removed it: then the next one is taken.
+// openLocked opens and locks a file. The process that held the lock before may have
+// renamed or removed the file; then openLocked opens the new one.
 func openLocked(ctx context.Context, path string) (*os.File, error) {
 	for {
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
@@ -171,7 +171,7 @@ func openLocked(ctx context.Context, path string) (*os.File, error) {
 	}
 }
 
-// lock waits for the lock within ctx, and closes the file when it does not get it.
+// lock waits for the lock until ctx is done. It closes the file if it does not get it.
 func lock(ctx context.Context, file *os.File) error {
 	done := make(chan error, 1)
 	go func() {
@@ -190,7 +190,7 @@ func lock(ctx context.Context, file *os.File) error {
 		}
 		return err
 	case <-ctx.Done():
-		go func() { // nothing else ends the wait for a lock
+		go func() { // flock cannot be interrupted
 			<-done
 			file.Close()
 		}()

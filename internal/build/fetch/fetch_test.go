@@ -211,7 +211,7 @@ func TestBadAnswers(t *testing.T) {
 			w.Header().Set("Content-Range", "bytes 5-9/10")
 			w.WriteHeader(http.StatusPartialContent)
 		}},
-		"silent": {"said nothing", func(_ int32, w http.ResponseWriter, r *http.Request) {
+		"silent": {"sent nothing", func(_ int32, w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()

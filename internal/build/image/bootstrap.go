@@ -20,8 +20,8 @@ import (
 
 const installTools = "sudo apt install mmdebstrap uidmap"
 
-// Ready says whether this host can build the default image: nil, or an Unready
-// error with what to install.
+// Ready returns nil if this host can build the default image, else an Unready error
+// with what to install.
 func Ready(runner hostcmd.Runner) error {
 	tools := []string{"mmdebstrap"}
 	if os.Getuid() != 0 {
@@ -29,7 +29,7 @@ func Ready(runner hostcmd.Runner) error {
 	}
 	for _, tool := range tools {
 		if _, err := runner.Look(tool); err != nil {
-			return &banger.Error{Kind: banger.Unready, What: "look for the tools", Why: fmt.Errorf("the command %s is not on this host", tool), Fix: installTools}
+			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the command %s is not installed", tool), Fix: installTools}
 		}
 	}
 	if os.Getuid() == 0 {
@@ -42,9 +42,9 @@ func Ready(runner hostcmd.Runner) error {
 	return subid.Check("/", me.Username, os.Getuid())
 }
 
-// bootstrap lets mmdebstrap install the packages and writes the tree to out,
-// as a tar archive. Its work lies where a user namespace's root gets to, which
-// a user's own directories often are not.
+// bootstrap installs the packages with mmdebstrap and writes the tree to out, as a tar
+// archive. It works in a directory that root of a user namespace can enter, which a
+// user's home often is not.
 func bootstrap(ctx context.Context, runner hostcmd.Runner, opts Options, packages []string, out io.Writer, progress func(string)) (err error) {
 	scratch, err := os.MkdirTemp(cmp.Or(os.Getenv("TMPDIR"), "/var/tmp"), "banger-image-")
 	if err != nil {
@@ -78,24 +78,24 @@ func bootstrap(ctx context.Context, runner hostcmd.Runner, opts Options, package
 	return explain(steps.errors)
 }
 
-// explain knows the causes that are not ours.
+// explain returns an error with a fix for the failures that the user can mend.
 func explain(said []string) error {
 	e := &banger.Error{What: "install packages", Why: errors.New(strings.Join(said, "; "))}
 	for _, line := range said {
 		switch {
 		case strings.Contains(line, "Unable to locate package"), strings.Contains(line, "has no installation candidate"):
-			e.Kind, e.Fix = banger.Invalid, "correct the name in the list of packages: https://packages.debian.org/"+debian.Suite+" knows them all"
+			e.Kind, e.Fix = banger.Invalid, "correct the name in the list of packages; all names are at https://packages.debian.org/"+debian.Suite
 		case strings.Contains(line, "Failed to fetch"):
-			e.Kind, e.Fix = banger.Unready, "check the connection to Debian's mirror, then try again"
+			e.Kind, e.Fix = banger.Unready, "check the connection to Debian's mirror, then run the command again"
 		case strings.Contains(line, "is not signed"):
-			e.Kind, e.Fix = banger.Unready, "use a mirror of Debian's own archive, or the keyring of the one you have"
+			e.Kind, e.Fix = banger.Unready, "use a mirror of Debian's own archive, or give the keyring of your mirror"
 		}
 	}
 	return e
 }
 
-// argv gives root its own way, since not every mmdebstrap finds subordinate
-// ids for root.
+// argv returns the command line of mmdebstrap. Root does not use subordinate ids, since
+// not every mmdebstrap finds root's.
 func argv(packages []string) []string {
 	mode := "unshare"
 	if os.Getuid() == 0 {
@@ -115,7 +115,7 @@ func argv(packages []string) []string {
 	}
 }
 
-// keys puts the keyring where apt, which may run as another user, can read it.
+// keys writes the keyring where apt, which may run as another user, can read it.
 func keys(dir, from string) (string, error) {
 	if from == "" {
 		return debian.WriteKeyring(dir)
@@ -131,8 +131,8 @@ func keys(dir, from string) (string, error) {
 	return path, os.Chmod(path, 0o644)
 }
 
-// sweep removes the scratch directory. What an interrupted mmdebstrap leaves
-// belongs to the users of its namespace, so only the namespace can remove it.
+// sweep removes the scratch directory. Files that an interrupted mmdebstrap leaves
+// belong to users of its namespace, and can only be removed in such a namespace.
 func sweep(ctx context.Context, runner hostcmd.Runner, dir string) error {
 	if os.RemoveAll(dir) == nil {
 		return nil
@@ -148,15 +148,15 @@ func sweep(ctx context.Context, runner hostcmd.Runner, dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// stepWriter tells progress from what mmdebstrap and apt print, and keeps what
-// they call errors: an error's last lines hold only mmdebstrap's own command.
+// stepWriter reads what mmdebstrap and apt print: it reports progress and keeps their
+// error lines, since the last lines of the output hold only mmdebstrap's own command.
 type stepWriter struct {
 	progress func(string)
 	errors   []string
 	rest     []byte
 }
 
-const maxLine = 64 << 10 // a longer one says nothing about a step
+const maxLine = 64 << 10 // a longer line is not about a step
 
 func (w *stepWriter) Write(p []byte) (int, error) {
 	w.rest = append(w.rest, p...)
@@ -185,7 +185,7 @@ func (w *stepWriter) line(line string) {
 	}
 }
 
-// stepOf returns the step that a line begins, or nothing.
+// stepOf returns the step that a line announces, or "".
 func stepOf(line string) string {
 	var upgraded, installed int
 	if n, _ := fmt.Sscanf(line, "%d upgraded, %d newly installed,", &upgraded, &installed); n == 2 && installed > 0 {

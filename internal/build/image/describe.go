@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -11,7 +12,8 @@ import (
 	"banger/internal/build/debian"
 )
 
-// describe finds in a tree what it is, and leaves it at its start.
+// describe returns the release and the number of packages in an installed tree. It
+// leaves the tree's position at its start.
 func describe(tree io.ReadSeeker) (string, error) {
 	if _, err := tree.Seek(0, io.SeekStart); err != nil {
 		return "", err
@@ -20,7 +22,7 @@ func describe(tree io.ReadSeeker) (string, error) {
 	for t := tar.NewReader(tree); version == "" || packages == 0; {
 		h, err := t.Next()
 		if err == io.EOF {
-			return "", fmt.Errorf("the installed tree has no release or no packages")
+			return "", errors.New("the installed tree has no release or no packages")
 		}
 		if err != nil {
 			return "", fmt.Errorf("read the installed tree: %w", err)

@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// files is what the default image has beyond its packages, as a tree.
+// files are the default image's own files, besides its packages.
 //
 //go:embed all:files
 var files embed.FS
 
-// removed is what the packages bring, or mmdebstrap leaves, and the image has
-// not: Docker starts by its socket, no console has a login that could succeed,
-// and a VM does not upgrade itself in the background.
+// removed is what the packages or mmdebstrap install and the image does not have.
+// Docker starts by its socket, no login on a console could succeed, and a VM does not
+// upgrade itself in the background.
 var removed = []string{
 	"etc/apt/apt.conf.d/99mmdebstrap",
 	"etc/apt/sources.list",
@@ -31,18 +31,18 @@ var removed = []string{
 	"etc/systemd/system/timers.target.wants/apt-daily.timer",
 }
 
-// emptied is where only our own files are left: sources of the build's mirror
-// are not the image's.
+// emptied are the directories in which only our own files stay: the build's mirror is
+// not the image's.
 var emptied = []string{"etc/apt/sources.list.d"}
 
-// linked is the symbolic links that are added.
+// linked are the symbolic links to add.
 var linked = []struct{ name, target string }{
 	{"etc/systemd/system/multi-user.target.wants/banger-docker-restart.service", "/etc/systemd/system/banger-docker-restart.service"},
 	{"etc/systemd/system/serial-getty@ttyS0.service", "/dev/null"},
 }
 
-// stamps are newer than /usr, so that systemd does not begin the first boot
-// with rebuilding caches that the packages have just built.
+// stamps are files newer than /usr. They keep systemd from rebuilding caches at the
+// first boot that the packages have just built.
 var stamps = []string{"etc/.updated", "var/.updated"}
 
 // entry is a file or a symbolic link of the layer.
@@ -51,7 +51,7 @@ type entry struct {
 	data         []byte
 }
 
-// extrasLayer returns the layer that goes over the packages.
+// extrasLayer returns the layer above the packages.
 func extrasLayer() (*bytes.Reader, error) {
 	entries, err := extras()
 	if err != nil {

@@ -21,10 +21,10 @@ import (
 type Options struct {
 	Packages string    // path of the list of packages, packages.apt
 	Out      string    // path of the image
-	WorkDir  string    // for the archive between the steps, about as large as the image; empty: Out's directory
-	Keyring  string    // keys that the archive's signatures are checked with; empty: the built-in ones
+	WorkDir  string    // for a temporary archive about as large as the image; empty: Out's directory
+	Keyring  string    // the keys of the mirror; empty: the embedded ones
 	Mirror   string    // used for the build only; empty: Debian's own
-	Log      io.Writer // gets all that the tools say; may be nil
+	Log      io.Writer // gets the output of the tools; may be nil
 }
 
 // Built describes a finished image.
@@ -34,9 +34,9 @@ type Built struct {
 	Origin string // "debian trixie 13.8, 230 packages"
 }
 
-// Build makes the default image at opts.Out. progress gets a line for
-// each step. A host that lacks the tools is an Unready error; whatever the
-// error, nothing is left at opts.Out or beside it.
+// Build builds the default image at opts.Out. It calls progress as each step begins. A
+// host that lacks the tools is an Unready error. After an error, nothing is left at
+// opts.Out or beside it.
 func Build(ctx context.Context, runner hostcmd.Runner, opts Options, progress func(string)) (Built, error) {
 	fail := func(err error) (Built, error) {
 		return Built{}, &banger.Error{What: "build default image", Why: err}
@@ -72,7 +72,7 @@ func Build(ctx context.Context, runner hostcmd.Runner, opts Options, progress fu
 	return Built{Digest: result.Digest, Size: result.Size, Origin: origin}, nil
 }
 
-// unnamed returns a file that is gone when it is closed, however we end.
+// unnamed returns a file without a name, which is gone once it is closed.
 func unnamed(dir string) (*os.File, error) {
 	f, err := os.CreateTemp(dir, ".image-*")
 	if err != nil {
@@ -80,7 +80,7 @@ func unnamed(dir string) (*os.File, error) {
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("make work file: %w", err)
+		return nil, fmt.Errorf("create a temporary file: %w", err)
 	}
 	return f, nil
 }

@@ -185,7 +185,7 @@ func TestFailures(t *testing.T) {
 		{"a tree without packages", host{packs: tree(t, map[string]string{"a": "b"})}, "less", banger.Unknown, ""},
 		{"an option for a name", host{}, "less\n--hook=x\n", banger.Invalid, "correct line 2 of"},
 		{"two names in a line", host{}, "less more\n", banger.Invalid, "correct line 1 of"},
-		{"an empty list", host{}, "# nothing\n", banger.Invalid, "name at least"},
+		{"an empty list", host{}, "# nothing\n", banger.Invalid, "list at least"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

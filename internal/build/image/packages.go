@@ -9,10 +9,10 @@ import (
 	"banger"
 )
 
-// packageName is what Debian allows, with an architecture or a release after it.
+// packageName matches a Debian package, with an optional architecture and release.
 var packageName = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(/[a-z-]+)?$`)
 
-// readPackages reads a list of packages: one a line, # begins a comment.
+// readPackages reads a list of packages: one per line, # begins a comment.
 func readPackages(path string) ([]string, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -26,12 +26,12 @@ func readPackages(path string) ([]string, error) {
 			continue
 		}
 		if !packageName.MatchString(name) {
-			return nil, banger.Invalidf(fmt.Sprintf("correct line %d of %s", i+1, path), "%q is not the name of a package", name)
+			return nil, banger.Invalidf(fmt.Sprintf("correct line %d of %s", i+1, path), "%q is not a package name", name)
 		}
 		packages = append(packages, name)
 	}
 	if len(packages) == 0 {
-		return nil, banger.Invalidf("name at least systemd-sysv in it", "%s lists no packages", path)
+		return nil, banger.Invalidf("list at least systemd-sysv in it", "%s lists no packages", path)
 	}
 	return packages, nil
 }

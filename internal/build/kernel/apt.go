@@ -23,8 +23,8 @@ const metaPackage = "linux-image-cloud-" + debian.Arch
 
 var kernelPackage = regexp.MustCompile(`\blinux-image-([0-9][A-Za-z0-9.+~-]*)`)
 
-// apt is the host's apt, turned away from everything of the host's own: its
-// sources, keys, state and cache are below dir. It needs no root.
+// apt runs the host's apt with its own sources, keys, state and cache, which are below
+// dir. It needs no root.
 type apt struct {
 	runner hostcmd.Runner
 	dir    string
@@ -34,7 +34,7 @@ type apt struct {
 // setUp writes apt's own configuration and sources.
 func (a apt) setUp(ctx context.Context, mirror, keyring string) error {
 	if strings.ContainsAny(a.dir, "\"\n") {
-		return fmt.Errorf("set up apt: %q has a quote in it", a.dir)
+		return fmt.Errorf("set up apt: the path %q has a quote", a.dir)
 	}
 	for _, dir := range []string{"etc/apt.conf.d", "etc/preferences.d", "state/lists/partial", "cache/archives/partial", "debs"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, dir), 0o755); err != nil {
@@ -43,7 +43,7 @@ func (a apt) setUp(ctx context.Context, mirror, keyring string) error {
 	}
 	files := map[string]string{
 		"sources.list": debian.Sources(mirror, keyring),
-		"status":       "", // nothing is installed here
+		"status":       "", // no installed packages
 		"apt.conf":     a.config(ctx),
 	}
 	for name, text := range files {
@@ -54,9 +54,9 @@ func (a apt) setUp(ctx context.Context, mirror, keyring string) error {
 	return nil
 }
 
-// config is the text of apt.conf. Sandbox::User: for root, apt would change to
-// a user who cannot enter root's own cache directory. Error-Mode: else an index
-// that is not reachable is no error.
+// config returns the text of apt.conf. Without Sandbox::User, apt run by root would
+// change to a user who cannot enter root's cache directory. Without Error-Mode, an index
+// that cannot be reached would not be an error.
 func (a apt) config(ctx context.Context) string {
 	return fmt.Sprintf(`Dir "%[1]s";
 Dir::Etc "etc";
@@ -76,11 +76,11 @@ Acquire::Retries "3";
 `, a.dir, debian.Arch) + a.hostTransport(ctx)
 }
 
-// hostTransport is what the host's own configuration says of how to reach
-// servers: its proxies, above all.
+// hostTransport returns how the host's own configuration reaches servers, such as its
+// proxies.
 func (a apt) hostTransport(ctx context.Context) string {
 	dump, err := a.runner.Run(ctx, hostcmd.Cmd{Argv: []string{"apt-config", "dump"}})
-	if err != nil { // a host without it has no such configuration
+	if err != nil { // without apt-config there is no such configuration
 		return ""
 	}
 	var kept strings.Builder
@@ -92,7 +92,7 @@ func (a apt) hostTransport(ctx context.Context) string {
 	return kept.String()
 }
 
-// run runs a program of apt's in a directory below its own.
+// run runs a program of apt in a directory below a.dir.
 func (a apt) run(ctx context.Context, dir string, stdout io.Writer, argv ...string) ([]byte, error) {
 	env := append(os.Environ(), "APT_CONFIG="+filepath.Join(a.dir, "apt.conf"), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
 	return a.runner.Run(ctx, hostcmd.Cmd{Argv: argv, Dir: filepath.Join(a.dir, dir), Env: env, Stdout: stdout, Stderr: a.log})
@@ -106,7 +106,7 @@ func (a apt) update(ctx context.Context) error {
 	return nil
 }
 
-// newest returns the package that metaPackage stands for today.
+// newest returns the kernel package that metaPackage depends on.
 func (a apt) newest(ctx context.Context) (name string, err error) {
 	shown, err := a.run(ctx, ".", nil, "apt-cache", "show", "--no-all-versions", metaPackage)
 	if err != nil {
@@ -119,7 +119,7 @@ func (a apt) newest(ctx context.Context) (name string, err error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("look up %s: it depends on no kernel", metaPackage)
+	return "", fmt.Errorf("look up %s: it does not depend on a kernel", metaPackage)
 }
 
 // deb is a downloaded package.
@@ -128,13 +128,13 @@ type deb struct {
 	sha256 string
 }
 
-// name is the file's name as the archive has it, which holds the version.
+// name returns the file's name in the archive, which contains the version.
 func (d deb) name() string { return filepath.Base(d.path) }
 
-// download returns the package's file, from an earlier run where its content is
-// what the archive's signed index says, and removes those of other packages.
+// download returns the package's file and removes those of other packages. It keeps the
+// file of an earlier run if its content is what the archive's signed index says.
 func (a apt) download(ctx context.Context, name string) (deb, error) {
-	// Not where the file itself is: apt prints nothing of a file it need not fetch.
+	// Not in the file's directory: apt prints nothing about a file that exists.
 	said, err := a.run(ctx, ".", nil, "apt-get", "-q", "download", "--print-uris", name)
 	if err != nil {
 		return deb{}, fmt.Errorf("look up %s: %w", name, err)
@@ -187,7 +187,7 @@ func parseURI(text string) (deb, error) {
 		}
 		return deb{path: fields[1], sha256: sum}, nil
 	}
-	return deb{}, errors.New("apt names no file with a SHA-256")
+	return deb{}, errors.New("apt printed no file with a SHA-256")
 }
 
 func (d deb) check() error {
@@ -201,18 +201,18 @@ func (d deb) check() error {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != d.sha256 {
-		return fmt.Errorf("%s has SHA-256 %s, the archive says %s", d.path, got, d.sha256)
+		return fmt.Errorf("%s has the SHA-256 %s; the archive says %s", d.path, got, d.sha256)
 	}
 	return nil
 }
 
-// unreachable says what helps when apt cannot fetch. A bad signature is
-// something else, and has no such fix.
+// unreachable returns the error of a failed download, with a fix. A bad signature has no
+// such fix.
 func unreachable(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	failed := &banger.Error{Kind: banger.Unready, What: what, Why: err, Fix: "check this host's way to the mirror, or name another one with --mirror URL"}
+	failed := &banger.Error{Kind: banger.Unready, What: what, Why: err, Fix: "check the connection to Debian's mirror, or give another one with --mirror URL"}
 	if run := (*hostcmd.Error)(nil); errors.As(err, &run) {
 		for _, sign := range []string{"NO_PUBKEY", "BADSIG", "not signed", "Hash Sum mismatch"} {
 			if bytes.Contains([]byte(run.Stderr), []byte(sign)) {

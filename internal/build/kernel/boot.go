@@ -13,11 +13,11 @@ import (
 	"banger/internal/initrd"
 )
 
-// bootModules are what a VM needs before it has its root, in the order they are
-// loaded in, each after what it needs itself. Some kernels have them built in.
+// bootModules are the modules that a VM needs before it mounts its root, in loading
+// order. Some kernels have them built in.
 var bootModules = []struct {
 	name     string
-	optional bool // a kernel may lack it altogether
+	optional bool // a kernel may lack it
 }{
 	{name: "virtio_pci"}, {name: "virtio_mmio"}, {name: "virtio_blk"},
 	{name: "ext4"}, {name: "overlay"},
@@ -25,7 +25,7 @@ var bootModules = []struct {
 	{name: "virtio_net"}, {name: "virtio_rng", optional: true}, {name: "virtio_balloon", optional: true},
 }
 
-// bootOrder returns the boot modules that have to be loaded.
+// bootOrder returns the boot modules to load, each after the modules that it needs.
 func (s *moduleSet) bootOrder() ([]*module, error) {
 	builtin, err := s.builtin()
 	if err != nil {
@@ -53,7 +53,7 @@ func (s *moduleSet) bootOrder() ([]*module, error) {
 	return order, nil
 }
 
-// builtin lists the names of the modules that are part of the kernel itself.
+// builtin returns the names of the modules that are built into the kernel.
 func (s *moduleSet) builtin() ([]string, error) {
 	text, err := os.ReadFile(filepath.Join(s.dir, "modules.builtin"))
 	if err != nil {
@@ -66,8 +66,8 @@ func (s *moduleSet) builtin() ([]string, error) {
 	return names, nil
 }
 
-// writeBootModules writes the boot modules as an archive for an initrd. They
-// are unpacked: a guest that unpacks them itself takes three times as long.
+// writeBootModules writes the boot modules as an archive for an initrd. It decompresses
+// them, since a guest that does so takes three times as long.
 func (s *moduleSet) writeBootModules(path string) error {
 	order, err := s.bootOrder()
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// Limits of what a kernel package may hold, many times what it does.
+// Limits of a kernel package, many times above what one needs.
 const (
 	maxFiles     = 50_000
 	maxUnpacked  = 2 << 30
@@ -26,8 +26,8 @@ const (
 	arHeaderSize = 60
 )
 
-// unpack writes what we need of a kernel package into dir: the kernel as
-// "vmlinuz" and the content of its modules directory below "modules".
+// unpack writes the kernel of a package to dir/vmlinuz, and the content of its modules
+// directory below dir/modules.
 func unpack(ctx context.Context, deb, release, dir string) error {
 	file, err := os.Open(deb)
 	if err != nil {
@@ -38,7 +38,7 @@ func unpack(ctx context.Context, deb, release, dir string) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", filepath.Base(deb), err)
 	}
-	plain, err := xz.NewReader(bufio.NewReader(data)) // without a buffer it reads each byte by itself
+	plain, err := xz.NewReader(bufio.NewReader(data)) // unbuffered, xz reads byte by byte
 	if err != nil {
 		return fmt.Errorf("read data.tar.xz: %w", err)
 	}
@@ -52,7 +52,7 @@ func unpack(ctx context.Context, deb, release, dir string) error {
 func findMember(r *bufio.Reader, name string) (io.Reader, error) {
 	magic := make([]byte, len(arMagic))
 	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != arMagic {
-		return nil, errors.New("it is no ar archive")
+		return nil, errors.New("it is not an ar archive")
 	}
 	header := make([]byte, arHeaderSize)
 	for {
@@ -87,7 +87,7 @@ func unpackTar(ctx context.Context, r io.Reader, release, dir string) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case files == maxFiles || header.Size > left:
-			return errors.New("it is larger than any kernel")
+			return errors.New("it is larger than the limit for a kernel package")
 		}
 		left -= header.Size
 		name, ok := wanted(header, release)
@@ -101,8 +101,8 @@ func unpackTar(ctx context.Context, r io.Reader, release, dir string) error {
 	}
 }
 
-// wanted maps a file of the package to a place below our directory. Debian 12
-// has its modules in /lib, Debian 13 in /usr/lib.
+// wanted returns where to write a file of the package, below dir. Debian 12 has the
+// modules in /lib, Debian 13 in /usr/lib.
 func wanted(header *tar.Header, release string) (string, bool) {
 	name := strings.TrimPrefix(header.Name, "./")
 	if header.Typeflag != tar.TypeReg || !fs.ValidPath(name) {

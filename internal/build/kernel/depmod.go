@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// writeIndexes writes what modprobe and udev look modules up in, as depmod
-// would: a kernel package comes without. modules.symbols, which modprobe needs
-// only for aliases of the form symbol:NAME, is left out.
+// writeIndexes writes the files in which modprobe and udev look up modules, as depmod
+// would. A kernel package does not contain them. modules.symbols is left out: modprobe
+// needs it only for aliases of the form symbol:NAME.
 func (s *moduleSet) writeIndexes() error {
 	for _, step := range []func(*moduleSet) error{
 		(*moduleSet).writeDeps, (*moduleSet).writeAliases, (*moduleSet).writeHints,
@@ -38,8 +38,8 @@ func (s *moduleSet) writeIndex(name string, x *index) error {
 	return s.write(name, out.Bytes())
 }
 
-// writeDeps writes modules.dep: each module, and what it needs in the order
-// opposite to loading, which is how modprobe reads it.
+// writeDeps writes modules.dep: each module and what it needs, in reverse loading order,
+// as modprobe expects it.
 func (s *moduleSet) writeDeps() error {
 	var text bytes.Buffer
 	var x index
@@ -84,7 +84,7 @@ func (s *moduleSet) writeAliases() error {
 	return s.writeIndex("modules.alias.bin", &x)
 }
 
-// aliasKey spells an alias as it is looked up: "-" is "_", except within brackets.
+// aliasKey returns an alias as modprobe looks it up: "_" for "-", except in brackets.
 func aliasKey(alias string) (string, error) {
 	key, inside := []byte(alias), false
 	for i, char := range key {
@@ -123,8 +123,8 @@ func (s *moduleSet) writeHints() error {
 	return s.write("modules.weakdep", weak.Bytes())
 }
 
-// writeDevnames writes modules.devname: the device nodes whose opening loads a
-// module. kmod and the agent make them before anybody opens one.
+// writeDevnames writes modules.devname: the device nodes whose opening loads a module.
+// kmod and the agent create these nodes at boot.
 func (s *moduleSet) writeDevnames() error {
 	text := bytes.NewBufferString("# Device nodes to trigger on-demand module loading.\n")
 	for _, m := range s.list {
@@ -162,8 +162,8 @@ func (s *moduleSet) writeBuiltin() error {
 	return s.writeIndex("modules.builtin.bin", &x)
 }
 
-// writeBuiltinAliases reads modules.builtin.modinfo, which has NAME.KEY=VALUE,
-// each with a zero at its end. A kernel may come without it.
+// writeBuiltinAliases indexes the aliases in modules.builtin.modinfo, which holds
+// zero-terminated fields NAME.KEY=VALUE. A kernel may lack this file.
 func (s *moduleSet) writeBuiltinAliases() error {
 	info, err := os.ReadFile(filepath.Join(s.dir, "modules.builtin.modinfo"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

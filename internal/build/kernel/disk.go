@@ -15,20 +15,20 @@ import (
 	"banger/internal/rootfs"
 )
 
-// writeDisk writes the modules directory as a disk whose root is its content.
+// writeDisk writes the content of the modules directory as a disk.
 func writeDisk(ctx context.Context, dir, path string) error {
 	read, write := io.Pipe()
 	go func() { write.CloseWithError(writeTar(ctx, dir, write)) }()
 	_, err := rootfs.Write(ctx, read, path, rootfs.Options{Label: wire.LabelModules})
-	read.Close() // ends the writer, should it still be there
+	read.Close() // ends the writer after an error
 	if err != nil {
 		return fmt.Errorf("write modules disk: %w", err)
 	}
 	return nil
 }
 
-// writeTar writes a directory's content, all of it root's and from 1970, so
-// that the same package gives the same disk.
+// writeTar writes a directory's content as a tar archive. Every entry belongs to root and
+// is dated 1970, so that the same package gives the same disk.
 func writeTar(ctx context.Context, dir string, w io.Writer) error {
 	out := tar.NewWriter(w)
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// The format of kmod's index files: a trie, written children first. All numbers
-// are big-endian; an offset carries in its upper bits what the node has.
+// The format of kmod's index files: a trie, written children first. All numbers are
+// big-endian. The upper bits of an offset tell what the node has.
 const (
 	indexMagic   = 0xb007f457
 	indexVersion = 0x00020001
@@ -17,7 +17,7 @@ const (
 	hasValues    = 0x40000000
 )
 
-// index maps keys to values in the way kmod looks them up.
+// index maps keys to values as kmod looks them up.
 type index struct{ root indexNode }
 
 type indexNode struct {
@@ -31,12 +31,11 @@ type indexValue struct {
 	priority uint32
 }
 
-// add adds a value to a key. Values of one key are in the order of their
-// priority, the lowest first.
+// add adds a value to a key. The values of a key are sorted by priority, lowest first.
 func (x *index) add(key, value string, priority uint32) error {
 	for i := range len(key) {
 		if key[i] == 0 || key[i] > 127 {
-			return fmt.Errorf("index %q: only ASCII can be a key", key)
+			return fmt.Errorf("index %q: a key must be ASCII", key)
 		}
 	}
 	node := &x.root
@@ -67,7 +66,7 @@ func (x *index) add(key, value string, priority uint32) error {
 	}
 }
 
-// split cuts the node's prefix in two at a position: the rest moves to a child.
+// split cuts the node's prefix in two: the part after at moves to a child.
 func (n *indexNode) split(at int) {
 	rest := &indexNode{prefix: n.prefix[at+1:], children: n.children, values: n.values}
 	*n = indexNode{prefix: n.prefix[:at], children: map[byte]*indexNode{n.prefix[at]: rest}}
@@ -85,7 +84,7 @@ func (n *indexNode) insert(v indexValue) {
 func (x *index) writeTo(w io.Writer) error {
 	out := binary.BigEndian.AppendUint32(nil, indexMagic)
 	out = binary.BigEndian.AppendUint32(out, indexVersion)
-	out = append(out, 0, 0, 0, 0) // where the root is, known only at the end
+	out = append(out, 0, 0, 0, 0) // the root's offset, set at the end
 	out, root := x.root.append(out)
 	binary.BigEndian.PutUint32(out[8:], root)
 	_, err := w.Write(out)

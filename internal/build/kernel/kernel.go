@@ -1,7 +1,6 @@
-// Package kernel makes kernel sets out of Debian's kernel packages: the kernel
-// itself, the boot modules for the initrd, and all modules as a read-only disk.
-// It needs no root and installs nothing on the host; it keeps no record of the
-// sets there are.
+// Package kernel builds kernel sets from Debian's kernel packages: the kernel, the boot
+// modules for the initrd, and all modules as a read-only disk. It needs no root and
+// installs nothing on the host. It does not record the sets it built.
 package kernel
 
 import (
@@ -24,17 +23,16 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// Recipe counts the changes to how a set is made from a package: a set of an
-// older recipe is stale.
+// Recipe counts the changes to how a set is built. A set of an older recipe is stale.
 const Recipe = 1
 
 // Options say what to build from and where to.
 type Options struct {
-	Out     config.KernelDir // replaced as a whole, or not at all
-	WorkDir string           // kept for the next build: indexes and the package
+	Out     config.KernelDir // replaced atomically
+	WorkDir string           // keeps indexes and the package for the next build
 	Keyring string           // of the archive
 	Mirror  string           // empty: debian.Mirror
-	Log     io.Writer        // what apt says; nil: nobody
+	Log     io.Writer        // gets apt's output; may be nil
 }
 
 // Built describes a kernel set. It is also what kernel.json holds.
@@ -46,8 +44,8 @@ type Built struct {
 	Recipe  int           `json:"recipe"`
 }
 
-// Build makes the set of the release's newest kernel. It tells progress each
-// step as it begins. Two builds with the same Out must not run at once.
+// Build builds the set of the release's newest kernel. It calls progress as each step
+// begins. Two builds with the same Out must not run at once.
 func Build(ctx context.Context, runner hostcmd.Runner, opts Options, progress func(step string)) (Built, error) {
 	built, err := build(ctx, runner, opts, progress)
 	if err != nil {
@@ -71,7 +69,7 @@ func build(ctx context.Context, runner hostcmd.Runner, opts Options, progress fu
 	if err != nil {
 		return Built{}, err
 	}
-	// The name is always the same, so that what a killed build left goes away.
+	// The name is always the same, so that the next build removes what a killed one left.
 	stage := filepath.Join(filepath.Dir(out), "."+filepath.Base(out)+".new")
 	if err := os.RemoveAll(stage); err != nil {
 		return Built{}, fmt.Errorf("remove what an earlier build left: %w", err)
@@ -124,7 +122,7 @@ func fetch(ctx context.Context, runner hostcmd.Runner, opts Options, progress fu
 	return source{found, strings.TrimPrefix(name, "linux-image-")}, err
 }
 
-// assemble makes the files of the set in dir.
+// assemble writes the files of the set into dir.
 func assemble(ctx context.Context, from source, dir config.KernelDir, progress func(string)) error {
 	tree := filepath.Join(string(dir), "tree")
 	defer os.RemoveAll(tree)
@@ -170,7 +168,7 @@ func describe(ctx context.Context, from source, dir config.KernelDir) (Built, er
 	}
 	for _, path := range []string{dir.Vmlinux(), dir.BootModules(), dir.Modules(), dir.Info()} {
 		if err := seal(path); err != nil {
-			return Built{}, fmt.Errorf("write %s out: %w", filepath.Base(path), err)
+			return Built{}, fmt.Errorf("sync %s: %w", filepath.Base(path), err)
 		}
 	}
 	return built, durable.Sync(string(dir))
@@ -183,8 +181,7 @@ func seal(path string) error {
 	return durable.Sync(path)
 }
 
-// place gives a directory its name in one step, also where another has it: that
-// one then has the directory's old name.
+// place renames stage to out atomically. If out exists, the two exchange their names.
 func place(stage, out string) error {
 	err := durable.Rename(stage, out)
 	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTEMPTY) {

@@ -62,7 +62,7 @@ func TestExtractVmlinux(t *testing.T) {
 	for i, test := range []struct{ name, compression, want string }{
 		{"gzip", "gzip", ""},
 		{"zstd", "zstd", ""},
-		{"a known one", "\xfd7zXZ\x00 and so on", "packed with xz"},
+		{"a known one", "\xfd7zXZ\x00 and so on", "compressed with xz"},
 		{"an unknown one", "who knows", "compression is unknown"},
 	} {
 		image, out := filepath.Join(dir, fmt.Sprint("image", i)), filepath.Join(dir, fmt.Sprint("out", i))

@@ -20,9 +20,9 @@ import (
 	"github.com/ulikunitz/xz"
 )
 
-// module is a kernel module's file and what it says of itself.
+// module is a kernel module's file and the information in it.
 type module struct {
-	name    string   // as the kernel spells it, without "-"
+	name    string   // with "_" for "-"
 	path    string   // below the modules directory: kernel/fs/overlayfs/overlay.ko.xz
 	depends []string // names of the modules it needs directly
 	aliases []string
@@ -30,8 +30,8 @@ type module struct {
 	weak    []string // weak dependencies
 }
 
-// moduleSet is all modules of a kernel, in the order of modules.order: where
-// several fit an alias, that is the order in which they are tried.
+// moduleSet holds all modules of a kernel in the order of modules.order, in which
+// modprobe tries the modules of one alias.
 type moduleSet struct {
 	dir    string
 	list   []*module
@@ -43,8 +43,8 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// readModules reads every module below dir. That is most of the work of a
-// build, so all processors share it.
+// readModules reads every module below dir. It uses all processors, since this is most
+// of the work of a build.
 func readModules(ctx context.Context, dir string) (*moduleSet, error) {
 	paths, err := modulePaths(dir)
 	if err != nil {
@@ -73,14 +73,15 @@ func readModules(ctx context.Context, dir string) (*moduleSet, error) {
 	}
 	for _, m := range set.list {
 		if other, ok := set.byName[m.name]; ok {
-			return nil, fmt.Errorf("two modules are called %s: %s and %s", m.name, other.path, m.path)
+			return nil, fmt.Errorf("two modules are named %s: %s and %s", m.name, other.path, m.path)
 		}
 		set.byName[m.name] = m
 	}
 	return set, nil
 }
 
-// modulePaths lists the modules, those of modules.order first and in its order.
+// modulePaths returns the modules' paths. Those in modules.order come first, in its
+// order.
 func modulePaths(dir string) ([]string, error) {
 	order := map[string]int{}
 	text, err := os.ReadFile(filepath.Join(dir, "modules.order"))
@@ -88,7 +89,7 @@ func modulePaths(dir string) ([]string, error) {
 		return nil, err
 	}
 	for i, line := range strings.Fields(string(text)) {
-		order[line] = i - len(text) // below zero: before all that are not in it
+		order[line] = i - len(text) // negative: before those that are not in the file
 	}
 	var paths []string
 	err = fs.WalkDir(os.DirFS(dir), ".", func(path string, entry fs.DirEntry, err error) error {
@@ -103,7 +104,7 @@ func modulePaths(dir string) ([]string, error) {
 	return paths, err
 }
 
-// plainName is a module's path without what its compression added.
+// plainName returns a module's path without the suffix of its compression.
 func plainName(path string) string {
 	if i := strings.LastIndex(path, ".ko"); i >= 0 {
 		return path[:i+len(".ko")]
@@ -123,7 +124,7 @@ func readModule(dir, path string) (*module, error) {
 	return m, nil
 }
 
-// moduleData returns a module as the kernel loads it, unpacked.
+// moduleData returns a module's decompressed content.
 func moduleData(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -134,7 +135,7 @@ func moduleData(path string) ([]byte, error) {
 	switch filepath.Ext(path) {
 	case ".ko":
 	case ".xz":
-		// Without a buffer xz reads each byte by itself.
+		// Unbuffered, xz reads byte by byte.
 		if plain, err = xz.NewReader(bufio.NewReader(file)); err != nil {
 			return nil, err
 		}
@@ -143,7 +144,7 @@ func moduleData(path string) ([]byte, error) {
 	}
 	data, err := io.ReadAll(io.LimitReader(plain, maxModule+1))
 	if err == nil && len(data) > maxModule {
-		err = errors.New("it is larger than any module")
+		err = errors.New("it is larger than the limit for a module")
 	}
 	return data, err
 }
@@ -181,10 +182,10 @@ func (m *module) readInfo(data []byte) error {
 	return nil
 }
 
-// needs returns all modules that m needs, in an order to load them in.
+// needs returns all modules that m needs, in loading order.
 func (s *moduleSet) needs(m *module) ([]*module, error) {
 	var order []*module
-	state := map[*module]bool{} // true: done, false: on the way
+	state := map[*module]bool{} // true: visited, false: being visited
 	var visit func(m *module) error
 	visit = func(m *module) error {
 		if done, seen := state[m]; seen {

@@ -23,8 +23,8 @@ const (
 	maxVmlinux       = 1 << 30
 )
 
-// compressions that a kernel can be packed with, by how they begin. Those
-// without a reader are known only to be named.
+// compressions are what a kernel can be compressed with. Those without a reader are here
+// so that errors can name them.
 var compressions = []struct {
 	name  string
 	magic string
@@ -47,8 +47,8 @@ var compressions = []struct {
 	{"lzo", "\x89LZO", nil},
 }
 
-// extractVmlinux writes the ELF kernel that a bzImage has in it: the only form
-// that every VMM starts.
+// extractVmlinux writes the ELF kernel inside a bzImage, the only form that every VMM
+// can start.
 func extractVmlinux(image, out string) error {
 	file, err := os.Open(image)
 	if err != nil {
@@ -69,15 +69,15 @@ func extractVmlinux(image, out string) error {
 	return checkVmlinux(out, size)
 }
 
-// payloadOf returns the compressed part of a bzImage and how large it is when
-// unpacked, which its last four bytes say.
+// payloadOf returns the compressed part of a bzImage and its decompressed size, which is
+// in its last four bytes.
 func payloadOf(file io.ReaderAt) (io.Reader, uint32, error) {
 	header := make([]byte, setupHeaderEnd)
 	if _, err := file.ReadAt(header, 0); err != nil || string(header[offMagic:offMagic+4]) != "HdrS" {
-		return nil, 0, errors.New("it is no bzImage")
+		return nil, 0, errors.New("it is not a bzImage")
 	}
 	sects := int64(header[offSetupSects])
-	if sects == 0 { // an old way to say 4
+	if sects == 0 { // means 4 in old kernels
 		sects = 4
 	}
 	begin := (sects+1)*512 + int64(binary.LittleEndian.Uint32(header[offPayload:]))
@@ -106,7 +106,7 @@ func openPayload(payload io.Reader) (io.Reader, error) {
 			continue
 		}
 		if c.open == nil {
-			return nil, fmt.Errorf("it is packed with %s, which banger cannot unpack", c.name)
+			return nil, fmt.Errorf("it is compressed with %s, which banger cannot read", c.name)
 		}
 		return c.open(io.MultiReader(bytes.NewReader(begin), payload))
 	}
@@ -119,11 +119,11 @@ func checkVmlinux(path string, size uint32) error {
 		return err
 	}
 	if info.Size() != int64(size) {
-		return fmt.Errorf("it unpacks to %d bytes, not the %d that it claims", info.Size(), size)
+		return fmt.Errorf("it decompresses to %d bytes, not to the %d that it claims", info.Size(), size)
 	}
 	file, err := elf.Open(path)
 	if err != nil {
-		return fmt.Errorf("it holds no ELF kernel: %w", err)
+		return fmt.Errorf("it does not contain an ELF kernel: %w", err)
 	}
 	defer file.Close()
 	if file.Machine != elf.EM_X86_64 {

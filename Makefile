@@ -9,11 +9,11 @@ export CGO_ENABLED = 0
 goflags = -trimpath -buildvcs=false -ldflags '-s -w -X banger/internal/version.Version=$(VERSION)'
 bundle = $(GO) run -trimpath -buildvcs=false ./cmd/banger-bundle
 
-# A program built with -race sleeps for a second before it ends, and checks each
-# pointer of SQLite, which was C once: neither tells of our code.
+# A program built with -race sleeps for a second at its exit (GORACE ends that), and
+# checks each pointer of SQLite, which was translated from C (race_quick ends that).
 race_quick = -gcflags=modernc.org/sqlite/lib=-d=checkptr=0
 
-# The agent goes into every VM's initrd.
+# The agent is in every VM's initrd, so it has to stay small.
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
@@ -22,29 +22,29 @@ agent_max = 6291456
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-try: ## from a fresh clone to a running VM: checks, builds, and shows you around
+try: ## from a fresh clone to a running VM: check the host, build, give a tour
 	@sh scripts/try.sh
 
-build: ## build banger, bangerd and banger-agent into this directory
+build: ## build banger, bangerd and banger-agent in this directory
 	$(GO) build $(goflags) -o . ./cmd/banger ./cmd/bangerd ./cmd/banger-agent
 	@size=$$(stat -c %s banger-agent); test $$size -lt $(agent_max) || \
-		{ echo "banger-agent has $$size bytes, at most $(agent_max) are allowed" >&2; exit 1; }
+		{ echo "banger-agent has $$size bytes; the limit is $(agent_max)" >&2; exit 1; }
 
-runtime: ## build the runtime in ./runtime: a kernel set and the default image, from Debian
+runtime: ## build ./runtime, a kernel set and the default image, from Debian's packages
 	$(bundle) build --dir ./runtime
 
-runtime-bundle: runtime ## the same, with Firecracker as runtime-bundle.toml pins it
+runtime-bundle: runtime ## the same with Firecracker, which runtime-bundle.toml pins
 	$(bundle) build --dir ./runtime --only firecracker
 
-rootfs: ## build ./runtime/rootfs-docker.ext4 anew from packages.apt
+rootfs: ## rebuild ./runtime/rootfs-docker.ext4 from packages.apt
 	$(bundle) build --dir ./runtime --only image --force
 
 runtime-package: ## pack ./runtime as dist/banger-runtime.tar.gz and print its SHA-256
 	$(bundle) package --dir ./runtime --out dist/banger-runtime.tar.gz
 
-test: unit vmtest ## everything that can be tested here
+test: unit vmtest ## run all tests that this host can run
 
-unit: ## vet, format and unit tests: no root, no VM, no network
+unit: ## vet, check the format, run the unit tests: no root, no VM, no network
 	@command -v $${CC:-gcc} >/dev/null || \
 		{ echo "the race detector needs a C compiler; fix: sudo apt-get install -y gcc libc6-dev" >&2; exit 1; }
 	@test -z "$$(gofmt -l cmd internal *.go)" || { gofmt -d cmd internal *.go; exit 1; }
@@ -52,39 +52,39 @@ unit: ## vet, format and unit tests: no root, no VM, no network
 	$(GO) vet -tags vm ./internal/lab ./internal/vmm/qemu ./internal/vmm/firecracker ./internal/build/kernel
 	@CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 sh scripts/test.sh unit $(GO) test -race $(race_quick) ./...
 
-vmtest: build runtime ## the tests that boot real VMs
+vmtest: build runtime ## run the tests that boot VMs, on QEMU
 	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestDaemonKilled|TestBuildFromDebian' ./internal/vmm/qemu ./internal/build/kernel
 	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 30m -parallel 3 -tags vm ./internal/lab
 
-bench: build runtime ## what create, exec, list, stop, memory and disks cost: docs/benchmarks.md
+bench: build runtime ## measure create, exec, list, stop, memory and disks (docs/benchmarks.md)
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab
 
-lab: lab-program runtime-bundle ## the tests that boot VMs, on real Firecracker in an emulated host (docs/lab.md)
+lab: lab-program runtime-bundle ## run the tests that boot VMs, on Firecracker in an emulated host (docs/lab.md)
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test
 
-lab-short: lab-program runtime-bundle ## a part of make lab: the driver's contract, and a few machines
+lab-short: lab-program runtime-bundle ## run a part of make lab: the driver's contract and a few VMs
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test --short
 
-lab-bench: lab-program runtime-bundle ## what banger adds to Firecracker alone, in the emulated host
+lab-bench: lab-program runtime-bundle ## compare banger with Firecracker alone, in the emulated host
 	dist/banger-lab bench
 
-lab-host: lab-program runtime-bundle ## make what the emulated host runs from, and no more
+lab-host: lab-program runtime-bundle ## build the disks of the emulated host only
 	dist/banger-lab build
 
-lab-shell: lab-program runtime-bundle ## a shell in the emulated host, with KVM and banger in /lab
+lab-shell: lab-program runtime-bundle ## open a shell in the emulated host, with KVM, and banger in /lab
 	dist/banger-lab shell
 
 .PHONY: lab-program
 lab-program:
 	@$(GO) build -trimpath -buildvcs=false -o dist/ ./cmd/banger-lab
 
-fuzz: ## try every fuzz target for FUZZTIME (10s each)
+fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@GO=$(GO) sh scripts/fuzz.sh $(FUZZTIME)
 
-mutate: ## break each guard once and name the test that notices; WORD= picks some
+mutate: ## break each guard in scripts/mutations and name the test that notices; WORD= picks some
 	@GO=$(GO) sh scripts/mutate.sh $(WORD)
 
-install: build ## install into PREFIX (~/.local), the runtime with it
+install: build ## install banger and the runtime into PREFIX (~/.local)
 	@test -f runtime/bundle.json || { echo "there is no ./runtime to install; fix: make runtime" >&2; exit 1; }
 	install -d $(PREFIX)/bin $(PREFIX)/lib
 	install -m 0755 banger bangerd $(PREFIX)/bin

@@ -97,7 +97,7 @@ func TestTryEndsInARunningMachineAgainAndAgain(t *testing.T) {
 		}
 	}
 	out, code, did = m.try()
-	if code != 0 || strings.Contains(did, "created") || !strings.Contains(out, "is running already") || !strings.Contains(out, "; the first one took ") {
+	if code != 0 || strings.Contains(did, "created") || !strings.Contains(out, "is already running") || !strings.Contains(out, "; the first one took ") {
 		t.Errorf("again: exit code %d, did %q\n%s", code, did, out)
 	}
 	m.write("vm/state", "stopped\n")
@@ -119,7 +119,7 @@ func TestTryGetsFirecracker(t *testing.T) {
 	m = newModel(t)
 	m.write("kvm", "")
 	m.write("unreachable", "")
-	if out, code, did := m.try(); code != 0 || !strings.HasSuffix(did, "created\n") || !strings.Contains(out, "VMs run on QEMU without it") {
+	if out, code, did := m.try(); code != 0 || !strings.HasSuffix(did, "created\n") || !strings.Contains(out, "Continuing without Firecracker") {
 		t.Errorf("exit code %d, did %q\n%s", code, did, out)
 	}
 }

@@ -1,7 +1,6 @@
 #!/bin/sh
-# Run every fuzz target for a time, one line each, and fail when one failed.
-# What made it fail is then in the package's testdata/fuzz: commit that with the
-# fix, and every `go test` tries it again.
+# Run every fuzz target for some time, and fail if one fails. The failing input is
+# then in the package's testdata/fuzz. Commit it with the fix: every `go test` tries it.
 # Usage: scripts/fuzz.sh TIME [TARGET...], for example scripts/fuzz.sh 10s FuzzTree
 set -eu
 time=$1

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Break one guard at a time, as scripts/mutations says, and tell which test
-# noticed. One that no test notices, and one that no longer applies, fail.
-# The tree stays as it is: the broken file is laid over it for the compiler.
-# Usage: scripts/mutate.sh [WORD], only those with the word in name or file
+# Break each guard in scripts/mutations in turn, and print which test notices. Fail if
+# no test notices one, or if one no longer applies. The tree is not changed: the
+# compiler gets the broken file as an overlay.
+# Usage: scripts/mutate.sh [WORD], to try only those with the word in name or file
 set -eu
 word=${1:-}
 cd "$(dirname "$0")/.."
@@ -25,9 +25,9 @@ broken() {
 	} END { exit found != 1 }' "$file"
 }
 
-# verdict says what the tests made of it, and fails where they saw nothing.
+# verdict prints which test noticed, and fails if none did.
 verdict() {
-	[ -f "$file" ] && broken >"$dir/broken.go" || { echo "DOES NOT APPLY: $file has to have this once: $old"; return 1; }
+	[ -f "$file" ] && broken >"$dir/broken.go" || { echo "DOES NOT APPLY: $file must contain this once: $old"; return 1; }
 	printf '{"Replace":{"%s":"%s"}}' "$PWD/$file" "$dir/broken.go" >"$dir/overlay.json"
 	if "${GO:-go}" test -overlay "$dir/overlay.json" -count=1 -vet=off -failfast -timeout 1m -run "$tests" "$package" >"$dir/log" 2>&1; then
 		grep -q 'no tests to run' "$dir/log" && echo "NO SUCH TEST: $tests" || echo "NOT NOTICED by $tests"

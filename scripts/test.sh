@@ -1,7 +1,7 @@
 #!/bin/sh
-# Run `go test` and count: what passed, what failed, and what was skipped and
-# why, so that no skip goes unseen. Usage: scripts/test.sh NAME go test ARGS...
-# While it runs, one line per package and per test that did not pass.
+# Run `go test`, print a line for each package and each test that does not pass, and
+# then the skipped tests with their reasons and the number of passed, failed and
+# skipped tests. Usage: scripts/test.sh NAME go test ARGS...
 set -eu
 name=$1
 shift
@@ -15,7 +15,7 @@ trap 'rm -f "$log" "$status"' EXIT
 
 count() { grep -cE "^ *--- $1: Test|^--- $1: Fuzz" "$log" || true; }
 if [ "$(cat "$status")" != 0 ]; then
-	echo "--- everything that was printed:"
+	echo "--- full output:"
 	cat "$log"
 fi
 if grep -qE '^ *--- SKIP' "$log"; then

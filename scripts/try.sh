@@ -1,8 +1,8 @@
 #!/bin/sh
-# From a fresh clone to a running VM: `make try`. It may be run again at any
-# time; what is there already is neither built nor downloaded again.
-# YES=1 installs missing packages without asking; ANYWAY=1 goes on where the
-# distribution is untested.
+# `make try`: from a fresh clone to a running VM. It can be run again at any time, and
+# does not rebuild or download what exists already.
+# YES=1 installs missing packages without asking; ANYWAY=1 continues on an untested
+# distribution.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,19 +10,19 @@ name=first-otter
 began=$(date +%s)
 first=dist/first-try
 verbose=
-[ -t 2 ] || verbose=-v # no live line there: print the steps
+[ -t 2 ] || verbose=-v # without a terminal there is no live line: print the steps
 
 say() { printf '\n%s\n' "$*"; }
 die() { printf 'try: %s\n' "$1" >&2; shift; for line; do printf 'fix: %s\n' "$line" >&2; done; exit 5; }
 
 check_host() {
 	[ -r /etc/os-release ] && . /etc/os-release
-	[ "$(uname -m)" = x86_64 ] || die "this is $(uname -m), and only x86-64 is supported" "use an x86-64 host"
+	[ "$(uname -m)" = x86_64 ] || die "this host is $(uname -m); only x86-64 is supported" "use an x86-64 host"
 	case "${ID:-}-${VERSION_ID:-}" in
 	debian-12 | debian-13) return ;;
 	esac
 	[ "${ANYWAY:-}" = 1 ] && return
-	die "${PRETTY_NAME:-this host} is untested: only Debian 12 and 13 are tried out" \
+	die "${PRETTY_NAME:-this host} is untested; Debian 12 and 13 are tested" \
 		"run it on Debian 12 or 13, or install Go, QEMU with microvm, mmdebstrap, apt, uidmap, e2fsprogs and ssh and then: ANYWAY=1 make try"
 }
 
@@ -32,12 +32,12 @@ check_go() {
 		printf 'missing  Go\n'
 		die "Go is not installed" "install Go from https://go.dev/dl and put its bin directory in PATH"
 	}
-	# From 1.21 on Go fetches the version that go.mod asks for; an older one
-	# cannot even read that file, so it is asked elsewhere.
+	# From 1.21 on, Go downloads the version that go.mod requires. An older Go cannot
+	# read our go.mod, so ask for its version in another directory.
 	version=$(cd / && go env GOVERSION) || version=
 	case $version in
 	go1.[0-9] | go1.[0-9].* | go1.1[0-9] | go1.1[0-9].* | go1.20 | go1.20.*)
-		die "$version is too old: 1.21 or newer is needed, which fetches the rest" "install Go from https://go.dev/dl and put its bin directory in PATH"
+		die "$version is too old; Go 1.21 or newer is needed" "install Go from https://go.dev/dl and put its bin directory in PATH"
 		;;
 	esac
 }
@@ -46,7 +46,7 @@ may_install() {
 	[ "${YES:-}" = 1 ] && return
 	[ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] && return
 	[ -t 0 ] || return 1
-	printf '\ninstall %s now? [y/N] ' "$*"
+	printf '\nInstall %s now? [y/N] ' "$*"
 	read -r answer
 	case $answer in y | Y | yes) return ;; esac
 	return 1
@@ -57,7 +57,7 @@ install_packages() {
 	[ "$(id -u)" = 0 ] || sudo=sudo
 	command="${sudo:+$sudo }apt-get install -y --no-install-recommends $*"
 	may_install "$@" || die "packages are missing: $*" "$command"
-	[ -z "$sudo" ] || command -v sudo >/dev/null || die "there is no sudo to install packages with" "as root: ${command#sudo }"
+	[ -z "$sudo" ] || command -v sudo >/dev/null || die "sudo is not installed" "as root: ${command#sudo }"
 	$sudo apt-get update -q
 	$command
 }
@@ -65,17 +65,17 @@ install_packages() {
 preflight() {
 	if ./banger doctor --preflight; then return; fi
 	missing=$(./banger doctor --preflight --packages | sort -u | tr '\n' ' ' || true)
-	[ -n "$missing" ] || die "this host is not ready: see the table"
+	[ -n "$missing" ] || die "this host is not ready; see the table above"
 	# shellcheck disable=SC2086 # a list of package names
 	install_packages $missing
-	./banger doctor --preflight || die "this host is still not ready: see the table"
+	./banger doctor --preflight || die "this host is still not ready; see the table above"
 }
 
-# firecracker gets it where it would run VMs and is all that is missing for that.
+# firecracker downloads Firecracker if nothing else is missing to run VMs on it.
 firecracker() {
 	./banger doctor | grep -q '^ *make runtime-bundle' || return 0
-	say "Firecracker, which runs VMs where KVM is usable:"
-	make -s runtime-bundle || say "VMs run on QEMU without it. To try again: make runtime-bundle"
+	say "Downloading Firecracker, which runs VMs on hosts with KVM:"
+	make -s runtime-bundle || say "Continuing without Firecracker; VMs use QEMU. To try again: make runtime-bundle"
 }
 
 show() {
@@ -91,7 +91,7 @@ boot_id() { inside cat /proc/sys/kernel/random/boot_id; }
 bring_up() {
 	case $(./banger vm list | awk -v n="$name" '$1 == n { print $2 }') in
 	"") show vm create --name "$name" ;;
-	running) say "$name is running already" ;;
+	running) say "$name is already running" ;;
 	*) show vm start "$name" ;;
 	esac
 }
@@ -100,7 +100,7 @@ tour() {
 	show vm exec --no-stdin "$name" -- uname -a
 	show vm exec --no-stdin "$name" -- cat /etc/os-release
 	mark="written by make try at $(date '+%F %T')"
-	say "Writing /root/proof (on the work disk) and /etc/banger-proof (in the overlay):"
+	say "Writing /root/proof (on the work disk) and /etc/banger-proof (on the overlay), then restarting:"
 	inside sh -c 'echo "$1" >/root/proof && echo "$1" >/etc/banger-proof' sh "$mark"
 	before=$(boot_id)
 	show vm restart --wait boot "$name"
@@ -108,34 +108,34 @@ tour() {
 	show vm exec --no-stdin "$name" -- cat /root/proof /etc/banger-proof
 	[ "$(inside cat /root/proof)" = "$mark" ] || die "/root/proof did not survive the restart" "banger vm logs $name"
 	[ "$(inside cat /etc/banger-proof)" = "$mark" ] || die "/etc/banger-proof did not survive the restart" "banger vm logs $name"
-	[ "$before" != "$after" ] || die "the boot id did not change: nothing was restarted" "banger vm logs $name"
+	[ "$before" != "$after" ] || die "the boot id did not change: $name did not restart" "banger vm logs $name"
 	printf '\nboot id before %s\nboot id after  %s\n' "$before" "$after"
 }
 
 farewell() {
 	took=$(($(date +%s) - began))
-	say "Your machine $name is running and stays until you delete it. To go on:"
+	say "Your VM $name is running and stays until you delete it. Next:"
 	cat <<-END
 	  ./banger vm ssh $name                   log in
 	  ./banger vm exec $name -- docker info   run a program
-	  ./banger vm stop $name                  its disks stay
-	  ./banger vm --help                            everything else
+	  ./banger vm stop $name                  stop it; its disks stay
+	  ./banger vm --help                            list all commands
 	END
 	if [ -s "$first" ]; then
 		say "This run took $took s; the first one took $(cat "$first") s."
 	else
 		mkdir -p dist
 		echo "$took" >"$first"
-		say "This first run took $took s. Another one rebuilds and downloads nothing."
+		say "This first run took $took s. The next one will not rebuild or download anything."
 	fi
 }
 
 check_host
 check_go
-say "Checking this host (building banger for that, which takes a minute the first time):"
+say "Building banger (about a minute the first time) and checking this host:"
 make -s build
 preflight
-say "The runtime: a kernel and the default image, made from Debian's packages:"
+say "Building the runtime, a kernel and the default image, from Debian's packages:"
 make -s runtime
 firecracker
 bring_up

@@ -1,5 +1,5 @@
 // Command banger-bundle builds runtime bundles and packs them for other hosts.
-// It is a tool of the source tree, behind make runtime and make runtime-package.
+// make runtime and make runtime-package run it; it is not installed.
 package main
 
 import (
@@ -53,7 +53,7 @@ func run(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) 
 	return cli.ExitCode(err)
 }
 
-// errUsage is an error of the command line, which was printed already.
+// errUsage is an error in the command line that has been printed already.
 var errUsage = &banger.Error{Kind: banger.Invalid, What: "usage"}
 
 func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
@@ -66,7 +66,7 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 		return errUsage
 	}
 	if flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "there is nothing to do with %s\n%s", strings.Join(flags.Args(), " "), usage)
+		fmt.Fprintf(stderr, "unexpected arguments: %s\n%s", strings.Join(flags.Args(), " "), usage)
 		return errUsage
 	}
 	return nil
@@ -74,13 +74,13 @@ func parse(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 
 func runBuild(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) error {
 	flags := flag.NewFlagSet("build", flag.ContinueOnError)
-	dir := flags.String("dir", "runtime", "where the bundle is")
-	packages := flags.String("packages", "packages.apt", "the list of the image's packages")
-	only := flags.String("only", "", "work on one part: kernel, image or firecracker")
-	pins := flags.String("pins", "runtime-bundle.toml", "what may be downloaded, with its digests")
-	mirror := flags.String("mirror", "", "a mirror of Debian's archive")
-	force := flags.Bool("force", false, "build anew what is there already")
-	verify := flags.Bool("verify", false, "read every byte of what is there already")
+	dir := flags.String("dir", "runtime", "directory of the bundle")
+	packages := flags.String("packages", "packages.apt", "list of the image's packages")
+	only := flags.String("only", "", "build one part: kernel, image or firecracker")
+	pins := flags.String("pins", "runtime-bundle.toml", "pinned downloads")
+	mirror := flags.String("mirror", "", "URL of a mirror of Debian's archive")
+	force := flags.Bool("force", false, "rebuild what is up to date")
+	verify := flags.Bool("verify", false, "read every byte instead of trusting times and sizes")
 	if err := parse(flags, args, stderr); err != nil {
 		return err
 	}
@@ -96,8 +96,8 @@ func runBuild(ctx context.Context, args []string, stdout *os.File, stderr io.Wri
 
 func runPackage(ctx context.Context, args []string, stdout *os.File, stderr io.Writer) error {
 	flags := flag.NewFlagSet("package", flag.ContinueOnError)
-	dir := flags.String("dir", "runtime", "where the bundle is")
-	out := flags.String("out", filepath.Join("dist", "banger-runtime.tar.gz"), "the archive to write")
+	dir := flags.String("dir", "runtime", "directory of the bundle")
+	out := flags.String("out", filepath.Join("dist", "banger-runtime.tar.gz"), "archive to write")
 	if err := parse(flags, args, stderr); err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestExitCodesAndFixes(t *testing.T) {
 		{[]string{"fetch"}, 2, "usage:"},
 		{[]string{"build", "-h"}, 0, "usage:"},
 		{[]string{"build", "--no-such-flag"}, 2, "no-such-flag"},
-		{[]string{"build", "now"}, 2, "nothing to do with now"},
+		{[]string{"build", "now"}, 2, "unexpected arguments: now"},
 		{[]string{"build", "--only", "roof"}, 2, "fix: use --only kernel, --only image or --only firecracker"},
 		{[]string{"build", "--dir", empty, "--packages", packages + ".missing"}, 130, "canceled"},
 		{[]string{"package", "--dir", empty}, 5, "fix: make runtime"},

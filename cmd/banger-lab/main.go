@@ -1,5 +1,5 @@
-// Command banger-lab runs banger's tests on real Firecracker in the lab host. It
-// is a tool of the source tree, behind make lab, lab-short and lab-shell.
+// Command banger-lab runs banger's tests on real Firecracker in the lab host. make lab,
+// lab-short and lab-shell run it; it is not installed.
 package main
 
 import (
@@ -29,18 +29,18 @@ const usage = `usage: banger-lab build
        banger-lab test [--short] [--suite driver|qemu|machines] [--run REGEX]
 `
 
-// errUsage is an error of the command line, which is told by the usage.
+// errUsage is an error in the command line; the usage has been printed.
 var errUsage = &banger.Error{Kind: banger.Invalid, What: "usage"}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// Whoever reads what we print may die of the same Ctrl-C before the host has ended.
+	// The reader of our output can die of the same Ctrl-C before the host has ended.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	os.Exit(run(ctx, os.Args[1:]))
 }
 
-// choice is what the command line asks for.
+// choice is the parsed command line.
 type choice struct {
 	short, verbose bool
 	suite, tests   string
@@ -55,10 +55,10 @@ func run(ctx context.Context, args []string) int {
 	var c choice
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	flags.Usage = func() { io.WriteString(os.Stderr, usage) }
-	flags.BoolVar(&c.short, "short", false, "the short part only")
-	flags.BoolVar(&c.verbose, "v", true, "as go test has it; always on")
-	flags.StringVar(&c.suite, "suite", "", "one suite only")
-	flags.StringVar(&c.tests, "run", "", "these tests or benchmarks only")
+	flags.BoolVar(&c.short, "short", false, "run only the short part")
+	flags.BoolVar(&c.verbose, "v", true, "as in go test; always on")
+	flags.StringVar(&c.suite, "suite", "", "run only this suite")
+	flags.StringVar(&c.tests, "run", "", "run only these tests or benchmarks")
 	if err := flags.Parse(args[1:]); err != nil {
 		return cli.ExitCode(errUsage)
 	}
@@ -91,8 +91,8 @@ func inLab(ctx context.Context, do func(*host.Lab) error) (err error) {
 
 func runBuild(ctx context.Context, l *host.Lab, _ choice) error { return l.Build(ctx) }
 
-// start boots the host with the programs and the tests of suites in it, and
-// prints what it is.
+// start boots the host with the programs and the tests of the suites, and prints what
+// host it is.
 func start(ctx context.Context, l *host.Lab, suites []host.Suite) (*host.Host, error) {
 	programs, err := l.Programs(ctx, ".", suites)
 	if err != nil {
@@ -106,7 +106,7 @@ func start(ctx context.Context, l *host.Lab, suites []host.Suite) (*host.Host, e
 	fmt.Printf("the lab host is ready after %.0f s; its console is %s\n", time.Since(began).Seconds(), l.Console())
 	about := `uname -r; firecracker --version | head -n 1; grep -o -m 1 -w svm /proc/cpuinfo; ls -l /dev/kvm; id`
 	if status, err := h.Shell(ctx, about, os.Stdout); err != nil || status != 0 {
-		return nil, errors.Join(fmt.Errorf("look at the lab host: exit %d", status), err, h.Close())
+		return nil, errors.Join(fmt.Errorf("inspect the lab host: exit status %d", status), err, h.Close())
 	}
 	return h, nil
 }
@@ -120,7 +120,7 @@ func runShell(ctx context.Context, l *host.Lab, _ choice) error {
 	return h.Terminal(ctx, os.Stdin, os.Stdout)
 }
 
-// runBench runs what compares banger with Firecracker alone.
+// runBench runs the benchmarks that compare banger with Firecracker alone.
 func runBench(ctx context.Context, l *host.Lab, c choice) error {
 	machines := host.Suites[len(host.Suites)-1]
 	h, err := start(ctx, l, []host.Suite{machines})
@@ -145,7 +145,7 @@ func runTest(ctx context.Context, l *host.Lab, c choice) error {
 		}
 	}
 	if len(suites) == 0 {
-		return banger.Invalidf("name one of "+strings.Join(names, ", "), "there is no suite %q", c.suite)
+		return banger.Invalidf("use one of "+strings.Join(names, ", "), "there is no suite %q", c.suite)
 	}
 	h, err := start(ctx, l, suites)
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"banger"
 )
 
-// Dirs are the four places banger keeps things in. Every file name that we put
-// on disk is spelled in this file and nowhere else.
+// Dirs are banger's four directories. The name of every file that banger writes is in
+// this file and nowhere else.
 type Dirs struct {
 	Config  string // config.toml
 	State   string // what must not be lost
-	Cache   string // what may be deleted at any time
-	Runtime string // the socket, and nothing else: it may vanish at any time
+	Cache   string // can be deleted at any time
+	Runtime string // the socket only, since it can vanish at any time
 }
 
 // Files of the configuration and state directories.
@@ -39,62 +39,59 @@ func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
 func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
 func (d Dirs) Lab() string        { return filepath.Join(d.Cache, "lab") }
 
-// SpareSocket is where the daemon listens when the runtime directory is gone or
-// another state directory's daemon listens there. It is the same at each start.
+// SpareSocket returns where the daemon listens if the runtime directory is missing, or if
+// the daemon of another state directory listens there. It is the same at each start.
 func (d Dirs) SpareSocket() string {
 	sum := sha256.Sum256([]byte(filepath.Clean(d.State)))
 	return filepath.Join(os.TempDir(), fmt.Sprintf("banger-%d-%x", os.Getuid(), sum[:4]), "bangerd.sock")
 }
 
-// FailedConsole is where the console of a VM that never came up is kept after
-// the VM itself is gone.
+// FailedConsole returns where the console log of a VM is kept after its create failed.
 func (d Dirs) FailedConsole(name string) string {
 	return filepath.Join(d.Failed(), name+".console.log")
 }
 
-// VM is the private directory of a VM.
+// VM returns the private directory of a VM.
 func (d Dirs) VM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), string(id))) }
 
-// NewVM is where a VM's directory is put together before it gets its name: a
-// directory with this name belongs to a create that did not come to its end.
+// NewVM returns where a create prepares a VM's directory. A directory of this name was
+// left by a create that did not finish.
 func (d Dirs) NewVM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), ".new-"+string(id))) }
 
-// GoneVM is what a VM's directory is called once its deletion has begun.
+// GoneVM returns what a VM's directory is renamed to when its deletion begins.
 func (d Dirs) GoneVM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), ".gone-"+string(id))) }
 
-// Image is the directory of an image in the state directory.
+// Image returns the directory of an image in the state directory.
 func (d Dirs) Image(id banger.Digest) ImageDir {
 	return ImageDir(filepath.Join(d.Images(), hexOf(id)))
 }
 
-// NewImage is a pattern for os.MkdirTemp: where an image is put together before
-// it gets its name. What has such a name belongs to an import or a deletion that
-// did not come to its end.
+// NewImage returns the pattern for os.MkdirTemp of the directories in which imports and
+// deletions work. A directory of such a name was left by one that did not finish.
 func (d Dirs) NewImage() string { return ".new-image-*" }
 
-// Kernel is the directory of a kernel set in the state directory.
+// Kernel returns the directory of a kernel set in the state directory.
 func (d Dirs) Kernel(id banger.Digest) KernelDir {
 	return KernelDir(filepath.Join(d.Kernels(), hexOf(id)))
 }
 
-// Agent is the file of an agent binary in the state directory.
+// Agent returns the file of an agent in the state directory.
 func (d Dirs) Agent(id banger.Digest) string { return filepath.Join(d.Agents(), hexOf(id)) }
 
-// Firecracker is the file of a Firecracker binary in the state directory.
+// Firecracker returns the file of a Firecracker in the state directory.
 func (d Dirs) Firecracker(id banger.Digest) string { return filepath.Join(d.VMMs(), hexOf(id)) }
 
-// BaseInitrd is the cached initrd that a kernel set and an agent make.
+// BaseInitrd returns the cached initrd of a kernel set and an agent.
 func (d Dirs) BaseInitrd(kernel, agent banger.Digest) string {
 	return filepath.Join(d.Initrds(), hexOf(kernel)[:16]+"-"+hexOf(agent)[:16]+".cpio")
 }
 
 func hexOf(id banger.Digest) string { return strings.TrimPrefix(string(id), "sha256:") }
 
-// VMDir is the directory of one VM. A VMM runs in it, and is given the names of
-// files relative to it.
+// VMDir is the directory of one VM. Its VMM runs in it and gets relative file names.
 type VMDir string
 
-// Names of files in a VM's directory, as a VMM is given them.
+// Names of files in a VM's directory, as a VMM gets them.
 const (
 	KernelName  = "vmlinux"
 	InitrdName  = "initrd.img"
@@ -118,7 +115,7 @@ func (v VMDir) HostKey() string         { return v.Path("ssh_host_ed25519_key") 
 func (v VMDir) Console() string         { return v.Path(ConsoleName) }
 func (v VMDir) OldConsole() string      { return v.Path(ConsoleName + ".1") }
 
-// VMMLogName is the name of a driver's log: firecracker.log, qemu.log.
+// VMMLogName returns the name of a driver's log: firecracker.log, qemu.log.
 func VMMLogName(driver string) string { return driver + ".log" }
 
 func (v VMDir) VMMLog(driver string) string    { return v.Path(VMMLogName(driver)) }
@@ -129,20 +126,20 @@ type ImageDir string
 
 func (i ImageDir) Rootfs() string { return filepath.Join(string(i), "rootfs.ext4") }
 
-// KernelDir is a kernel set's directory, in the state directory or a bundle.
+// KernelDir is the directory of a kernel set, in the state directory or in a bundle.
 type KernelDir string
 
 func (k KernelDir) Vmlinux() string { return filepath.Join(string(k), "vmlinux") }
 func (k KernelDir) Modules() string { return filepath.Join(string(k), "modules.ext4") }
 
-// BootModules is a newc archive, as an initrd can hold it: the boot modules
-// and the file that gives their order.
+// BootModules returns the cpio archive with the boot modules and the file that gives
+// their order, for an initrd.
 func (k KernelDir) BootModules() string { return filepath.Join(string(k), "boot.cpio") }
 
-// Info says what the set is and where it comes from.
+// Info returns the file that describes the set.
 func (k KernelDir) Info() string { return filepath.Join(string(k), "kernel.json") }
 
-// BundleDir is a runtime bundle.
+// BundleDir is the directory of a runtime bundle.
 type BundleDir string
 
 func (b BundleDir) Manifest() string  { return filepath.Join(string(b), "bundle.json") }
@@ -155,9 +152,9 @@ func (b BundleDir) Packages() string    { return filepath.Join(string(b), "packa
 func (b BundleDir) Agent() string       { return filepath.Join(string(b), "agent") }
 func (b BundleDir) Firecracker() string { return filepath.Join(string(b), "firecracker") }
 
-// DirsFrom applies the XDG rules to an environment. getenv is os.Getenv outside
-// of tests. The runtime directory falls back to /run/user/<uid> where that is
-// the user's own, and then to a private directory below the temporary one.
+// DirsFrom returns the directories that the XDG variables in the environment give.
+// getenv is os.Getenv except in tests. Without XDG_RUNTIME_DIR, the runtime directory is
+// in /run/user/<uid> if that is private, else in the temporary directory.
 func DirsFrom(getenv func(string) string) (Dirs, error) {
 	home := getenv("HOME")
 	base := func(key, below string) (string, error) {
@@ -165,7 +162,7 @@ func DirsFrom(getenv func(string) string) (Dirs, error) {
 			return filepath.Join(dir, "banger"), nil
 		}
 		if !filepath.IsAbs(home) {
-			return "", banger.Invalidf("export HOME=/home/you", "neither %s nor HOME names a directory", key)
+			return "", banger.Invalidf("export HOME=/home/you", "neither %s nor HOME is an absolute path", key)
 		}
 		return filepath.Join(home, below, "banger"), nil
 	}
@@ -179,7 +176,7 @@ func DirsFrom(getenv func(string) string) (Dirs, error) {
 			return Dirs{}, err
 		}
 	}
-	// The original's name for the state directory, for scripts that set it.
+	// The first banger's variable, for scripts that set it.
 	if dir := getenv("BANGER_STATE_DIR"); filepath.IsAbs(dir) {
 		d.State = dir
 	}

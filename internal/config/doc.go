@@ -1,3 +1,3 @@
-// Package config reads config.toml and the environment, and spells every file
-// name that banger puts on disk. It does not create or open those files.
+// Package config reads config.toml and the environment, and defines the name of every
+// file that banger writes. It does not create or open those files.
 package config

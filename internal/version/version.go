@@ -1,6 +1,6 @@
-// Package version holds the version that every program of banger prints. It
-// does not compare versions.
+// Package version holds the version that banger's programs print. It does not compare
+// versions.
 package version
 
-// Version is set when the programs are built from a tag.
+// Version is the version of the programs. make build sets it.
 var Version = "0.1.0-dev"

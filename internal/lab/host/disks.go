@@ -22,19 +22,19 @@ import (
 //go:embed packages.apt
 var packages []byte
 
-// recipe counts the changes to how the disks are made from the same content.
+// recipe counts the changes to how the disks are built.
 const recipe = 1
 
-// dataSize is what the host has for the VMs in it, and for all it writes.
+// dataSize is the size of the disk for the host's VMs and for all that it writes.
 const dataSize = 24 * banger.GiB
 
-// disks are the files the host runs from, all of them read-only.
+// disks are the files that the host boots from. It writes to none of them.
 type disks struct {
 	kernel                config.KernelDir
 	image, data, programs string
 }
 
-// key is the name of something made from these inputs.
+// key returns a name for something that is built from these inputs.
 func key(inputs ...[]byte) string {
 	sum := sha256.New()
 	fmt.Fprintln(sum, recipe, debian.Suite)
@@ -45,8 +45,8 @@ func key(inputs ...[]byte) string {
 	return fmt.Sprintf("%x", sum.Sum(nil)[:8])
 }
 
-// once makes the file dir/kind-key.ext4 unless it is there, and removes those
-// of other keys.
+// once creates the file dir/kind-key.ext4 unless it exists, and removes those of other
+// keys.
 func (l *Lab) once(kind, key string, make func(path string) error) (string, error) {
 	path := filepath.Join(l.dir, kind+"-"+key+".ext4")
 	others, err := filepath.Glob(filepath.Join(l.dir, kind+"-*"))
@@ -63,15 +63,15 @@ func (l *Lab) once(kind, key string, make func(path string) error) (string, erro
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return path, err
 	}
-	l.say("make the lab host's %s", kind)
+	l.say("build the lab host's %s disk", kind)
 	stage := filepath.Join(l.dir, kind+"-new")
 	if err := make(stage); err != nil {
-		return "", fmt.Errorf("make the lab host's %s: %w", kind, errors.Join(err, os.RemoveAll(stage)))
+		return "", fmt.Errorf("build the lab host's %s disk: %w", kind, errors.Join(err, os.RemoveAll(stage)))
 	}
 	return path, os.Rename(stage, path)
 }
 
-// buildImage makes the host's root file system.
+// buildImage builds the host's root file system.
 func (l *Lab) buildImage(ctx context.Context) (string, error) {
 	return l.once("image", key(packages), func(path string) error {
 		list := filepath.Join(l.dir, "packages.apt")
@@ -89,7 +89,7 @@ func (l *Lab) buildImage(ctx context.Context) (string, error) {
 	})
 }
 
-// buildData makes the disk that has the runtime bundle in it, and room.
+// buildData builds the disk that holds the runtime bundle and has space for VMs.
 func (l *Lab) buildData(ctx context.Context) (string, error) {
 	manifest, err := os.ReadFile(l.Bundle.Manifest())
 	if err != nil {
@@ -102,8 +102,8 @@ func (l *Lab) buildData(ctx context.Context) (string, error) {
 	return l.once("data", key(manifest), func(path string) error { return l.mke2fs(ctx, tree, path, dataSize) })
 }
 
-// mke2fs makes a sparse disk with a tree's content. It needs no journal: nothing
-// on it outlives the host.
+// mke2fs creates a sparse disk with a directory's content. It has no journal, since
+// nothing on it outlives the host.
 func (l *Lab) mke2fs(ctx context.Context, tree, path string, size banger.Size) error {
 	program, err := l.Runner.Look("mke2fs")
 	if err != nil {
@@ -116,7 +116,7 @@ func (l *Lab) mke2fs(ctx context.Context, tree, path string, size banger.Size) e
 	return err
 }
 
-// writeFile writes a small file of the run.
+// writeFile writes a file into the directory of the run.
 func (l *Lab) writeFile(name string, mode fs.FileMode, content io.Reader) (string, error) {
 	path := filepath.Join(l.run, name)
 	file, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)

@@ -14,22 +14,22 @@ import (
 //go:embed files
 var files embed.FS
 
-// placed is what the host gets beyond its image, by its path.
+// placed is a file of the initrd.
 type placed struct {
 	path string
 	mode fs.FileMode
 	data []byte
 }
 
-// busybox is what the initrd's script is run by.
+// busybox is the shell of the initrd's script.
 const busybox = "/bin/busybox"
 
-// writeInitrd writes the host's initrd: a static shell, the script that puts the
-// root together, the kernel set's boot modules, and the files for the root.
+// writeInitrd writes the host's initrd: a static shell, the script that mounts the root,
+// the kernel set's boot modules, and the files for the root.
 func (l *Lab) writeInitrd(keys keys) (string, error) {
 	shell, err := os.ReadFile(busybox)
 	if err != nil {
-		return "", &banger.Error{Kind: banger.Unready, What: "make the lab host's initrd", Why: err, Fix: "sudo apt-get install -y busybox-static"}
+		return "", &banger.Error{Kind: banger.Unready, What: "create the lab host's initrd", Why: err, Fix: "sudo apt-get install -y busybox-static"}
 	}
 	modules, err := os.ReadFile(l.Bundle.Kernel().BootModules())
 	if err != nil {
@@ -57,7 +57,7 @@ func (l *Lab) writeInitrd(keys keys) (string, error) {
 	return l.writeFile("initrd.img", 0o600, &out)
 }
 
-// above makes the directories above a file, as private as the file.
+// above adds the directories above a file.
 func above(archive *initrd.Writer, made map[string]bool, dir string, mode fs.FileMode) {
 	if made[dir] {
 		return
@@ -79,7 +79,7 @@ func script(name string) []byte {
 	return text
 }
 
-// root is what comes over the host's image.
+// root returns the files that are added to the host's image.
 func root(keys keys) []placed {
 	return []placed{
 		{"files/etc/hostname", 0o644, []byte("banger-lab\n")},

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// keys are made for one run of the host: its own, and the one that opens it.
+// keys are the keys of one run of the host: its host key and the user's key.
 type keys struct {
 	host, user []byte // PEM
 	authorized []byte // the user's public key as a line

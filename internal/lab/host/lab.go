@@ -18,13 +18,14 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// User is who programs run as in the host: a plain one, of the group kvm.
+// User is the plain user that runs programs in the host. It is in the group kvm.
 const User = "lab"
 
-// Root is where the programs and the bundle, as runtime, are in the host.
+// Root is the directory in the host that holds the programs and, as runtime, the bundle.
 const Root = "/lab"
 
-// Lab is where the lab host is made and run: one at a time in a cache.
+// Lab is the place where the lab host is built and run. A cache has one lab, which runs
+// one host at a time.
 type Lab struct {
 	Runner hostcmd.Runner
 	Bundle config.BundleDir
@@ -34,7 +35,7 @@ type Lab struct {
 	lock     *os.File
 }
 
-// Open takes a lab for one's own. It is a Conflict while somebody else has it.
+// Open locks the lab. It returns a Conflict if another process has it.
 func (l *Lab) Open(dirs config.Dirs) error {
 	l.dir, l.run = dirs.Lab(), filepath.Join(dirs.Lab(), "run")
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
@@ -46,24 +47,24 @@ func (l *Lab) Open(dirs config.Dirs) error {
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
-		return &banger.Error{Kind: banger.Conflict, What: "open the lab", Why: fmt.Errorf("another one runs in %s", l.dir), Fix: "wait until it has ended"}
+		return &banger.Error{Kind: banger.Conflict, What: "open the lab", Why: fmt.Errorf("another lab is running in %s", l.dir), Fix: "wait until it ends"}
 	}
 	l.lock = lock
 	return errors.Join(os.RemoveAll(l.run), os.Mkdir(l.run, 0o700))
 }
 
-// Close lets others have the lab. What the last run has left is kept for them to read.
+// Close unlocks the lab. The files of the last run stay until the next one.
 func (l *Lab) Close() error { return l.lock.Close() }
 
-// Console is what the host has said since its boot.
+// Console returns the file of the host's console output.
 func (l *Lab) Console() string { return filepath.Join(l.run, "console.log") }
 
-// Run is where files of this run are kept until the next one.
+// Run returns the directory of this run's files. The next run removes them.
 func (l *Lab) Run() string { return l.run }
 
 func (l *Lab) say(format string, args ...any) { fmt.Fprintf(l.Out, format+"\n", args...) }
 
-// Build makes what is missing or stale of what the host runs from.
+// Build builds the host's disks that are missing or stale.
 func (l *Lab) Build(ctx context.Context) error {
 	_, err := l.disks(ctx)
 	return err
@@ -79,19 +80,19 @@ func (l *Lab) disks(ctx context.Context) (disks, error) {
 	return d, err
 }
 
-// Host is the lab host as it runs.
+// Host is a running lab host.
 type Host struct {
 	*ssh.Client
 	Port  int
-	Key   string // file of the key that opens it
-	Known string // file with its own key
+	Key   string // file of the user's private key
+	Known string // known_hosts file with the host's key
 
 	stop  context.CancelFunc
 	ended <-chan error
 }
 
-// Boot boots the host with the tree programs copied over Root. It ends with ctx,
-// or by Close; nothing that is written in it stays.
+// Boot boots the host with the directory programs copied into Root. The host ends with
+// ctx or by Close, and everything written in it is lost.
 func (l *Lab) Boot(ctx context.Context, programs string) (*Host, error) {
 	d, err := l.disks(ctx)
 	if err != nil {
@@ -157,12 +158,12 @@ func (l *Lab) connect(h *Host, keys keys) error {
 	return nil
 }
 
-// nudging is how often the host is called to.
+// nudging is how often nudge sends a request to the host.
 const nudging = 2 * time.Second
 
-// nudge calls to the host until the connection ends. A host once stood still in
-// a VM's thread for 216 s, until a connection came in: as if the software CPU had
-// lost the timer's interrupt (2026-11-24, QEMU 7.2). The next one mends that.
+// nudge sends requests to the host until the connection ends. Once a host stood still in
+// a VM's thread for 216 s until a connection came in, as if QEMU had lost a timer
+// interrupt (2026-11-24, QEMU 7.2). Any other interrupt ends that.
 func (h *Host) nudge() {
 	ticker := time.NewTicker(nudging)
 	defer ticker.Stop()
@@ -179,14 +180,14 @@ func (h *Host) Close() error {
 		h.Client.Close()
 	}
 	h.stop()
-	if h.ended != nil { // nil where it never started
+	if h.ended != nil { // nil if QEMU never started
 		<-h.ended
 	}
 	return nil
 }
 
-// Shell runs a line of shell in the host, as its plain user, and returns its
-// exit status. A host that dies meanwhile is an error.
+// Shell runs a shell command in the host as User and returns its exit status. It returns
+// an error if the host dies.
 func (h *Host) Shell(ctx context.Context, line string, out io.Writer) (int, error) {
 	session, err := h.NewSession()
 	if err != nil {

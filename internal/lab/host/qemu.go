@@ -16,18 +16,18 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// memory is what the host has. Its VMs live in there.
+// memory is the host's memory, which its VMs share.
 const memory = 6 * banger.GiB
 
-// What the host says on its console when it can be used, or never will.
+// What the host prints on its console once it is ready, or has failed.
 const (
 	isReady  = "banger-lab: ready"
 	notReady = "banger-lab: the host is not ready"
 )
 
-// args are QEMU's. Without cmpxchg16b, after which a QEMU before 8.0 may have
-// anything in the flags (ADR 16); nothing in here needs it. One CPU: with two, the software CPU's threads race with the
-// kernel's changes to its own code, which KVM does at each VM's start.
+// args returns QEMU's arguments. They disable cmpxchg16b, which leaves wrong flags on a
+// QEMU before 8.0 (ADR 16). There is one CPU: with two, QEMU's threads race with the
+// changes that the kernel makes to its own code when KVM starts a VM.
 func args(d disks, initrd string, port int, khz string) []string {
 	all := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -49,8 +49,9 @@ func args(d disks, initrd string, port int, khz string) []string {
 	return all
 }
 
-// cmdline is the host kernel's. mitigations=off only makes the emulation
-// faster. Without the frequency a busy machine makes it hang while it measures.
+// cmdline returns the host kernel's command line. mitigations=off only makes the
+// emulation faster. Without the frequency, the kernel can hang while it measures it on a
+// busy machine.
 func cmdline(khz string) string {
 	line := "console=ttyS0 loglevel=4 systemd.show_status=yes systemd.wants=lab.service panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on"
 	if khz != "" {
@@ -61,7 +62,7 @@ func cmdline(khz string) string {
 
 var frequency = regexp.MustCompile(`(?m)^cpu MHz\s*: (\d+)\.(\d{3})$`)
 
-// khz is this machine's frequency, or empty where nobody tells.
+// khz returns this machine's CPU frequency, or "" if /proc/cpuinfo has none.
 func khz(cpuinfo []byte) string {
 	found := frequency.FindSubmatch(cpuinfo)
 	if found == nil {
@@ -70,7 +71,7 @@ func khz(cpuinfo []byte) string {
 	return string(found[1]) + string(found[2])
 }
 
-// freePort is a port that nobody has just now.
+// freePort returns a port that is free at the moment.
 func freePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -80,8 +81,8 @@ func freePort() (int, error) {
 	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
-// boot starts QEMU and returns once the host is ready. QEMU ends with ctx; ended
-// tells when it has.
+// boot starts QEMU and returns once the host is ready. QEMU ends with ctx, and ended
+// receives its error then.
 func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err error) {
 	console, err := os.Create(l.Console())
 	if err != nil {
@@ -98,7 +99,7 @@ func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err 
 	case ok := <-watch.seen:
 		return done, l.setUp(ok)
 	case err := <-done:
-		done <- nil // for whoever waits for the end
+		done <- nil // for Close
 		select {
 		case ok := <-watch.seen: // just before the end
 			return done, l.setUp(ok)
@@ -107,18 +108,18 @@ func (l *Lab) boot(ctx context.Context, argv []string) (ended <-chan error, err 
 		if ctx.Err() != nil {
 			return done, ctx.Err()
 		}
-		return done, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready, see %s", l.Console()), err)
+		return done, errors.Join(fmt.Errorf("boot the lab host: it ended before it was ready; its console is %s", l.Console()), err)
 	}
 }
 
 func (l *Lab) setUp(ok bool) error {
 	if !ok {
-		return fmt.Errorf("boot the lab host: its set-up failed, see %s", l.Console())
+		return fmt.Errorf("boot the lab host: its set-up failed; its console is %s", l.Console())
 	}
 	return nil
 }
 
-// watcher passes on what the host says, and tells when it has said a word.
+// watcher copies the host's output and reports when it contains one of two words.
 type watcher struct {
 	to        io.Writer
 	good, bad string

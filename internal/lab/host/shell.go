@@ -9,7 +9,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Terminal gives a person a shell in the host.
+// Terminal runs a login shell in the host on a terminal.
 func (h *Host) Terminal(ctx context.Context, in, out *os.File) error {
 	session, err := h.NewSession()
 	if err != nil {
@@ -48,7 +48,7 @@ func (h *Host) Terminal(ctx context.Context, in, out *os.File) error {
 	}
 }
 
-// KeepLogs copies what the host's kernel and journal have said into the run's directory.
+// KeepLogs copies the host's kernel log and journal into the directory of the run.
 func (l *Lab) KeepLogs(ctx context.Context, h *Host) error {
 	file, err := os.Create(l.run + "/host.log")
 	if err != nil {

@@ -15,19 +15,19 @@ import (
 type Suite struct {
 	Name    string
 	Package string
-	Tests   string // a regular expression: these only; empty: all
-	Short   string // the part that a short run has
+	Tests   string // a regular expression of the tests to run; empty: all
+	Short   string // the same for a short run
 }
 
-// Suites are all there are.
+// Suites are all suites.
 var Suites = []Suite{
 	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^(TestContract$|TestReal)", Short: "^(TestContract$|TestReal)"},
 	{Name: "qemu", Package: "internal/vmm/qemu", Tests: "^(TestContract|TestReconnect|TestDaemonKilled)$", Short: "^TestContract$/^Guest$"},
 	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$"},
 }
 
-// Programs builds what goes into the host: the programs where a checkout has
-// them, and the tests of the suites. It returns the tree of them.
+// Programs builds what goes into the host: banger's programs, laid out as in a checkout,
+// and the tests of the suites. It returns their directory.
 func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string, error) {
 	tree := filepath.Join(l.run, "programs")
 	if err := os.Mkdir(tree, 0o700); err != nil {
@@ -45,7 +45,7 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	if err := build(programs...); err != nil {
 		return "", fmt.Errorf("build the programs: %w", err)
 	}
-	// The guest of the driver's contract: the host has no Go to build it with.
+	// The guest of the driver's contract, since the host has no Go to build it.
 	if err := build(append(append([]string{"build"}, common...), filepath.Join(tree, "guest"), "./internal/vmm/testdata/init")...); err != nil {
 		return "", fmt.Errorf("build the contract's guest: %w", err)
 	}
@@ -62,11 +62,10 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	return tree, nil
 }
 
-// surroundings tell the tests what host they are on: one with Firecracker only,
-// where everything takes its time.
+// surroundings tell the tests that the host has only Firecracker and is slow.
 const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5 BANGER_TEST_SMALL=/small BANGER_TEST_FIRECRACKER=" + Root + "/runtime/firecracker"
 
-// handedOn are the settings of tests that hold in the host too.
+// handedOn returns the tests' settings in this process's environment, for the host.
 func handedOn() (words string) {
 	for _, name := range []string{"BANGER_TEST_ROUNDS", "BANGER_TEST_SEED"} {
 		if value := os.Getenv(name); value != "" {
@@ -76,12 +75,13 @@ func handedOn() (words string) {
 	return words
 }
 
-// Test runs a suite in the host. Its tests print to out as go test -v does.
+// Test runs a suite in the host and prints to out what go test -v would. passed reports
+// whether all tests passed.
 func (h *Host) Test(ctx context.Context, suite Suite, tests string, out io.Writer) (passed bool, err error) {
 	return h.run(ctx, suite, "-test.parallel=1 -test.run="+quote(tests), out)
 }
 
-// Bench runs benchmarks of a suite in the host, each once.
+// Bench runs benchmarks of a suite in the host once each.
 func (h *Host) Bench(ctx context.Context, suite Suite, benchmarks string, out io.Writer) (passed bool, err error) {
 	return h.run(ctx, suite, "-test.run='^$' -test.benchtime=1x -test.bench="+quote(benchmarks), out)
 }

@@ -23,14 +23,14 @@ import (
 	"banger/internal/durable/durabletest"
 )
 
-// workshop is a place to build in, with makers that write small files and note
-// that they were asked.
+// workshop is a bundle and a cache, with makers that write small files and record
+// their calls.
 type workshop struct {
 	t       *testing.T
 	opts    Options
 	made    []Part
 	out     bytes.Buffer
-	content string // of what gets made
+	content string // of the files that the makers write
 	failing map[Part]error
 }
 
@@ -48,7 +48,7 @@ func (w *workshop) write(path, text string) {
 	}
 }
 
-// run builds and returns what was made.
+// run builds the bundle and returns the parts that were made.
 func (w *workshop) run(ctx context.Context, change func(o *Options)) (made []Part, err error) {
 	opts := w.opts
 	if change != nil {
@@ -100,7 +100,7 @@ func (w *workshop) image(b *builder) (string, error) {
 	return "test", errors.Join(err, b.copyPackages())
 }
 
-// expect runs a build that has to make exactly these parts.
+// expect runs a build that must make exactly these parts.
 func (w *workshop) expect(why string, change func(o *Options), want ...Part) {
 	w.t.Helper()
 	made, err := w.run(context.Background(), change)
@@ -120,7 +120,7 @@ func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 	dir := w.opts.Dir
 	disk := durabletest.New(t, filepath.Dir(string(dir)))
 	w.expect("fresh", nil, Kernel, Image)
-	disk.Check(string(dir), filepath.Base(dir.Rootfs()), "kernel") // made by others
+	disk.Check(string(dir), filepath.Base(dir.Rootfs()), "kernel") // the makers' packages sync these
 	if got := w.out.String(); !strings.Contains(got, "kernel: not built yet\n  unpack it\nkernel: done in ") || strings.Contains(got, "daemon") {
 		t.Errorf("said %q", got)
 	}
@@ -142,7 +142,7 @@ func TestBuildMakesWhatIsMissingOrStale(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect("a file less", nil, Kernel)
-	w.write(dir.Rootfs(), "fir5t") // of the same size, and maybe in the same moment
+	w.write(dir.Rootfs(), "fir5t") // same size, and perhaps the same time
 	later := time.Now().Add(time.Minute)
 	if err := os.Chtimes(dir.Rootfs(), later, later); err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// market is where Firecracker is to be had: a release page, and pip.
+// market models the sources of Firecracker: a release page, and pip.
 type market struct {
 	t       *testing.T
 	opts    Options
@@ -33,7 +33,7 @@ type market struct {
 	asked   int
 	release []byte // the archive
 	wheel   []byte
-	pip     bool // it is installed, and its index answers
+	pip     bool // pip is installed, and its index answers
 	piped   [][]string
 	out     bytes.Buffer
 }
@@ -106,7 +106,7 @@ func (m *market) build() error {
 	return Build(m.t.Context(), m, m.opts)
 }
 
-// has checks what the bundle holds.
+// has checks the Firecracker in the bundle.
 func (m *market) has(text, origin string) {
 	m.t.Helper()
 	b, err := bundle.Open(m.opts.Dir)

@@ -33,7 +33,7 @@ func put(t *testing.T, path string, data []byte, mode os.FileMode) {
 	}
 }
 
-// testBundle makes a whole bundle of small files; the image has a hole in it.
+// testBundle writes a complete bundle of small files. The image has a hole.
 func testBundle(t *testing.T) (config.BundleDir, config.Dirs) {
 	t.Helper()
 	dir := config.BundleDir(filepath.Join(t.TempDir(), "runtime"))
@@ -153,7 +153,7 @@ func TestInstall(t *testing.T) {
 		}
 	}
 	disk.Check(dirs.State)
-	if err := errors.Join(os.RemoveAll(string(dir.Kernel())), os.Remove(b.Rootfs())); err != nil { // what is installed needs them no more
+	if err := errors.Join(os.RemoveAll(string(dir.Kernel())), os.Remove(b.Rootfs())); err != nil { // the installed parts do not need them
 		t.Fatal(err)
 	}
 	if again, err := Install(ctx, b, dirs); again != done || errors.Join(err, bring()) != nil {
@@ -164,7 +164,7 @@ func TestInstall(t *testing.T) {
 func TestCopiesAreOnTheDisk(t *testing.T) {
 	root := t.TempDir()
 	disk := durabletest.New(t, root)
-	for name, mode := range map[string]os.FileMode{"linked": 0o444, "copied": 0o644} { // nobody links what can be written
+	for name, mode := range map[string]os.FileMode{"linked": 0o444, "copied": 0o644} { // a writable file is never linked
 		from, to := filepath.Join(t.TempDir(), name), filepath.Join(root, name)
 		put(t, from, []byte("content"), mode)
 		if err := errors.Join(share(ctx, from, to), durable.Sync(root)); err != nil {
@@ -261,7 +261,7 @@ func TestFirecrackerIsOptional(t *testing.T) {
 		t.Error(err)
 	}
 	put(t, dir.Firecracker(), []byte("other"), 0o755)
-	if done, err := Install(ctx, b, dirs); err != nil || done.Firecracker == "" { // it needs the bundle no more
+	if done, err := Install(ctx, b, dirs); err != nil || done.Firecracker == "" { // installed already
 		t.Errorf("again: %+v, %v", done, err)
 	}
 	if err := b.Verify(ctx); banger.FixOf(err) != "make runtime-bundle" {
@@ -280,7 +280,7 @@ func TestShare(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		mode   os.FileMode
-		linked bool // where blocks cannot be shared
+		linked bool // if blocks cannot be shared
 	}{{"read-only", 0o444, true}, {"writable", 0o644, false}} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()

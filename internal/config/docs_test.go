@@ -11,7 +11,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the generated part of docs/config.md")
 
-// TestDocs holds the tables in docs/config.md and the keys together.
+// TestDocs compares the tables in docs/config.md with the keys.
 func TestDocs(t *testing.T) {
 	const path = "../../docs/config.md"
 	old, err := os.ReadFile(path)

@@ -11,7 +11,7 @@ import (
 	"banger"
 )
 
-// env makes a getenv of pairs.
+// env returns a getenv for pairs of names and values.
 func env(pairs ...string) func(string) string {
 	return func(key string) string {
 		for i := 0; i < len(pairs); i += 2 {

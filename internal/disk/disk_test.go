@@ -11,8 +11,8 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// TestNewDisks: a new disk takes next to nothing on the host, and its file
-// system is sound before and after it has grown a hundred times.
+// TestNewDisks: a new disk uses almost no space on the host, and its file system is
+// clean before and after it has grown a hundredfold.
 func TestNewDisks(t *testing.T) {
 	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
 		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
@@ -32,7 +32,7 @@ func TestNewDisks(t *testing.T) {
 			}
 			tool(t, "e2fsck", "-fn", path)
 			if size > banger.GiB {
-				return // resize2fs writes for seconds
+				return // resize2fs would take seconds
 			}
 			if err := Grow(path, size*growth); err != nil {
 				t.Fatal(err)

@@ -21,7 +21,7 @@ func TestDisksOutliveAPowerCut(t *testing.T) {
 	if err := Create(t.Context(), hostcmd.Host{}, path, Smallest, "work"); err != nil {
 		t.Fatal(err)
 	}
-	if err := durable.Sync(dir); err != nil { // the caller's
+	if err := durable.Sync(dir); err != nil { // the caller's duty
 		t.Fatal(err)
 	}
 	disk.Check(dir)

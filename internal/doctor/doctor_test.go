@@ -21,12 +21,12 @@ import (
 	"banger/internal/vmm"
 )
 
-// modelHost is a Debian 12 on which everything is there, as a plain user.
+// modelHost is a Debian 12 with everything that banger needs, seen by a plain user.
 type modelHost struct {
 	Host
 	t      *testing.T
 	absent map[string]bool
-	says   map[string]string // what a command prints, by its first two words
+	says   map[string]string // what commands print, by their first two words
 }
 
 func newHost(t *testing.T) *modelHost {
@@ -57,7 +57,7 @@ func newHost(t *testing.T) *modelHost {
 	return m
 }
 
-// probed is a driver as far as the doctor asks it.
+// probed is the part of a driver that doctor uses.
 type probed struct {
 	vmm.Driver
 	err error
@@ -92,7 +92,7 @@ func TestFirecrackerRow(t *testing.T) {
 	}
 }
 
-// TestUnknownDriverIsNoReadyHost: a daemon with it does not start.
+// TestUnknownDriverIsNoReadyHost: a daemon does not start with an unknown driver.
 func TestUnknownDriverIsNoReadyHost(t *testing.T) {
 	h := newHost(t)
 	h.Config.Driver = "qmeu"
@@ -102,7 +102,8 @@ func TestUnknownDriverIsNoReadyHost(t *testing.T) {
 	}
 }
 
-// TestOutdatedDaemon: one that does not know what was built or joined since.
+// TestOutdatedDaemon: doctor notices a daemon that started before the runtime was built,
+// or before the user joined a group.
 func TestOutdatedDaemon(t *testing.T) {
 	broken := probed{err: errors.New("no good")}
 	for _, test := range []struct {
@@ -148,7 +149,7 @@ func (m *modelHost) write(path, text string) {
 	}
 }
 
-// deviceOf returns a file that stands for a device with a mode.
+// deviceOf returns a file in place of the device, with a mode.
 func (m *modelHost) deviceOf(mode os.FileMode) string {
 	m.t.Helper()
 	path := filepath.Join(m.Root, "dev/kvm")
@@ -201,7 +202,7 @@ func TestAHostWithEverythingIsReady(t *testing.T) {
 	}
 }
 
-// lack is a host that lacks one thing, and what its row then has.
+// lack changes a host so that it lacks one thing, and tells what doctor must report.
 type lack struct {
 	change      func(*modelHost)
 	row         string
@@ -340,7 +341,7 @@ func TestThisHostIsLookedAtWithoutWriting(t *testing.T) {
 
 var update = flag.Bool("update", false, "rewrite testdata/lines.txt")
 
-// TestLines lists what doctor prints, so that it can be read as one text.
+// TestLines compares all that doctor prints with a file that can be read as one text.
 func TestLines(t *testing.T) {
 	var out strings.Builder
 	print := func(h *modelHost, c Check) {

@@ -39,7 +39,7 @@ func newImages(t *testing.T) *Images {
 	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker", Events: event.NewHub(), Operations: &operation.Host{Log: slog.New(slog.DiscardHandler)}}
 }
 
-// state is what there is: files and records.
+// state returns all files and records as text.
 func (i *Images) state(t *testing.T) string {
 	t.Helper()
 	var out strings.Builder
@@ -187,8 +187,8 @@ func TestImportIsRefused(t *testing.T) {
 	}
 }
 
-// TestImportOfWhatIsNoRootFileSystem: archives that hold something else are told
-// apart by what they hold, and nothing is left of them.
+// TestImportOfWhatIsNoRootFileSystem: an import recognises archives of other kinds by
+// their content, refuses them, and leaves nothing.
 func TestImportOfWhatIsNoRootFileSystem(t *testing.T) {
 	i := newImages(t)
 	if err := os.MkdirAll(i.Dirs.Images(), 0o700); err != nil {
@@ -240,8 +240,8 @@ func TestImportNotesAnImageWithNothingToRun(t *testing.T) {
 	}
 }
 
-// TestEveryStepOfAnImportFails: whatever fails, and whoever goes away, nothing
-// is left, and the next try succeeds.
+// TestEveryStepOfAnImportFails: an import that fails or is cancelled at any step leaves
+// nothing, and the next one succeeds.
 func TestEveryStepOfAnImportFails(t *testing.T) {
 	i := newImages(t)
 	spec := banger.ImportImage{Name: "new", File: archive(t, small(t))}
@@ -266,7 +266,7 @@ func TestEveryStepOfAnImportFails(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		i.Operations.Before = func(step string) error {
 			if step == failing {
-				cancel() // the step itself has to notice
+				cancel() // the step itself must notice
 			}
 			return nil
 		}
@@ -329,8 +329,8 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// TestEveryStepOfADeletionFails: the image is there as before, and what was amiss
-// with its files is made good by the next daemon.
+// TestEveryStepOfADeletionFails: after a failed deletion the image is unchanged, and the
+// next daemon removes the files of a deletion that was killed.
 func TestEveryStepOfADeletionFails(t *testing.T) {
 	i := newImages(t)
 	image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "old", File: archive(t, small(t))}, nil)
@@ -348,7 +348,7 @@ func TestEveryStepOfADeletionFails(t *testing.T) {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
 	i.Operations.Before = nil
-	// A daemon that is killed here has forgotten the image and removed nothing.
+	// A daemon that is killed here has deleted the record, but no files.
 	if _, last, err := i.Store.ForgetImage(t.Context(), "old"); err != nil || !last {
 		t.Errorf("last %v, %v", last, err)
 	}
@@ -360,8 +360,8 @@ func TestEveryStepOfADeletionFails(t *testing.T) {
 	}
 }
 
-// TestImportWhileDeleting: content whose last name goes while it comes in again
-// is there in the end if the import said so.
+// TestImportWhileDeleting: an import that succeeds has its file, even if the last other
+// name of the same content is deleted at the same time.
 func TestImportWhileDeleting(t *testing.T) {
 	i := newImages(t)
 	file := archive(t, small(t))

@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// member is what the reader below finds.
+// member is an entry that readArchives found.
 type member struct {
 	name         string
 	mode         uint32
@@ -24,7 +24,7 @@ type member struct {
 	data         string
 }
 
-// readArchives is a strict reader: whatever is not as the format says it is an error.
+// readArchives reads archives strictly: every deviation from the format is an error.
 func readArchives(data []byte) ([]member, error) {
 	var members []member
 	for at := 0; at < len(data); {
@@ -124,7 +124,7 @@ func TestWriterRefusesWhatTheFormatCannotHold(t *testing.T) {
 	}
 }
 
-// TestHostsCpioReadsIt checks our idea of the format against another's.
+// TestHostsCpioReadsIt checks that the host's cpio reads our archives.
 func TestHostsCpioReadsIt(t *testing.T) {
 	cpio, err := exec.LookPath("cpio")
 	if err != nil {

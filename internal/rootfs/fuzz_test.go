@@ -13,8 +13,8 @@ import (
 	"banger"
 )
 
-// Seeds of FuzzTree: a line is an entry, its first letter the kind, with the
-// target of a link after an arrow; a line of dashes begins the upper layer.
+// Seeds of FuzzTree. A line is an entry; its first letter is the kind, and the target of
+// a link follows an arrow. A line of dashes begins the upper layer.
 var seeds = []string{
 	"dusr/bin\nsbin>usr/bin\nfbin/x\nhy>bin/x\nfbin/x",
 	"ha>b\nhb>c\nfc\n--\nfd/.wh.a\nfd/.wh..wh..opq\nf.wh.c\nhe>c",
@@ -24,9 +24,8 @@ var seeds = []string{
 	"fa\nhb>a\nhc>b\n--\nda\nfa/.wh.b\nhd>c\nf.wh.c",
 }
 
-// FuzzTree: whatever two archives hold, they are refused as Invalid, or what
-// the ext4 writer is given has each name once, below a directory that came
-// before it, and is taken by it without a complaint.
+// FuzzTree: any two archives are either refused as Invalid, or tar2ext4 gets each name
+// once, below a directory that came before it, and accepts all of it.
 func FuzzTree(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add(seed)
@@ -37,7 +36,7 @@ func FuzzTree(f *testing.F) {
 	})
 }
 
-// FuzzArchive is the same for archives that nobody has written as such.
+// FuzzArchive does the same with random bytes.
 func FuzzArchive(f *testing.F) {
 	for _, seed := range seeds {
 		f.Add(scripted(seed))
@@ -45,7 +44,7 @@ func FuzzArchive(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) { normalise(t, data) })
 }
 
-// scripted makes an archive; what tar itself cannot hold is left out.
+// scripted returns an archive, without entries that tar cannot hold.
 func scripted(script string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -142,7 +141,7 @@ func checkEmitted(t *testing.T, p *plan, archive []byte) {
 	}
 }
 
-// memory is a file without a disk.
+// memory is a file in memory.
 type memory struct {
 	data []byte
 	at   int64

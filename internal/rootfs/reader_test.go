@@ -9,21 +9,21 @@ import (
 	"testing"
 )
 
-// file is what a name in an ext4 file system leads to.
+// file is a file in an ext4 file system.
 type file struct {
 	ino      uint32
-	mode     uint16 // as stat(2) has it
+	mode     uint16 // as in stat(2)
 	uid, gid uint32
 	mtime    int64
 	links    uint16
 	size     int64
-	dev      uint32 // as the kernel packs it
+	dev      uint32 // as the kernel encodes it
 	data     string // contents, or the target of a symbolic link
 	xattrs   map[string]string
 }
 
-// ext4 reads what the writer writes: extents of depth one at most, linear
-// directories, no journal, no checksums.
+// ext4 reads what tar2ext4 writes: extents of depth one at most, linear directories, no
+// journal, no checksums.
 type ext4 struct {
 	t              testing.TB
 	image          []byte
@@ -139,7 +139,7 @@ func (e *ext4) xattrs(entries, values []byte, into map[string]string) {
 	}
 }
 
-// leftovers lists what is in dir beyond the names given.
+// leftovers returns what is in dir, except for the given names.
 func leftovers(t testing.TB, dir string, names ...string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -159,7 +159,7 @@ func leftovers(t testing.TB, dir string, names ...string) []string {
 	return left
 }
 
-// blocks is how much of a file lies on disk.
+// blocks returns how much disk space a file uses.
 func blocks(t testing.TB, path string) int64 {
 	t.Helper()
 	info, err := os.Stat(path)

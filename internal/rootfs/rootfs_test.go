@@ -28,7 +28,7 @@ func hard(name, target string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeLink, Name: name, Linkname: target}
 }
 
-// reg is a file; its contents travel in a PAX record that archive takes out.
+// reg returns a file's header. A PAX record holds its content, which archive removes.
 func reg(name, data string) tar.Header {
 	return tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data)), PAXRecords: map[string]string{"TEST.data": data}}
 }
@@ -57,7 +57,7 @@ func archive(t testing.TB, entries ...tar.Header) []byte {
 	return buf.Bytes()
 }
 
-// flat is a tree in a form to compare: contents of files, targets of links.
+// flat returns a tree in a form to compare: contents of files, targets of links.
 func flat(tree map[string]file) map[string]string {
 	out := map[string]string{}
 	for name, f := range tree {
@@ -317,7 +317,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A header of a few hundred bytes can claim any size; none of it may be read.
+// TestLimits: a header of a few hundred bytes can claim any size, and nothing of that size
+// may be read.
 func TestLimits(t *testing.T) {
 	header := func(size int64) []byte {
 		var buf bytes.Buffer
@@ -380,7 +381,7 @@ func TestFileIsReproducibleLabelledAndReadOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A reader without Seek: the archive is spooled.
+	// The archive of a reader without Seek is copied first.
 	second, err := Write(context.Background(), struct{ io.Reader }{bytes.NewReader(data)}, two, Options{Label: "banger-test"})
 	if err != nil {
 		t.Fatal(err)
@@ -437,7 +438,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
-// cuttingReader calls cut soon after the second time it is read from its start.
+// cuttingReader calls cut soon after it is read from its start for the second time.
 type cuttingReader struct {
 	io.ReadSeeker
 	cut   func()

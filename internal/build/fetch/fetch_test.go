@@ -24,7 +24,7 @@ var (
 	whole   = banger.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(content)))
 )
 
-// server serves the content, as http does it well, and counts the requests.
+// server serves the content with http.ServeContent and records the requests.
 type server struct {
 	*httptest.Server
 	asked  atomic.Int32
@@ -46,7 +46,7 @@ func good(_ int32, w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
 }
 
-// tear sends a part of what it announces.
+// tear sends only a part of the announced length.
 func tear(w http.ResponseWriter, from, to int) {
 	w.Header().Set("Content-Length", fmt.Sprint(len(content)-from))
 	if from > 0 {

@@ -17,7 +17,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// host is one on which mmdebstrap says and packs what it is told to.
+// host is a model host whose mmdebstrap prints and packs what the test sets.
 type host struct {
 	lacks string
 	says  string
@@ -44,7 +44,7 @@ func (h *host) Run(ctx context.Context, c hostcmd.Cmd) ([]byte, error) {
 		return nil, err
 	}
 	h.stdin = string(sources)
-	// Torn, as a pipe would deliver it.
+	// In pieces, as a pipe delivers it.
 	for part := range slices.Chunk([]byte(h.says), 7) {
 		c.Stderr.Write(part)
 	}
@@ -91,7 +91,7 @@ Setting up base-files ...
 I: creating tarball...
 `
 
-// build runs Build, and checks that nothing else is left.
+// build runs Build and checks that it leaves nothing but the image.
 func build(t *testing.T, h *host, packages string) (string, Built, []string, error) {
 	t.Helper()
 	if err := Ready(&host{}); err != nil {
@@ -136,7 +136,7 @@ func TestBuild(t *testing.T) {
 	inspect(t, out)
 }
 
-// inspect looks at the image as another program sees it.
+// inspect checks the image with debugfs.
 func inspect(t *testing.T, image string) {
 	debugfs, err := hostcmd.Host{}.Look("debugfs")
 	if err != nil {
@@ -197,8 +197,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// The list that comes with banger has to be readable, and to hold what the
-// rest of the image relies on.
+// TestPackagesOfTheDefaultImage reads packages.apt, which must contain the packages that
+// the rest of the image needs.
 func TestPackagesOfTheDefaultImage(t *testing.T) {
 	packages, err := readPackages("../../../packages.apt")
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// TestBuildFromDebian builds the real set, and checks our indexes against the
-// host's depmod and modprobe.
+// TestBuildFromDebian builds a set from Debian's kernel, and compares our indexes with
+// those of the host's depmod.
 func TestBuildFromDebian(t *testing.T) {
 	work := t.TempDir()
 	keyring, err := debian.WriteKeyring(t.TempDir())
@@ -104,8 +104,7 @@ func unpackModules(t *testing.T, deb, release string) (root, modules string) {
 	return root, modules
 }
 
-// sortedDeps makes lines comparable: within what loading allows, the order of
-// what a module needs is free.
+// sortedDeps sorts what each module needs, to compare lines: several orders are correct.
 func sortedDeps(text []byte) []byte {
 	var lines []string
 	for line := range strings.Lines(string(text)) {

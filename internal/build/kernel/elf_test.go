@@ -15,7 +15,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// moduleELF makes the smallest module that says something of itself.
+// moduleELF returns the smallest module that has a .modinfo section.
 func moduleELF(info ...string) []byte {
 	data := []byte(strings.Join(info, "\x00") + "\x00")
 	names := []byte("\x00.modinfo\x00.shstrtab\x00")
@@ -51,8 +51,8 @@ func packXZ(t *testing.T, data []byte) []byte {
 	return out.Bytes()
 }
 
-// testRelease and its files are a small kernel: what it has built in, and
-// modules that need each other.
+// testRelease and its files are a small kernel with built-in modules, and with modules
+// that need each other.
 const testRelease = "6.1.0-test"
 
 func testModules(t *testing.T) map[string][]byte {
@@ -82,7 +82,7 @@ func testModules(t *testing.T) map[string][]byte {
 	return files
 }
 
-// writeModules lays the test kernel's modules out as a host has them.
+// writeModules writes the test kernel's modules as they are in /lib/modules.
 func writeModules(t *testing.T, files map[string][]byte) (root, modules string) {
 	t.Helper()
 	root = t.TempDir()

@@ -25,7 +25,7 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// bzImage packs a kernel the way a bootable image has it.
+// bzImage returns a bootable image that contains a compressed kernel.
 func bzImage(t *testing.T, plain []byte, compression string) []byte {
 	t.Helper()
 	var packed bytes.Buffer
@@ -44,7 +44,7 @@ func bzImage(t *testing.T, plain []byte, compression string) []byte {
 	default:
 		packed.WriteString(compression)
 	}
-	if compression != "gzip" { // gzip ends with the size by itself
+	if compression != "gzip" { // gzip's own format ends with the size
 		binary.Write(&packed, binary.LittleEndian, uint32(len(plain)))
 	}
 	const sects, gap = 2, 16
@@ -92,11 +92,11 @@ func FuzzExtractVmlinux(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "image"), image, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		extractVmlinux(filepath.Join(dir, "image"), filepath.Join(dir, "out")) // no panic, no end of memory
+		extractVmlinux(filepath.Join(dir, "image"), filepath.Join(dir, "out")) // must not panic or run out of memory
 	})
 }
 
-// ar packs members as a .deb has them.
+// ar packs members as in a .deb.
 func ar(members ...[]byte) []byte {
 	names := []string{"debian-binary", "control.tar.xz", "data.tar.xz"}
 	out := bytes.NewBufferString(arMagic)
@@ -133,9 +133,9 @@ func kernelDeb(t *testing.T, modules map[string][]byte) []byte {
 // archive models a host's apt and a mirror with one kernel.
 type archive struct {
 	deb       []byte
-	sum       string // what the index says
+	sum       string // the SHA-256 in the index
 	downloads int
-	unwell    string // what "update" says before it fails
+	unwell    string // what "update" prints before it fails
 }
 
 const debName = "linux-image-" + testRelease + "_6.1-1_amd64.deb"

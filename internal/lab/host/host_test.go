@@ -17,8 +17,8 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// maker models the commands of the machine: it writes what they would, and notes
-// what was run.
+// maker models the machine's commands: it writes what they would write, and records what
+// was run.
 type maker struct {
 	ran  [][]string
 	says string // what QEMU prints before it ends
@@ -104,7 +104,8 @@ func TestBootWaitsForTheWord(t *testing.T) {
 	}
 }
 
-// TestHostThatNeverStartedCloses: without a file for its console.
+// TestHostThatNeverStartedCloses: a host whose console file cannot be created can still be
+// closed.
 func TestHostThatNeverStartedCloses(t *testing.T) {
 	l, m := open(t)
 	if err := os.Mkdir(l.Console(), 0o700); err != nil {
@@ -157,7 +158,7 @@ func TestArgsGiveTheHostItsDisks(t *testing.T) {
 	}
 }
 
-// The scripts that run in the host are at least shell.
+// The scripts that run in the host are valid shell.
 func TestScriptsParse(t *testing.T) {
 	for _, name := range []string{"init", "up"} {
 		cmd := exec.Command("sh", "-n")

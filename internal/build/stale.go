@@ -14,6 +14,7 @@ import (
 	"banger"
 	"banger/internal/build/kernel"
 	"banger/internal/bundle"
+	"banger/internal/disk"
 )
 
 // staleness is a part that has to be built, and why.
@@ -192,16 +193,16 @@ func enough(need map[string]banger.Size) error {
 	all := map[uint64]*fileSystem{}
 	for dir, size := range need {
 		var stat unix.Stat_t
-		var fsStat unix.Statfs_t
 		if err := unix.Stat(dir, &stat); err != nil {
 			return &fs.PathError{Op: "stat", Path: dir, Err: err}
 		}
-		if err := unix.Statfs(dir, &fsStat); err != nil {
-			return &fs.PathError{Op: "statfs", Path: dir, Err: err}
-		}
 		f := all[stat.Dev]
 		if f == nil {
-			f = &fileSystem{dir: dir, free: banger.Size(fsStat.Bavail) * banger.Size(fsStat.Bsize)}
+			free, err := disk.Free(dir)
+			if err != nil {
+				return err
+			}
+			f = &fileSystem{dir: dir, free: free}
 			all[stat.Dev] = f
 		}
 		f.need += size

@@ -25,6 +25,8 @@ const (
 	errorCount   = 0x194
 )
 
+const restore = "restore the file from a backup, or delete the VM"
+
 // Errors returns how many errors the guest's kernel has recorded in the disk's
 // superblock since the last check, and 0 for a healthy disk. It reads the file
 // only. A file that holds no ext4, or that is shorter than its ext4, is an error.
@@ -45,14 +47,14 @@ func Errors(path string) (int, error) {
 	short, long := func(at int) uint16 { return binary.LittleEndian.Uint16(super[at:]) },
 		func(at int) uint32 { return binary.LittleEndian.Uint32(super[at:]) }
 	if short(magic) != 0xef53 {
-		return 0, damaged(fmt.Errorf("%s holds no ext4 file system", path), "")
+		return 0, damaged(fmt.Errorf("%s does not contain an ext4 file system", path), restore)
 	}
 	blocks := uint64(long(blocksLow))
 	if long(incompatible)&0x80 != 0 { // 64bit
 		blocks |= uint64(long(blocksHigh)) << 32
 	}
 	if want := blocks << (10 + long(logBlockSize)&7); uint64(info.Size()) < want {
-		return 0, damaged(fmt.Errorf("%s is cut off: it has %d of its %d bytes", path, info.Size(), want), "")
+		return 0, damaged(fmt.Errorf("%s is cut off: it has %d of its %d bytes", path, info.Size(), want), restore)
 	}
 	count := int(long(errorCount))
 	if short(state)&2 != 0 { // the error flag

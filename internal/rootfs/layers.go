@@ -57,7 +57,7 @@ func (l *layers) open(r io.Reader, dir string) (layer, error) {
 		return layer{}, fmt.Errorf("spool archive: %w", err)
 	}
 	if n > maxData {
-		return layer{}, tooMuch("it holds more than %v", banger.Size(maxData))
+		return layer{}, tooMuch("the archive holds more than %v", banger.Size(maxData))
 	}
 	return layer{f, 0}, nil
 }

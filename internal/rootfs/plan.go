@@ -41,7 +41,7 @@ func (p *plan) walk(dir *node, path string) error {
 			return refuse(full, "its full path is longer than %d bytes", maxPath)
 		}
 		if p.paths > maxMetadata {
-			return tooMuch("its paths take more than %v", banger.Size(maxMetadata))
+			return tooMuch("the paths in the archive take more than %v", banger.Size(maxMetadata))
 		}
 		n := child.inode
 		if n.kind == forward {

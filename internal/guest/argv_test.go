@@ -10,7 +10,7 @@ import (
 	"banger"
 )
 
-// Paths as they are not meant to be: what ssh reads must be the same.
+// ssh must read odd paths unchanged.
 var (
 	oddVM      = banger.VM{ID: "a1b2", Name: "otter", SSHKey: `/home/a b/100% "key"`, KnownHosts: `/home/a b/known%h\x`}
 	oddProxy   = []string{"/opt/it's 5%/banger", "vm", "proxy", "a1b2"}
@@ -18,7 +18,7 @@ var (
 		`userknownhostsfile /home/a b/known%h\x`, `proxycommand '/opt/it'\''s 5%%/banger' 'vm' 'proxy' 'a1b2'`}
 )
 
-// understands asks the real ssh how it understands arguments.
+// understands returns how the real ssh understands arguments.
 func understands(t *testing.T, args, want []string) {
 	t.Helper()
 	ssh, err := exec.LookPath("ssh")

@@ -47,8 +47,8 @@ func FuzzReadMessage(f *testing.F) {
 	})
 }
 
-// FuzzControl is a guest that says anything: it is believed only with this
-// boot's token and nonce, and its connection comes to an end.
+// FuzzControl is a guest that sends anything: it is believed only with this boot's
+// token and nonce, and its connection ends.
 func FuzzControl(f *testing.F) {
 	f.Add([]byte(goodHello + "\n"))
 	f.Add([]byte(goodHello + "\n" + `{"event":{"kind":"init","init":"up"}}` + "\n" + `{"reply":{"id":7,"error":"no"}}` + "\n" + goodHello + "\n"))

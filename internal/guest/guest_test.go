@@ -26,7 +26,7 @@ type fake struct {
 	in *bufio.Reader
 }
 
-// say sends lines; whether they are read is the host's business.
+// say sends lines. The host may not read them.
 func (f fake) say(lines ...string) {
 	for _, line := range lines {
 		if _, err := f.Write([]byte(line + "\n")); err != nil {

@@ -27,7 +27,7 @@ func TestUserKeyInAnAgent(t *testing.T) {
 	}
 }
 
-// A link into a disk that is not mounted is left alone.
+// A link into a disk that is not mounted stays as it is.
 func TestUserKeyElsewhere(t *testing.T) {
 	for _, half := range []string{"", ".pub"} {
 		path := filepath.Join(t.TempDir(), "id")
@@ -43,7 +43,7 @@ func TestUserKeyElsewhere(t *testing.T) {
 	}
 }
 
-// The private half is there first: a power cut between leaves a key that works.
+// The private half is written first: a power cut in between leaves a working key.
 func TestUserKeyBeginsWithThePrivateHalf(t *testing.T) {
 	var public []bool // of what gets its name
 	watch := func(what, path string) {

@@ -52,8 +52,8 @@ func TestFramesAndMarksByteByByte(t *testing.T) {
 	}
 }
 
-// Wherever a frame is torn, the marks that follow are seen, no wrong payload is
-// delivered, and the frames after the marks come whole.
+// Wherever a frame is torn, the marks after it are read, no wrong payload is delivered,
+// and the frames after the marks are complete.
 func TestTornFrameNeverSwallowsAllMarks(t *testing.T) {
 	frame := appendFrame(nil, randomBytes(maxPayload))
 	cuts := []int{0, 1, 2, 3, 4, 5, headerLen - 1, headerLen, headerLen + 1, len(frame) - 1, len(frame)}
@@ -120,8 +120,8 @@ func FuzzScanner(f *testing.F) {
 	})
 }
 
-// FuzzConnectLine is about the line that a stream begins with: a port in range
-// or an error, and no byte of what follows is taken.
+// FuzzConnectLine reads the line that begins a stream: it gives a port in range or an
+// error, and takes no byte after the line.
 func FuzzConnectLine(f *testing.F) {
 	f.Add([]byte("CONNECT 22\nSSH-2.0"))
 	f.Add([]byte("CONNECT 0\n"))
@@ -145,7 +145,7 @@ func FuzzConnectLine(f *testing.F) {
 	})
 }
 
-// reading is a connection as far as readConnect uses one.
+// reading is a connection for readConnect.
 type reading struct {
 	net.Conn
 	r io.Reader

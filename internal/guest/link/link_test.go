@@ -167,8 +167,8 @@ func TestHostGivesUpWithItsContext(t *testing.T) {
 	}
 }
 
-// An agent that starts again knows nothing of the session: the host's must end,
-// also when the one before died in the middle of a frame.
+// An agent that restarts does not know the session. The host's session must end, even
+// if the agent before died in the middle of a frame.
 func TestAgentReplaced(t *testing.T) {
 	r := newRelay(t)
 	port := r.port
@@ -197,7 +197,7 @@ func TestAgentReplaced(t *testing.T) {
 	port.Close()
 }
 
-// again opens the port once more.
+// again opens the port again.
 func again(t *testing.T, p *Port) *Port {
 	t.Helper()
 	var fd int
@@ -239,7 +239,7 @@ func TestConnectRefused(t *testing.T) {
 	echo(t, session)
 }
 
-// A guest cannot make the host hold streams that nobody asked for.
+// A guest cannot make the host keep streams that it did not ask for.
 func TestGuestOpensNoStream(t *testing.T) {
 	r := newRelay(t)
 	opened := make(chan error, 1)

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relay stands between a guest's port and one host at a time, as a VMM does: it
-// outlives its hosts, the bytes of one that left stay queued for the next, and
-// the guest is told nothing.
+// relay connects a guest's port with one host at a time, as a VMM does: it outlives its
+// hosts, the bytes of one that left stay queued for the next, and the guest does not
+// learn of it.
 type relay struct {
 	t     *testing.T
 	guest *os.File // the VMM's side of the port
@@ -52,7 +52,7 @@ func newRelay(t *testing.T) *relay {
 	return r
 }
 
-// connect is a new host; the one before is cut off wherever it was.
+// connect connects a new host. The host before it is cut off at any byte.
 func (r *relay) connect() net.Conn {
 	r.t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -85,7 +85,7 @@ func (r *relay) hangUp() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.host != nil {
-		r.host.Close() // what it had sent and nobody had read is lost
+		r.host.Close() // what it had sent and was not read is lost
 		r.host = nil
 	}
 }

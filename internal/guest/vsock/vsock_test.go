@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenUnix plays the vsock by a unix socket: there is no other kernel at hand.
+// listenUnix uses a unix socket in place of a vsock, which needs another kernel.
 func listenUnix(t *testing.T, allowed func(unix.Sockaddr) bool) (*Listener, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
@@ -114,8 +114,7 @@ func TestFromHost(t *testing.T) {
 	}
 }
 
-// A machine without the device says so by an error that its callers know; on one
-// with it, a port can be listened on.
+// Without the device Listen returns an error that its callers know; with it, it listens.
 func TestListen(t *testing.T) {
 	l, err := Listen(41_000)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// endless says nothing that would end a line, and counts what is taken of it.
+// endless never ends a line, and counts the bytes read from it.
 type endless struct{ taken int }
 
 func (e *endless) Read(b []byte) (int, error) {

@@ -15,8 +15,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// FuzzControl is a host that says anything: nothing is done for it before its
-// hello, each request has one reply, and the connection comes to an end.
+// FuzzControl is a host that sends anything: its requests are not handled before its
+// hello, and the connection ends.
 func FuzzControl(f *testing.F) {
 	hello := `{"hello":{"version":1}}` + "\n"
 	f.Add([]byte(hello + `{"request":{"id":1,"method":"info"}}` + "\n" + `{"request":{"id":2,"method":"stop","params":{"verb":"halt","grace_ms":1}}}` + "\n"))

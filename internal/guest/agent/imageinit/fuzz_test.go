@@ -8,8 +8,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// FuzzNotify is an init that says anything: its state is always one that the
-// host knows, and an end is left only by a new start.
+// FuzzNotify is an init that sends anything: its state is always one that the host
+// knows, and only a new start leaves an end.
 func FuzzNotify(f *testing.F) {
 	for _, text := range []string{
 		"READY=1\nSTATUS=Startup finished.\n", "X_SYSTEMD_SIGNALS_LEVEL=2", "X_SYSTEMD_UNIT_ACTIVE=multi-user.target\n",

@@ -87,7 +87,7 @@ func TestInitWatch(t *testing.T) {
 		{"X_SYSTEMD_UNIT_ACTIVE=basic.target", nil, false},
 		{"X_SYSTEMD_UNIT_ACTIVE=multi-user.target", []wire.Init{wire.InitUp}, false},
 		{"READY=1\nSTATUS=Startup finished in 12s.\n", nil, false},
-		{"X_SYSTEMD_SIGNALS_LEVEL=2", nil, false}, // executed anew by an upgrade
+		{"X_SYSTEMD_SIGNALS_LEVEL=2", nil, false}, // executed again by an upgrade
 		{"STATUS=Activating special unit sigpwr.target...", nil, false},
 		{"STATUS=Activating special unit soft-reboot.target...", []wire.Init{wire.InitStopping}, false},
 		{"X_SYSTEMD_UNIT_INACTIVE=multi-user.target", nil, false},
@@ -106,11 +106,11 @@ func TestInitWatch(t *testing.T) {
 		select {
 		case <-changed:
 			if len(c.entered) == 0 {
-				t.Errorf("%q: told of a change", c.datagram)
+				t.Errorf("%q: reported a change", c.datagram)
 			}
 		default:
 			if len(c.entered) > 0 {
-				t.Errorf("%q: told of no change", c.datagram)
+				t.Errorf("%q: reported no change", c.datagram)
 			}
 		}
 	}

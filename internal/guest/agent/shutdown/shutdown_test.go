@@ -78,7 +78,7 @@ broken line
 	}
 }
 
-// FuzzParseMounts: what the last stage stands on is never in the list.
+// FuzzParseMounts: what the last stage needs itself is never in the list.
 func FuzzParseMounts(f *testing.F) {
 	f.Add("22 1 0:20 / / rw - tmpfs tmpfs rw\n30 22 254:0 / /old\\040root rw shared:1 - ext4 /dev/vda ro\n31 22 0:30 / /oldroot rw - overlay overlay rw\n")
 	f.Add("30 22 254:0 /proc /proc/x rw - ext4 /dev/vda ro\n30 22 0:5 / /dev/pts rw - devpts\n")

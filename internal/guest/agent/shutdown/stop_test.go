@@ -11,8 +11,8 @@ import (
 	"banger/internal/guest/agent/imageinit"
 )
 
-// A stop that is asked for while systemd starts anew without the machine is asked
-// again of the one that comes.
+// A stop that is requested during a soft reboot is requested again of the systemd that
+// starts after it.
 func TestStopOutlivesASoftReboot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "init")
@@ -35,16 +35,16 @@ func TestStopOutlivesASoftReboot(t *testing.T) {
 		init.Hear("X_SYSTEMD_UNIT_ACTIVE=shutdown.target")
 		synctest.Wait()
 		if asked != 0 {
-			t.Errorf("asked %d times while it ends", asked)
+			t.Errorf("systemd was asked %d times while it ended", asked)
 		}
 		init.Hear("X_SYSTEMD_SIGNALS_LEVEL=2")
 		synctest.Wait()
 		if asked != 1 {
-			t.Errorf("asked %d times when it is back", asked)
+			t.Errorf("systemd was asked %d times when it was back", asked)
 		}
 		cancel()
 		if !<-returned {
-			t.Error("an end of the asking is told as a crash")
+			t.Error("a cancelled stop is reported as a crash")
 		}
 	})
 }
@@ -66,6 +66,6 @@ func TestClosedAll(t *testing.T) {
 		t.Error("this process has nothing open")
 	}
 	if closedAll(filepath.Join(fds, "none")) {
-		t.Error("of a process that cannot be looked at it is said that it has crashed")
+		t.Error("a process that cannot be read is reported as crashed")
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // FuzzLookupAccount: whatever is in the image's files, a user that is found has
-// all that a login needs, and root is always found as uid 0 or not at all.
+// everything that a login needs.
 func FuzzLookupAccount(f *testing.F) {
 	passwd := "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000:Ann:/home/ann:/bin/zsh\nbare:x:1:2:::\n"
 	group := "root:x:0:\nsudo:x:27:bob,ann\nann:x:1000:ann\n"
@@ -47,8 +47,8 @@ func FuzzLookupAccount(f *testing.F) {
 	})
 }
 
-// FuzzSessionRequest takes anything in the place of a request on a session, and
-// for exec@banger sees that the arguments arrive byte for byte.
+// FuzzSessionRequest sends anything as a request on a session. The arguments of an
+// exec@banger arrive byte for byte.
 func FuzzSessionRequest(f *testing.F) {
 	whole, _ := json.Marshal(wire.Exec{Argv: [][]byte{[]byte("printf"), []byte("\xff\x00 %s"), nil}, User: "ann", Workdir: []byte("sub/.."), Env: [][]byte{[]byte("A=b\nc")}})
 	f.Add(wire.ExecRequest, whole)

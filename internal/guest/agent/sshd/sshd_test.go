@@ -110,7 +110,7 @@ func statusOf(err error) int {
 	return 0
 }
 
-// result is what an ExecRequest gave.
+// result is the result of an ExecRequest.
 type result struct {
 	stdout, stderr string
 	status         int
@@ -271,8 +271,8 @@ func TestSSHTerminal(t *testing.T) {
 	}
 }
 
-// TestSSHTerminalEndsWithItsProgram leaves a program behind that has the terminal
-// open still: the session ends regardless, with all that was written before.
+// TestSSHTerminalEndsWithItsProgram leaves a program in the background that has the
+// terminal open. The session ends anyway, with everything that was written before.
 func TestSSHTerminalEndsWithItsProgram(t *testing.T) {
 	s := newSSHGuest(t).session(t)
 	if err := s.RequestPty("vt220", 24, 80, nil); err != nil {

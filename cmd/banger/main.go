@@ -1,4 +1,4 @@
-// Command banger makes, runs and reaches persistent Linux VMs.
+// Command banger creates, runs and reaches persistent Linux VMs.
 package main
 
 import (

@@ -10,9 +10,9 @@ import (
 	"banger"
 )
 
-// kindOfVMs is the VMs that --all stands for in a command.
+// kindOfVMs is the set of VMs that --all stands for in a command.
 type kindOfVMs struct {
-	text, none string // of the flag, and what to print when there are none
+	text, none string // the help of --all, and what to print if there are no such VMs
 	has        func(banger.VMSummary) bool
 }
 
@@ -27,7 +27,7 @@ type selection struct {
 	all bool
 }
 
-// selectVMs makes cmd take several names or --all. Its Use is only a verb before.
+// selectVMs makes cmd, whose Use is only its verb so far, take several names or --all.
 func (a *app) selectVMs(cmd *cobra.Command, kind kindOfVMs) *selection {
 	s := &selection{kindOfVMs: kind}
 	cmd.Use += " NAME...|--all"
@@ -75,7 +75,7 @@ func (s *selection) names(ctx context.Context, a *app, svc service, names []stri
 	return found, nil
 }
 
-// forSelected is each, but --all ignores VMs that are deleted meanwhile.
+// forSelected is like each, but with --all it ignores VMs that are deleted meanwhile.
 func forSelected[T any](ctx context.Context, s *selection, names []string, do func(context.Context, string) (T, error)) []result[T] {
 	results := each(ctx, names, do)
 	if s.all {

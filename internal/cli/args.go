@@ -8,10 +8,10 @@ import (
 	"banger"
 )
 
-// anyNumber as a maximum means that there is none.
+// anyNumber is the maximum of args if there is no maximum.
 const anyNumber = math.MaxInt
 
-// args accepts from least to most arguments, and answers others with the usage.
+// args accepts from least to most arguments. Its error is the usage of the command.
 func args(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) < least || len(args) > most {

@@ -23,25 +23,25 @@ type fakeDaemon struct {
 	mu         sync.Mutex
 	vms        map[string]banger.VM
 	created    int
-	made       banger.VM // what create makes, when set
+	made       banger.VM // what create returns, if set
 	waited     []banger.WaitVM
-	hang       chan struct{} // closed by a create that waits until it is canceled
-	deaf       chan struct{} // set: a canceled create goes on until it is closed
+	hang       chan struct{} // closed by an operation that then waits to be canceled
+	deaf       chan struct{} // if set, a canceled operation continues until it is closed
 	idempotent bool          // a start of a running VM and a stop of a stopped one succeed
 	running    bool
 	logs       string
 	guest      func(banger.VM) (net.Conn, error)
 	looked     func(times int) // by stats
-	works      time.Duration   // grows with each look at a guest
+	works      time.Duration   // grows with each call of VMStats
 	looks      int
-	took       []string // what was asked, in words
+	took       []string // the requests, as text
 
 	hub      *event.Hub
 	kernels  []banger.Kernel
 	imported []importedFile
 }
 
-// importedFile is an import as the daemon sees it.
+// importedFile is an import as the daemon receives it.
 type importedFile struct {
 	spec banger.ImportImage
 	data string
@@ -293,7 +293,7 @@ func (f *fakeDaemon) Events(ctx context.Context) iter.Seq2[banger.Event, error] 
 }
 func (f *fakeDaemon) ListKernels(context.Context) ([]banger.Kernel, error) { return f.kernels, nil }
 
-// run is one run of the program and what came of it.
+// run is the result of one run of the program.
 type run struct {
 	code        int
 	out, errOut string
@@ -305,8 +305,8 @@ type setup struct {
 	signals chan os.Signal
 	spawn   func([]string, <-chan os.Signal) (int, error)
 	quit    func(code int)
-	stdin   io.Reader // in place of in
-	stdout  io.Writer // in place of what run.out tells
+	stdin   io.Reader // instead of in
+	stdout  io.Writer // instead of run.out
 	config  string    // XDG_CONFIG_HOME
 }
 

@@ -15,7 +15,7 @@ import (
 // sizeFlag is a banger.Size on the command line.
 type sizeFlag struct {
 	to   *banger.Size
-	bare banger.Size // what a number without a unit counts in
+	bare banger.Size // the unit of a number without one
 }
 
 func (f sizeFlag) Set(text string) (err error) {
@@ -32,7 +32,7 @@ func (f sizeFlag) String() string {
 
 func (f sizeFlag) Type() string { return "size" }
 
-// countFlag is a number of at least 1 on the command line; 0 when it is not given.
+// countFlag is a number of at least 1 on the command line; 0 means that it is not set.
 type countFlag struct{ to *int }
 
 func (f countFlag) Set(text string) error {
@@ -72,8 +72,8 @@ func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	})
 }
 
-// addDefaults adds to the usage of flags what the configuration says. If it cannot be
-// read, the help has no defaults.
+// addDefaults adds the configured defaults to the usage of flags. It adds none if the
+// configuration cannot be read.
 func (a *app) addDefaults(flags *pflag.FlagSet) {
 	c, err := a.config()
 	if err != nil {
@@ -136,7 +136,7 @@ func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag
 	if err != nil {
 		return err
 	}
-	p := a.newProgress(goesOn)
+	p := a.newProgress(notUndone)
 	vm, err = wait.wait(ctx, svc, vm, p)
 	p.close()
 	if err != nil {
@@ -172,13 +172,13 @@ func (a *app) create(ctx context.Context, spec banger.CreateVM) (banger.VM, serv
 	return vm, svc, err
 }
 
-// say prints the line with which the operation on a VM, or an image, ends.
+// say prints the result of an operation on a VM or an image.
 func (a *app) say(name, text string) error {
 	_, err := fmt.Fprintf(a.std.Out, "%s: %s\n", name, text)
 	return err
 }
 
-// stateText is a VM's state and, on a terminal, the time it took to get there.
+// stateText returns a VM's state and, on a terminal, the time it took to get there.
 func (a *app) stateText(vm banger.VM, took time.Duration) string {
 	if vm.State == banger.Booting && a.std.OutTTY {
 		return "ssh works after " + seconds(took) + "; services are still starting"
@@ -186,7 +186,7 @@ func (a *app) stateText(vm banger.VM, took time.Duration) string {
 	return string(vm.State) + a.took(" after ", took)
 }
 
-// took returns how long an operation took, for a person and not for scripts.
+// took returns how long an operation took, or nothing without a terminal.
 func (a *app) took(before string, took time.Duration) string {
 	if !a.std.OutTTY {
 		return ""
@@ -194,7 +194,7 @@ func (a *app) took(before string, took time.Duration) string {
 	return before + seconds(took)
 }
 
-// hint suggests the next command to a person.
+// hint suggests the next command, on a terminal.
 func (a *app) hint(format string, args ...any) {
 	if a.std.ErrTTY && !a.json {
 		fmt.Fprintf(a.std.Err, "next: "+format+"\n", args...)

@@ -50,9 +50,9 @@ func (a *app) runDelete(ctx context.Context, names []string, opts deleteOptions)
 		if err := a.confirmDelete(ctx, svc, names, opts.force); err != nil {
 			return err
 		}
-		opts.force = true // that, too, was asked
+		opts.force = true // the question was about running VMs, too
 	}
-	p := a.newProgress(goesOn)
+	p := a.newProgress(notUndone)
 	results := forSelected(ctx, opts.selection, names, func(ctx context.Context, name string) (struct{}, error) {
 		return struct{}{}, svc.DeleteVM(ctx, name, banger.DeleteVM{Force: opts.force}, p.event)
 	})
@@ -72,7 +72,8 @@ func (a *app) showDeleted(name string, _ struct{}) error {
 	return a.say(name, "deleted")
 }
 
-// confirmDelete asks whether to delete VMs. All of them must exist.
+// confirmDelete asks whether to delete VMs. It returns an error if one does not exist, or
+// if the answer is not yes.
 func (a *app) confirmDelete(ctx context.Context, svc service, names []string, force bool) error {
 	var found, running []string
 	for _, r := range each(ctx, names, svc.ShowVM) {
@@ -117,7 +118,7 @@ func deleteQuestion(found, running []string) string {
 	return fmt.Sprintf("%s are running. Stop them and delete %s and all their data?", strings.Join(running, ", "), all)
 }
 
-// readLine reads an answer unless ctx ends first.
+// readLine reads a line from stdin unless ctx ends first.
 func (a *app) readLine(ctx context.Context) (string, error) {
 	type read struct {
 		line string
@@ -131,7 +132,7 @@ func (a *app) readLine(ctx context.Context) (string, error) {
 	select {
 	case r := <-answer:
 		if errors.Is(r.err, io.EOF) {
-			r.err = nil // no answer is an answer
+			r.err = nil // an empty answer
 		}
 		return r.line, r.err
 	case <-ctx.Done():

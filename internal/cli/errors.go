@@ -14,7 +14,7 @@ import (
 	"banger"
 )
 
-// exitCodes is the one table of what an error makes a program exit with.
+// exitCodes is the exit code of every kind of error, in all programs.
 var exitCodes = map[banger.Kind]int{
 	banger.Unknown:  1,
 	banger.TimedOut: 1,
@@ -43,7 +43,7 @@ func (s exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(s)
 // ExitCode returns the code with which a program exits because of err.
 func ExitCode(err error) int { return exitCodes[banger.KindOf(err)] }
 
-// usageError returns an error of parsing the arguments as one with a fix.
+// usageError turns an error of parsing the arguments into one with a fix.
 func usageError(cmd *cobra.Command, err error) error {
 	if value := (*pflag.InvalidValueError)(nil); errors.As(err, &value) {
 		return flagError(cmd, value)

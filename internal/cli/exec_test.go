@@ -23,12 +23,12 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// sshGuest is a guest whose SSH server hands every program to run.
+// sshGuest is a guest whose SSH server calls run for every program.
 type sshGuest struct {
 	config *ssh.ServerConfig
 	vm     banger.VM
-	tty    string // the terminal that was asked for
-	asked  func() // nil, or called in place of an answer to who wants to run a program
+	tty    string // the terminal that was requested
+	asked  func() // if set, called instead of answering a request to run a program
 	run    func(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32
 }
 
@@ -66,7 +66,7 @@ func (g *sshGuest) dial(banger.VM) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	guest, err := listener.Accept() // a listener that is closed before resets the connection
+	guest, err := listener.Accept() // before the listener is closed, which would reset the connection
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +206,7 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	g := newGuest(t, "otter")
 	g.run = func(_ wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32 {
-		channel.Read(make([]byte, 1)) // a key comes through without a line's end
+		channel.Read(make([]byte, 1)) // a key arrives without the end of the line
 		during, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 		if err != nil || during.Lflag&unix.ICANON != 0 {
 			t.Errorf("the terminal is not raw: %v", err)
@@ -230,7 +230,7 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 }
 
-// full is a file on a disk that is.
+// full is a file on a full disk.
 type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
@@ -238,7 +238,7 @@ func (full) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
 func TestExecEndsWhenItsOutputCannotBeWritten(t *testing.T) {
 	g := newGuest(t, "otter")
 	g.run = func(_ wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
-		for { // as long as anybody reads
+		for { // until nobody reads any more
 			if _, err := channel.Write(make([]byte, 1<<20)); err != nil {
 				return 0
 			}
@@ -252,7 +252,7 @@ func TestExecEndsWhenItsOutputCannotBeWritten(t *testing.T) {
 	}
 }
 
-// TestExecWithAKeyInAnAgent: banger has no use for an agent, ssh has.
+// TestExecWithAKeyInAnAgent: exec cannot use an agent, so the error names ssh, which can.
 func TestExecWithAKeyInAnAgent(t *testing.T) {
 	g := newGuest(t, "otter")
 	g.vm.SSHKey += ".elsewhere"
@@ -295,7 +295,7 @@ func TestRunDeletesWithRM(t *testing.T) {
 	}
 	f := newFake()
 	f.guest = func(vm banger.VM) (net.Conn, error) { return g.dial(vm) }
-	// The VM that is made has to be one whose keys the guest knows.
+	// The new VM must have keys that the guest knows.
 	f.made = g.vm
 	f.run(t, setup{}, "vm", "run", "--rm", "--name", "otter", "--", "uname").want(t, 9, "uname\n", "")
 	if len(f.vms) != 0 {

@@ -139,7 +139,7 @@ func (a *app) runImageDelete(ctx context.Context, names []string) error {
 	if err != nil {
 		return err
 	}
-	p := a.newProgress(goesOn)
+	p := a.newProgress(notUndone)
 	results := each(ctx, names, func(ctx context.Context, name string) (struct{}, error) {
 		return struct{}{}, svc.DeleteImage(ctx, name, p.event)
 	})

@@ -37,7 +37,7 @@ func TestImageImport(t *testing.T) {
 	}
 }
 
-// TestImportIsInterruptedWhileItReads: nothing is left where the input went.
+// TestImportIsInterruptedWhileItReads: nothing is imported.
 func TestImportIsInterruptedWhileItReads(t *testing.T) {
 	f := newFake()
 	in, feed := io.Pipe()

@@ -10,7 +10,7 @@ import (
 
 func newKill(a *app) *cobra.Command {
 	var opts banger.KillVM
-	cmd := a.forVMs("kill", "Send a signal to the processes that run VMs", runningVMs, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("kill", "Send a signal to the processes that run VMs", runningVMs, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		vm, err := svc.KillVM(ctx, ref, opts, p.event)
 		text := string(vm.State)
 		if vm.State != banger.Stopped {

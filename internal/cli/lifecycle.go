@@ -36,7 +36,7 @@ func newStart(a *app) *cobra.Command {
 
 func newStop(a *app) *cobra.Command {
 	var opts banger.StopVM
-	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", everyVM, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", everyVM, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		began := time.Now()
 		before, err := svc.ShowVM(ctx, ref)
 		if err != nil {
@@ -57,7 +57,7 @@ func newStop(a *app) *cobra.Command {
 func newRestart(a *app) *cobra.Command {
 	var opts banger.StopVM
 	var wait waitFlag
-	cmd := a.forVMs("restart", "Stop VMs and start them again", runningVMs, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("restart", "Stop VMs and start them again", runningVMs, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		began := time.Now()
 		vm, err := svc.RestartVM(ctx, ref, opts, p.event)
 		if err != nil {

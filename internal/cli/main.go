@@ -72,7 +72,7 @@ type app struct {
 	quit    func(code int)
 	stop    *interrupts
 
-	operation atomic.Value // string: what Ctrl-C does to the operation that runs; "" when none does
+	operation atomic.Value // string: what Ctrl-C does to the operation that runs; "" if none does
 
 	json    bool
 	verbose bool

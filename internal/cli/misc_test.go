@@ -99,7 +99,7 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// TestFlagErrors: they are in the words of the command line, not of Go's parsers.
+// TestFlagErrors: errors of flags do not show the words of Go's parsers.
 func TestFlagErrors(t *testing.T) {
 	for args, want := range map[string]string{
 		"vm start otter --timeout 5":    "--timeout \"5\" is not a duration\nfix: write a duration with its unit, such as 5s, 2m or 1h",
@@ -121,7 +121,7 @@ func TestFlagErrors(t *testing.T) {
 	}
 }
 
-// TestWrongVerbsGetJSON: also those that have no command to ask.
+// TestWrongVerbsGetJSON: --json works even if the command does not exist.
 func TestWrongVerbsGetJSON(t *testing.T) {
 	for _, args := range []string{"frobnicate --json", "vm strat --json", "image --json lits", "daemon strat --json otter"} {
 		r := newFake().run(t, setup{}, strings.Fields(args)...)
@@ -135,7 +135,8 @@ func TestWrongVerbsGetJSON(t *testing.T) {
 	}
 }
 
-// TestHelpTellsTheConfiguredDefaults: of create and run, as far as they can be read.
+// TestHelpTellsTheConfiguredDefaults: config.toml decides what the help of create and run
+// says; a broken one does not break the help.
 func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 	f := newFake()
 	for _, verb := range []string{"create", "run"} {
@@ -161,7 +162,7 @@ func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 	}
 }
 
-// TestCompletion offers what is there, and nothing twice.
+// TestCompletion: what is already on the command line is not offered again.
 func TestCompletion(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.kernels = []banger.Kernel{{Name: "6.12"}, {Name: "6.13"}}
@@ -177,7 +178,7 @@ func TestCompletion(t *testing.T) {
 	}
 }
 
-// TestEveryCommandExplainsItself parses each example as a shell would hand it over.
+// TestEveryCommandExplainsItself parses each example as a shell would.
 func TestEveryCommandExplainsItself(t *testing.T) {
 	root := newRoot(&app{})
 	var walk func(*cobra.Command)

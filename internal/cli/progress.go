@@ -29,8 +29,8 @@ const redraw = 100 * time.Millisecond
 
 // What Ctrl-C does to an operation, as a person is told.
 const (
-	undone = "Interrupted, undoing."
-	goesOn = "Interrupted." // what has begun is not undone
+	undone    = "Interrupted, undoing."
+	notUndone = "Interrupted." // what has begun is not undone
 )
 
 func (a *app) newProgress(interrupted string) *progress {

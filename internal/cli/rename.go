@@ -39,7 +39,7 @@ func (a *app) runRename(ctx context.Context, ref, name string) error {
 	if err != nil {
 		return err
 	}
-	p := a.newProgress(goesOn)
+	p := a.newProgress(notUndone)
 	vm, err := svc.RenameVM(ctx, ref, banger.RenameVM{Name: name}, p.event)
 	p.close()
 	if err != nil {

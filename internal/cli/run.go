@@ -57,7 +57,7 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 		a.hint("banger vm ssh %s", vm.Name)
 		return err
 	}
-	p := a.newProgress(goesOn) // even after an interrupt
+	p := a.newProgress(notUndone) // even after an interrupt
 	failed := svc.DeleteVM(context.WithoutCancel(ctx), string(vm.ID), banger.DeleteVM{Force: true}, p.event)
 	p.close()
 	if failed != nil && err != nil {

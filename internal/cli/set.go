@@ -12,7 +12,7 @@ import (
 
 func newSet(a *app) *cobra.Command {
 	var opts banger.SetVM
-	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes and driver of VMs", everyVM, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes and driver of VMs", everyVM, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		before, err := svc.ShowVM(ctx, ref)
 		if err != nil {
 			return ended{}, err

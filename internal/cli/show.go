@@ -68,7 +68,7 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 	return nil
 }
 
-// listedState is a VM's state and, if its last run did not end cleanly, how it ended.
+// listedState returns a VM's state and, if its last run did not end cleanly, how it ended.
 func listedState(vm banger.VMSummary) string {
 	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
 		return fmt.Sprintf("%s (%s)", vm.State, vm.Ending)
@@ -127,7 +127,7 @@ func details(vm banger.VM) [][]string {
 	return append(rows, []string{"directory", vm.Dir}, []string{"console", vm.Console}, []string{"vmm log", vm.VMMLog})
 }
 
-// memory also returns the memory that a running VM was started with, if it is more.
+// memory returns a VM's memory, and what it was started with if that is more.
 func memory(vm banger.VM) string {
 	if vm.Launched > vm.Memory {
 		return fmt.Sprintf("%v of the %v it was started with", vm.Memory, vm.Launched)

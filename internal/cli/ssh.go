@@ -130,8 +130,7 @@ func newProxy(a *app) *cobra.Command {
 	return cmd
 }
 
-// checkName refuses a VM whose name is not the one that an entry for ssh has:
-// the entry is older than a rename.
+// checkName returns an error unless the VM still has the name in its ssh entry.
 func checkName(ctx context.Context, svc service, ref, name string) error {
 	vm, err := svc.ShowVM(ctx, ref)
 	if banger.KindOf(err) == banger.NotFound {
@@ -172,7 +171,7 @@ func (a *app) runProxy(ctx context.Context, ref string, port int, name string) e
 	_, err = io.Copy(a.std.Out, conn)
 	switch {
 	case ctx.Err() != nil:
-		return exitStatus(exitInterrupted) // ssh ends its proxy like this, and would print an error
+		return exitStatus(exitInterrupted) // ssh ends its proxy so, and would show an error
 	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
 		return nil
 	}

@@ -72,8 +72,8 @@ func (a *app) vmsNamed(ctx context.Context, names []string) ([]banger.VM, error)
 	return vms, nil
 }
 
-// stateElsewhere returns what to put before a command so that it finds this state
-// directory in an environment that has only HOME, such as an editor's.
+// stateElsewhere returns a prefix for commands that makes them find this state directory
+// in an environment with only HOME, such as that of an editor. It is usually empty.
 func (a *app) stateElsewhere() ([]string, error) {
 	dirs, err := a.dirs()
 	if err != nil {

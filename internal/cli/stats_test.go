@@ -41,9 +41,9 @@ func TestBusy(t *testing.T) {
 		{at(0, 0), at(0, 0), "-"},
 		{at(1, 4), at(0, 0), "25%"},
 		{at(5, 8), at(1, 4), "100%"},
-		{at(1, 4), at(2, 8), "25%"}, // it has booted since
+		{at(1, 4), at(2, 8), "25%"}, // it has rebooted meanwhile
 		{at(1, 4), at(1, 4), "25%"},
-		{at(1, -4), at(1, 4), "-25%"}, // a guest may say anything
+		{at(1, -4), at(1, 4), "-25%"}, // guests can report anything
 	} {
 		if got := busy(c.now, c.last); got != c.want {
 			t.Errorf("%v after %v: %s, want %s", c.now, c.last, got, c.want)

@@ -79,7 +79,7 @@ type result[T any] struct {
 	err   error
 }
 
-// failure is the form in which --json prints an error about one of several names.
+// failure is how --json prints an error about one of several names.
 type failure struct {
 	Name  string    `json:"name"`
 	Error errorJSON `json:"error"`
@@ -109,7 +109,7 @@ func showResults[T any](a *app, results []result[T], show func(name string, valu
 	return nil
 }
 
-// showAll prints each result as a table of its own, or as JSON.
+// showAll prints each result as a table, or as JSON.
 func showAll[T any](a *app, results []result[T], details func(T) [][]string) error {
 	before := ""
 	return showResults(a, results, func(_ string, value T) error {

@@ -88,7 +88,7 @@ func TestDeleteAsks(t *testing.T) {
 	f.run(t, setup{}, "vm", "delete", "-y", "--force", "wombat").want(t, 0, "wombat: deleted\n", "")
 }
 
-// TestDeleteLooksBeforeItAsks: one question is enough for a running VM.
+// TestDeleteLooksBeforeItAsks: a running VM takes one question and no --force.
 func TestDeleteLooksBeforeItAsks(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running))
 	r := f.run(t, setup{tty: true, in: "y\n"}, "vm", "delete", "otter")
@@ -109,7 +109,7 @@ func TestDeleteLooksBeforeItAsks(t *testing.T) {
 	}
 }
 
-// TestVerbsSayWhatChanged, and do not claim what was so before.
+// TestVerbsSayWhatChanged: a command that changed nothing says so.
 func TestVerbsSayWhatChanged(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.idempotent = true
@@ -193,7 +193,7 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 		want(t, 130, "", "banger: create VM \"otter\": interrupted\n")
 }
 
-// TestInterruptSaysWhatItDoes: what only ends the wait of the command is not undone.
+// TestInterruptSaysWhatItDoes: only what is really undone is said to be.
 func TestInterruptSaysWhatItDoes(t *testing.T) {
 	for args, want := range map[string]string{
 		"vm create --name fox":      "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",
@@ -247,8 +247,8 @@ func TestRunWithoutAProgramIsAShell(t *testing.T) {
 	}
 }
 
-// TestProxyEndsSilently: ssh hangs up on its proxy at its own end, and what that
-// says would stand among what the user's program said.
+// TestProxyEndsSilently: ssh sends SIGHUP to its proxy when it ends. An error of the
+// proxy would be mixed with the output of the user's program.
 func TestProxyEndsSilently(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running))
 	signals := make(chan os.Signal, 1)

@@ -36,22 +36,21 @@ func addWait(cmd *cobra.Command, f *waitFlag) {
 	_ = cmd.RegisterFlagCompletionFunc("wait", cobra.FixedCompletions([]string{"agent", "boot"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// wait waits for the milestone if the VM has not reached it by its start. An
-// interrupt of it does not undo the start.
+// wait waits for the milestone after a start, which an interrupt then no longer undoes.
 func (f *waitFlag) wait(ctx context.Context, svc service, vm banger.VM, p *progress) (banger.VM, error) {
 	if f.milestone != banger.BootUp {
 		return vm, nil
 	}
-	p.app.operation.Store(goesOn)
+	p.app.operation.Store(notUndone)
 	return svc.WaitVM(ctx, string(vm.ID), banger.WaitVM{For: f.milestone}, p.event)
 }
 
-// reached says that a VM has reached a milestone.
+// reached is what to print when a VM has reached a milestone.
 var reached = map[banger.Milestone]string{banger.AgentUp: "ssh works", banger.BootUp: "booted", banger.Off: "stopped"}
 
 func newWait(a *app) *cobra.Command {
 	opts := banger.WaitVM{For: banger.BootUp}
-	cmd := a.forVMs("wait", "Wait until VMs are up or stopped", runningVMs, goesOn, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("wait", "Wait until VMs are up or stopped", runningVMs, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		began := time.Now()
 		vm, err := svc.WaitVM(ctx, ref, opts, p.event)
 		return ended{vm, reached[opts.For] + a.took(" after ", time.Since(began))}, err

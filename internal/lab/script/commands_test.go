@@ -17,7 +17,7 @@ import (
 
 func dirsOf(ts *testscript.TestScript) config.Dirs { return ts.Value("dirs").(config.Dirs) }
 
-// exits runs a command and compares its exit code: exits 3 banger vm show otter
+// exits runs a command and checks its exit code: exits 3 banger vm show otter
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits CODE COMMAND...")
@@ -36,8 +36,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// hold takes a lock as a VMM that nobody knows of would: hold FILE. With a ! before it
-// the lock is released.
+// hold takes a lock as an unknown VMM would: hold FILE. ! hold FILE releases it.
 func hold(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: [!] hold FILE")
@@ -53,10 +52,10 @@ func hold(ts *testscript.TestScript, neg bool, args []string) {
 	held[path] = lock
 }
 
-// held are the locks that scripts hold, by path. Only one script holds any.
+// held has the locks that scripts hold, by path. Only one script uses it.
 var held = map[string]*os.File{}
 
-// changing is what differs between two runs of a script, and its stand-in.
+// changing lists what differs between two runs of a script, and what replaces it.
 var changing = []struct {
 	is      *regexp.Regexp
 	instead string
@@ -75,8 +74,8 @@ var changing = []struct {
 	{regexp.MustCompile(`'/[^']*' 'vm' 'proxy'`), "'PROGRAM' 'vm' 'proxy'"},
 }
 
-// like compares an output, all of it, with a file. What changes from run to
-// run has a stand-in there: like stdout want
+// like compares a whole output with a file, after the replacements of changing: like
+// stdout want
 func like(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: like stdout|stderr FILE")
@@ -90,7 +89,7 @@ func like(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// capture puts a part of stdout into a variable: capture PID 'pid +(\d+)'
+// capture sets a variable to a part of stdout: capture PID 'pid +(\d+)'
 func capture(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: capture VARIABLE REGEXP")
@@ -104,18 +103,18 @@ func capture(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], found[1])
 }
 
-// killdaemon ends the daemon as a crash would.
+// killDaemon kills the daemon, as a crash would.
 func killDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(kill(dirsOf(ts).DaemonLock()))
 }
 
-// schema makes the database one of that version.
+// schema sets the schema version of the database.
 func schema(ts *testscript.TestScript, neg bool, args []string) {
 	version, err := strconv.ParseUint(args[0], 10, 32)
 	ts.Check(err)
 	db, err := os.OpenFile(dirsOf(ts).DB(), os.O_WRONLY, 0)
 	ts.Check(err)
-	const userVersion = 60 // where SQLite's header has it
+	const userVersion = 60 // its offset in SQLite's header
 	_, err = db.WriteAt(binary.BigEndian.AppendUint32(nil, uint32(version)), userVersion)
 	ts.Check(errors.Join(err, db.Close()))
 }

@@ -1,3 +1,3 @@
-// Package script is tests only: testdata/*.txtar run the programs banger and
-// bangerd as users do, on the driver without VMs. What needs a guest is in lab.
+// Package script has only tests: testdata/*.txtar run the programs banger and bangerd
+// as users do, on the driver without VMs. Tests that need a real guest are in lab.
 package script

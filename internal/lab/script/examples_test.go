@@ -17,9 +17,8 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// before is what has to be done so that an example can do its part, beyond two
-// running VMs, calm-otter and spare: by how the example begins. New ones of the
-// last kind need nothing here.
+// before lists what an example needs, besides the two running VMs calm-otter and
+// spare, by the beginning of the example.
 var before = []struct {
 	begins *regexp.Regexp
 	run    string
@@ -32,18 +31,18 @@ var before = []struct {
 	{regexp.MustCompile(`^banger (image delete|vm create --image) `), "banger image import box rootfs.tar; banger image import debian rootfs.tar.xz"},
 }
 
-// piped are the examples of commands that read what another program writes.
+// piped matches the examples that read standard input.
 var piped = regexp.MustCompile(` -$`)
 
-// driven are the examples that name a driver: the daemon here has only the one
-// without VMs, and whether the others run is the host's to decide.
+// driven matches the examples that name a driver. The daemon of these tests has only the
+// driver without VMs; whether the others work depends on the host.
 var driven = regexp.MustCompile(` --driver (qemu|firecracker)\b`)
 
-// endless are the examples that go on until they are interrupted.
+// endless matches the examples that run until they are interrupted.
 var endless = regexp.MustCompile(`^banger (vm logs .*-f|.*--watch|.*--follow|tui)`)
 
-// TestEveryExampleRuns types what --help shows, of every command, into a
-// terminal, and answers what it is asked. What ends by itself has to end with 0.
+// TestEveryExampleRuns types the examples of every --help into a terminal and answers
+// all questions with yes. All but the endless ones must exit with 0.
 func TestEveryExampleRuns(t *testing.T) {
 	for _, tool := range []string{"mke2fs", "ssh", "xz"} {
 		if _, err := (hostcmd.Host{}).Look(tool); err != nil {
@@ -64,7 +63,7 @@ func TestEveryExampleRuns(t *testing.T) {
 			case code == 0:
 			case code == 130 && endless.MatchString(line):
 			case (code == 2 || code == 5) && driven.MatchString(line):
-			case code == 5 && strings.HasPrefix(line, "banger doctor"): // it says what this host lacks
+			case code == 5 && strings.HasPrefix(line, "banger doctor"): // this host may lack something
 			default:
 				t.Errorf("exit code %d:\n%s", code, out)
 			}
@@ -72,7 +71,7 @@ func TestEveryExampleRuns(t *testing.T) {
 	}
 }
 
-// home is a user's: a bundle, and a daemon that ends with the test.
+// home is the home of a user, with a bundle. Its daemon ends with the test.
 type home struct {
 	t   *testing.T
 	dir string
@@ -88,7 +87,7 @@ func newHome(t *testing.T) *home {
 	}
 	dirs, err := config.DirsFrom(func(key string) string { return set[key] })
 	if err == nil {
-		err = fillHome(h.dir, "6.12.117+deb13-cloud-amd64") // as the examples have it
+		err = fillHome(h.dir, "6.12.117+deb13-cloud-amd64") // the release in the examples
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -101,7 +100,7 @@ func newHome(t *testing.T) *home {
 	return h
 }
 
-// run runs a line of shell and returns what it prints.
+// run runs a line of shell and returns its output.
 func (h *home) run(line string) string {
 	h.t.Helper()
 	cmd := exec.CommandContext(h.t.Context(), "sh", "-c", line)
@@ -113,7 +112,7 @@ func (h *home) run(line string) string {
 	return string(out)
 }
 
-// examples are those of a command and of all below it, as --help shows them.
+// examples returns the examples of a command and of all commands below it.
 func (h *home) examples(command string) []string {
 	h.t.Helper()
 	var found []string
@@ -137,15 +136,15 @@ func (h *home) examples(command string) []string {
 	return slices.Compact(found)
 }
 
-// makeArchives makes the files that examples mention: a root file system of a
-// program and a list of users, and the same packed.
+// makeArchives creates the files in the examples: a root file system with one program
+// and a list of users, plain and compressed.
 func (h *home) makeArchives() {
 	h.t.Helper()
 	h.run(`mkdir -p tree/bin tree/etc && printf '#!/bin/sh\n' >tree/bin/sh && chmod 755 tree/bin/sh &&
 		echo root:x:0:0::/root:/bin/sh >tree/etc/passwd && tar -C tree -cf rootfs.tar . && xz -k rootfs.tar`)
 }
 
-// prepare leaves two VMs that run, and what the example needs else.
+// prepare creates the two running VMs, and what else the example needs.
 func (h *home) prepare(line string) {
 	h.t.Helper()
 	there := strings.Fields(h.run("banger vm list -q"))
@@ -168,8 +167,8 @@ func (h *home) prepare(line string) {
 	}
 }
 
-// typed runs a line of shell on a terminal, says yes to what it is asked, and
-// interrupts what is endless as soon as it has printed something.
+// typed runs a line of shell on a terminal, answers questions with yes, and interrupts an
+// endless command after its first output.
 func (h *home) typed(t *testing.T, line string) (string, int) {
 	t.Helper()
 	shell := line
@@ -177,7 +176,7 @@ func (h *home) typed(t *testing.T, line string) (string, int) {
 		shell = "cat rootfs.tar | " + line
 	}
 	if endless.MatchString(line) {
-		shell = "exec " + line // so that the exit code is its own, not that of a shell that was interrupted too
+		shell = "exec " + line // or the exit code would be that of the shell, which is interrupted too
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", shell)
 	cmd.Env, cmd.Dir = h.env, h.dir
@@ -200,7 +199,7 @@ func (h *home) typed(t *testing.T, line string) (string, int) {
 			answered = true
 			io.WriteString(terminal, "\x03")
 		}
-		if err != nil { // EIO: nobody has the terminal open any more
+		if err != nil { // EIO: the terminal is closed
 			break
 		}
 	}

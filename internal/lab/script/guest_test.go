@@ -11,8 +11,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// serveSSH is the SSH port of a guest without programs: each one that it is
-// asked to run is told back, and ends at once. Only the VM's own keys fit.
+// serveSSH serves the SSH port of a guest without programs: it answers a request to run
+// one with its command line. It accepts only the VM's own keys.
 func serveSSH(config wire.Config, conn net.Conn) {
 	host, err := ssh.ParsePrivateKey([]byte(config.HostKey))
 	if err != nil {

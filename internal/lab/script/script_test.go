@@ -23,10 +23,10 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
-// faultsEnv names what goes wrong with the VMs of a script's daemon.
+// faultsEnv is the variable with the faults of the VMs of a script's daemon.
 const faultsEnv = "BANGER_FAKE_FAULTS"
 
-// TestMain lets the test binary be banger, bangerd, and the VMM.
+// TestMain makes the test binary banger, bangerd and the VMM.
 func TestMain(m *testing.M) {
 	vmmtest.RunVMM(vmmtest.Port{Number: wire.PortSSH, Serve: serveSSH})
 	testscript.Main(m, map[string]func(){
@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// daemonEnv is the real daemon's but for its drivers.
+// daemonEnv is the environment of the real daemon with other drivers.
 func daemonEnv() daemon.Env {
 	fake := vmmtest.NewFake(nil)
 	if faults := os.Getenv(faultsEnv); faults != "" {
@@ -61,8 +61,8 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// setUp gives a script a home with a runtime bundle, and ends its daemon and
-// its VMs when it is over, however it went.
+// setUp gives a script a home with a runtime bundle, and kills its daemon and its VMs
+// at the end of the script.
 func setUp(env *testscript.Env) error {
 	for key, value := range homeEnv(env.WorkDir) {
 		env.Setenv(key, value)
@@ -94,12 +94,12 @@ func homeEnv(dir string) map[string]string {
 	}
 }
 
-// fillHome makes what a home has before its first command.
+// fillHome creates the files that a home needs before its first command.
 func fillHome(dir, kernel string) error {
 	return errors.Join(os.Mkdir(dir+"/run", 0o700), makeBundle(config.BundleDir(dir+"/runtime"), kernel))
 }
 
-// endAll kills the daemon, so that it starts nothing any more, and then VMMs.
+// endAll kills first the daemon, so that it starts no more VMMs, and then the VMMs.
 func endAll(dirs config.Dirs) error {
 	locks, err := filepath.Glob(dirs.VM("*").Lock())
 	for _, lock := range append([]string{dirs.DaemonLock()}, locks...) {
@@ -108,7 +108,7 @@ func endAll(dirs config.Dirs) error {
 	return err
 }
 
-// kill ends the process that holds a lock file open, if there is one.
+// kill kills the process that holds a lock file open, if there is one.
 func kill(lock string) error {
 	holder, err := vmm.OpenHolder(lock)
 	if errors.Is(err, vmm.ErrGone) {
@@ -125,7 +125,7 @@ func kill(lock string) error {
 	return nil
 }
 
-// makeBundle makes a bundle whose parts are whole and tiny.
+// makeBundle creates a valid bundle with tiny parts.
 func makeBundle(dir config.BundleDir, release string) error {
 	kernel := dir.Kernel()
 	if err := os.MkdirAll(string(kernel), 0o755); err != nil {

@@ -15,8 +15,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// unspoiled is what processes have that inherit nothing from a shell that did its
-// worst, by file of /proc.
+// unspoiled matches the files in /proc of a process that has inherited nothing from a
+// hostile shell.
 var unspoiled = []struct{ file, pattern string }{
 	{"limits", `Max file size +unlimited `},
 	{"limits", `Max cpu time +unlimited `},
@@ -30,7 +30,7 @@ var unspoiled = []struct{ file, pattern string }{
 	{"oom_score_adj", `^0\n$`},
 }
 
-// free looks at the daemon, and at the VMM of each VM: free VM...
+// free checks the daemon and the VMM of each VM: free VM...
 func free(ts *testscript.TestScript, neg bool, vms []string) {
 	if neg {
 		ts.Fatalf("usage: free VM...")

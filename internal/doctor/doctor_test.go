@@ -262,6 +262,10 @@ func lacks() map[string]lack {
 			h.Firecracker = probed{err: &banger.Error{Why: errors.New("no good"), Fix: "mend it"}}
 		},
 			"Firecracker", Warn, "no good; new VMs use QEMU", "mend it"},
+		"Firecracker without KVM": {func(h *modelHost) {
+			h.CheckKVM = func() error { return errors.New("no KVM") }
+			h.Firecracker = probed{err: h.CheckKVM()}
+		}, "Firecracker", Warn, "needs KVM; new VMs use QEMU", ""},
 		"a daemon of another driver": {func(h *modelHost) {
 			h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
 		}, "daemon", Warn, "still uses qemu for new VMs", "banger daemon stop"},

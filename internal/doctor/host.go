@@ -103,7 +103,11 @@ func firecracker(ctx context.Context, h Host) Check {
 	case wanted == h.Firecracker.Name():
 		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
 	default:
-		c.State, c.Detail, c.Fix = Warn, err.Error()+"; new VMs use QEMU", banger.FixOf(err)
+		c.State, c.Detail, c.Fix = Warn, err.Error(), banger.FixOf(err)
+		if kvm := h.CheckKVM(); kvm != nil && kvm.Error() == c.Detail { // the row /dev/kvm has its fix
+			c.Detail, c.Fix = "needs KVM", ""
+		}
+		c.Detail += "; new VMs use QEMU"
 	}
 	return c
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Smoke test of the built programs: one VM of its own, made, used, restarted and
-# deleted again. ./verify.sh
+# Smoke test of the built programs: creates a VM, uses it, restarts it and deletes it.
+# Usage: ./verify.sh
 set -eu
 cd "$(dirname "$0")"
 

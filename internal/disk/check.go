@@ -28,8 +28,9 @@ const (
 const restore = "restore the file from a backup, or delete the VM"
 
 // Errors returns how many errors the guest's kernel has recorded in the disk's
-// superblock since the last check, and 0 for a healthy disk. It reads the file
-// only. A file that holds no ext4, or that is shorter than its ext4, is an error.
+// superblock since the last check, and 0 for a healthy disk. A disk that was not
+// unmounted can have more of them in its journal. Errors only reads the file. A
+// file without ext4, or shorter than its ext4, is a Conflict.
 func Errors(path string) (int, error) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -1,16 +1,11 @@
-// Package image owns the images of a state directory: it imports them from tar
-// archives and deletes them. The image of the runtime bundle is installed by
-// package bundle, and built by build/image.
 package image
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -18,60 +13,11 @@ import (
 	"banger/internal/config"
 	"banger/internal/disk"
 	"banger/internal/durable"
-	"banger/internal/event"
 	"banger/internal/guest/wire"
 	"banger/internal/operation"
 	"banger/internal/rootfs"
 	"banger/internal/store"
 )
-
-// Images are the images of a state directory: their files and their records.
-type Images struct {
-	Dirs  config.Dirs
-	Store *store.Store
-	Log   *slog.Logger
-
-	// Bundled is the name of the runtime bundle's image. No other image can have
-	// it: the daemon gives it to the bundle's at each start.
-	Bundled string
-
-	Operations *operation.Host // runs the verbs
-	Events     *event.Hub      // hears of every image that comes and goes
-
-	// mu makes files and records change together. Otherwise an import could lose
-	// its file to a deletion of the same content's last other name.
-	mu sync.Mutex
-}
-
-// Open adds the images to the event stream, and removes what a killed daemon was
-// writing or removing.
-func (i *Images) Open(ctx context.Context) error {
-	i.Events.Add(i.snapshot)
-	return i.sweep(ctx)
-}
-
-func (i *Images) sweep(ctx context.Context) error {
-	known, err := i.Store.KnownImages(ctx)
-	if err != nil {
-		return err
-	}
-	keep := map[string]bool{}
-	for _, image := range known {
-		keep[string(i.Dirs.Image(image.ID))] = true
-	}
-	entries, err := os.ReadDir(i.Dirs.Images())
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	for _, entry := range entries {
-		path := filepath.Join(i.Dirs.Images(), entry.Name())
-		if !keep[path] {
-			i.Log.Info("remove what an image left", "path", path)
-			err = errors.Join(err, os.RemoveAll(path))
-		}
-	}
-	return err
-}
 
 // importing is the state of one import.
 type importing struct {
@@ -247,49 +193,4 @@ func (im *importing) close(err *error) {
 			*err = errors.Join(*err, failed)
 		}
 	}
-}
-
-// DeleteImage implements banger.ImageService. It deletes an image's name, and its
-// files with the last name. An image that a VM was created from is a Conflict.
-func (i *Images) DeleteImage(ctx context.Context, ref string, progress banger.Progress) (err error) {
-	if _, err := i.Store.Image(ctx, ref); err != nil {
-		return err
-	}
-	op := i.Operations.Begin("image", banger.Delete, ref, "", progress)
-	defer op.End(ctx, &err)
-	return op.Step(ctx, "delete", func(ctx context.Context) error {
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		named, err := i.Store.Images(ctx)
-		if err != nil {
-			return err
-		}
-		id, last, err := i.Store.ForgetImage(ctx, ref)
-		if err != nil {
-			return err
-		}
-		for _, image := range named {
-			if image.ID == id && (image.Name == ref || string(id) == ref) {
-				i.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &image, Gone: true})
-			}
-		}
-		if !last {
-			return nil
-		}
-		return i.drop(string(i.Dirs.Image(id)))
-	})
-}
-
-// drop removes an image's directory. It moves it aside first, so that a crash does
-// not leave half of it in place.
-func (i *Images) drop(dir string) error {
-	aside, err := os.MkdirTemp(i.Dirs.Images(), i.Dirs.NewImage())
-	if err != nil {
-		return err
-	}
-	err = os.Rename(dir, filepath.Join(aside, filepath.Base(dir)))
-	if errors.Is(err, os.ErrNotExist) {
-		err = nil
-	}
-	return errors.Join(err, os.RemoveAll(aside))
 }

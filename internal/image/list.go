@@ -63,7 +63,7 @@ func onHost(dir string) banger.Size {
 	return size
 }
 
-// snapshot is the events of all images and kernels.
+// snapshot returns one event for each image and kernel, as a new reader gets them.
 func (i *Images) snapshot(ctx context.Context) ([]banger.Event, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -41,7 +41,7 @@ func TestEndsWithoutInit(t *testing.T) {
 		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
 		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
 		{"sync; echo triple >/sys/kernel/reboot/type; echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger",
-			banger.EndedCrashed, "reset without a word ("}, // a triple fault
+			banger.EndedCrashed, "was reset and gave no reason ("}, // a triple fault
 	} {
 		t.Run(c.script, func(t *testing.T) {
 			act(t, c.script)

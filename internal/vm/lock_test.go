@@ -1,6 +1,8 @@
 package vm
 
 import (
+	"context"
+	"sync"
 	"testing"
 
 	"banger"
@@ -54,5 +56,34 @@ func TestWantedBeforeItIsLaunched(t *testing.T) {
 	}
 	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestKillBesideStart: a kill asks whether the VM runs, and no start fails for that.
+func TestKillBesideStart(t *testing.T) {
+	w := newWorld(t)
+	w.create("otter")
+	ctx, cancel := context.WithCancel(t.Context())
+	var killers sync.WaitGroup
+	defer killers.Wait()
+	defer cancel()
+	for range 2 {
+		killers.Go(func() {
+			row, err := w.Store.FindVM(ctx, "otter")
+			if err != nil {
+				t.Error(err)
+			}
+			for ctx.Err() == nil {
+				w.noStranger(row, w.entry(row.ID)) // as KillVM does, without a turn
+			}
+		})
+	}
+	for range 20 {
+		if _, err := w.StopVM(t.Context(), "otter", banger.StopVM{Force: true}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

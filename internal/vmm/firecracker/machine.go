@@ -24,14 +24,21 @@ type machine struct {
 	knocks  *knocks
 	adopted bool // the guest may have knocked before we listened
 
+	noting  sync.WaitGroup // what reads the log
 	growing sync.Mutex
 	sizes   map[vmm.Role]int64 // of the files that have grown
 }
 
 // newMachine makes a machine, which owns all that it is given.
 func newMachine(proc *vmm.Process, dir *vmm.Dir, api *client, knocks *knocks, log string) *machine {
-	return &machine{proc: proc, dir: dir, api: api, knocks: knocks, sizes: map[vmm.Role]int64{},
+	m := &machine{proc: proc, dir: dir, api: api, knocks: knocks, sizes: map[vmm.Role]int64{},
 		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(proc.Exit(), lastLines(dir.Path(log))) })}
+	ctx, cancel := m.While(context.Background())
+	m.noting.Go(func() {
+		defer cancel()
+		m.noteDiskErrors(ctx, dir.Path(log))
+	})
+	return m
 }
 
 // Words of Firecracker's log about its end. A process that was killed says none
@@ -160,6 +167,7 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 // Close implements vmm.Machine.
 func (m *machine) Close() error {
 	err := m.Life.Close() // first: what waits for the guest gives up
+	m.noting.Wait()
 	m.api.close()
 	return errors.Join(err, m.knocks.close(), m.dir.Close())
 }

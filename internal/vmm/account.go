@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -32,8 +33,58 @@ const (
 	accounts     = 0x0800_0000
 )
 
-// Account is whom the VMM of a VM is to run as here: always the same, and with
-// nothing that another VM's has.
+// assigning is held while an account is chosen and put on a directory.
+var assigning sync.Mutex
+
+// Assign returns the account that the VMM of the VM in dir runs as here. No other VM
+// beside it has that: the directory's group says whose it is. A VM keeps its account.
+func (h Host) Assign(dir *Dir, id banger.VMID) (Account, error) {
+	a, err := h.Account(id)
+	if err != nil || !a.Is() {
+		return a, err
+	}
+	assigning.Lock()
+	defer assigning.Unlock()
+	taken, err := dir.accountsBeside()
+	if err != nil {
+		return Account{}, fmt.Errorf("look for the accounts of other VMs: %w", err)
+	}
+	if own, err := dir.Account(); err == nil && own.Is() && !taken[own.id] {
+		a.id = own.id
+	}
+	for taken[a.id] {
+		a.id = firstAccount + (a.id-firstAccount+1)%accounts
+	}
+	return a, dir.file.Chown(-1, int(a.id))
+}
+
+// accountsBeside returns the accounts of the directories beside this one.
+func (d *Dir) accountsBeside() (map[uint32]bool, error) {
+	own, err := d.file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	above, err := os.Open(d.Path(".") + "/..") // d.Path("..") would cut off both
+	if err != nil {
+		return nil, err
+	}
+	defer above.Close()
+	entries, err := above.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	taken := map[uint32]bool{}
+	for _, entry := range entries {
+		info, err := os.Lstat(linux.Through(above, entry.Name()))
+		if err != nil || os.SameFile(info, own) {
+			continue // it may have gone
+		}
+		taken[info.Sys().(*syscall.Stat_t).Gid] = true
+	}
+	return taken, nil
+}
+
+// Account returns the account that a VM gets where no other VM has it.
 func (h Host) Account(id banger.VMID) (Account, error) {
 	if !h.Root {
 		return Account{}, nil
@@ -147,9 +198,6 @@ func (a Account) Admit(dir *Dir, spec Spec, more ...string) error {
 		if path := filepath.Join(spec.Dir, name); info.Mode().Perm()&0o004 == 0 {
 			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s can be read by root only, and the VMM is not root", path), Fix: "chmod o+r " + path}
 		}
-	}
-	if err := dir.file.Chown(-1, int(a.id)); err != nil {
-		return err
 	}
 	return dir.file.Chmod(0o770 | os.ModeSticky)
 }

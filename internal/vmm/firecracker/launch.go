@@ -35,10 +35,6 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	if err := check(spec); err != nil {
 		return nil, err
 	}
-	account, err := d.host.Account(spec.ID)
-	if err != nil {
-		return nil, err
-	}
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
 	dir, err := vmm.OpenDir(spec.Dir)
@@ -46,6 +42,10 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		return nil, err
 	}
 	steps.Push("open directory", func(context.Context) error { return dir.Close() })
+	account, err := d.host.Assign(dir, spec.ID)
+	if err != nil {
+		return nil, err
+	}
 	sockets := []string{apiSocket, vsockSocket, knockSocket}
 	if err := dir.Remove(sockets...); err != nil {
 		return nil, fmt.Errorf("remove sockets that were left: %w", err)

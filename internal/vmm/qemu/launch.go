@@ -43,7 +43,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 
 // fork starts QEMU. It returns the size of the log before that.
 func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, from int64, err error) {
-	account, err := d.host.Account(spec.ID)
+	account, err := d.host.Assign(dir, spec.ID)
 	if err != nil && !errors.Is(err, vmm.ErrNoAccounts) { // then root is hardly root
 		return nil, 0, err
 	}

@@ -146,7 +146,7 @@ func (f *fakeDaemon) SummarizeVMs(ctx context.Context) ([]banger.VMSummary, erro
 	var list []banger.VMSummary
 	for _, vm := range vms {
 		list = append(list, banger.VMSummary{Name: vm.Name, State: vm.State, Image: vm.Image, VCPUs: vm.VCPUs,
-			Memory: vm.Memory, Disk: vm.Disk, CreatedAt: vm.CreatedAt, Ending: vm.Ending})
+			Memory: vm.Memory, Disk: vm.Disk, CreatedAt: vm.CreatedAt, Ending: vm.Ending, Problems: vm.Problems})
 	}
 	return list, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -68,12 +69,27 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 	return nil
 }
 
-// listedState returns a VM's state and, if its last run did not end cleanly, how it ended.
+// listedState returns a VM's state and, in parentheses, what is wrong with it: its
+// problems, or how its last run ended if that was not clean.
 func listedState(vm banger.VMSummary) string {
-	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
-		return fmt.Sprintf("%s (%s)", vm.State, vm.Ending)
+	var wrong []string
+	for _, p := range vm.Problems {
+		if text := problemText[p.Kind]; !slices.Contains(wrong, text) {
+			wrong = append(wrong, text)
+		}
 	}
-	return string(vm.State)
+	if vm.State == banger.Stopped && vm.Ending != banger.EndedNever && !vm.Ending.Clean() {
+		wrong = append(wrong, string(vm.Ending))
+	}
+	if len(wrong) == 0 {
+		return string(vm.State)
+	}
+	return fmt.Sprintf("%s (%s)", vm.State, strings.Join(wrong, ", "))
+}
+
+// problemText is the name of a kind of problem in lists.
+var problemText = map[banger.ProblemKind]string{
+	banger.ProblemPaused: "paused", banger.ProblemDisk: "disk errors", banger.ProblemBoot: "boot failed",
 }
 
 func newShow(a *app) *cobra.Command {
@@ -104,6 +120,14 @@ func details(vm banger.VM) [][]string {
 		{"name", vm.Name},
 		{"id", string(vm.ID)},
 		{"state", string(vm.State)},
+	}
+	for _, p := range vm.Problems {
+		rows = append(rows, []string{"problem", clean(p.Text)})
+		if p.Fix != "" {
+			rows = append(rows, []string{"fix", clean(p.Fix)})
+		}
+	}
+	rows = append(rows, [][]string{
 		{"image", vm.Image + "  " + short12(vm.ImageID)},
 		{"kernel", vm.Kernel + "  " + short12(vm.KernelID)},
 		{"vcpus", fmt.Sprint(vm.VCPUs)},
@@ -113,7 +137,7 @@ func details(vm banger.VM) [][]string {
 		{"driver", vm.Driver},
 		{"network", vm.Network},
 		{"created", when(vm.CreatedAt)},
-	}
+	}...)
 	if vm.State != banger.Stopped {
 		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", clean(vm.BootID)}, []string{"pid", fmt.Sprint(vm.PID)})
 	}

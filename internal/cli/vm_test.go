@@ -132,12 +132,17 @@ func TestListAndShow(t *testing.T) {
 	crashed.Ending, crashed.EndingBy = banger.EndedCrashed, "Kernel panic\x1b[2J - not syncing"
 	otter := aVM("otter", banger.Running)
 	otter.BootID = "\x1b]52;c;eA==\a"
+	otter.Problems = []banger.Problem{{Kind: banger.ProblemDisk, Disk: "work", Text: "work disk\x1b has errors", Fix: "banger vm restart otter"},
+		{Kind: banger.ProblemDisk, Disk: "overlay", Text: "so has the overlay"}}
 	f := newFake(otter, crashed)
-	f.run(t, setup{}, "vm", "ls").want(t, 0, "NAME    STATE              IMAGE   VCPUS  MEMORY  DISK  AGE\n"+
-		"otter   running            docker  1      1G      16G   3h\n"+
-		"wombat  stopped (crashed)  docker  1      1G      16G   3h\n", "")
+	f.run(t, setup{}, "vm", "ls").want(t, 0, "NAME    STATE                  IMAGE   VCPUS  MEMORY  DISK  AGE\n"+
+		"otter   running (disk errors)  docker  1      1G      16G   3h\n"+
+		"wombat  stopped (crashed)      docker  1      1G      16G   3h\n", "")
 	f.run(t, setup{}, "vm", "list", "-q").want(t, 0, "otter\nwombat\n", "")
 	r := f.run(t, setup{}, "vm", "show", "wombat", "otter")
+	if !strings.Contains(r.out, "\nproblem    work disk? has errors\nfix        banger vm restart otter\nproblem    so has the overlay\nimage ") {
+		t.Errorf("%+v", r)
+	}
 	if strings.ContainsAny(r.out, "\x1b\a") || !strings.Contains(r.out, "last end   crashed: Kernel panic?[2J - not syncing\n") {
 		t.Errorf("%+v", r)
 	}

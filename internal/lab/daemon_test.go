@@ -88,7 +88,7 @@ func TestDaemonDies(t *testing.T) {
 		}
 		until(t, bootTime, "the way back", func() bool {
 			now := h.show(t, vm.Name)
-			return now.State == banger.Running && now.BootID != "" && now.BootID != boot
+			return now.State.Up() && now.BootID != "" && now.BootID != boot
 		})
 	})
 	t.Run("dead when the VMM is killed", func(t *testing.T) {

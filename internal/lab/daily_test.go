@@ -107,7 +107,7 @@ func TestDaily(t *testing.T) {
 			{2, "memory", []string{"vm", "create", "--memory", "1"}},
 			{3, "no-such", []string{"vm", "create", "--image", "no-such"}},
 			{4, vm.Name, []string{"vm", "create", "--name", vm.Name}},
-			{4, "running", []string{"vm", "delete", "--yes", vm.Name}},
+			{4, "while it is ", []string{"vm", "delete", "--yes", vm.Name}},
 			{3, "no-such", []string{"vm", "stop", "no-such"}},
 		} {
 			r := h.run(ctx, nil, c.args...)

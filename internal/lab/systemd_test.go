@@ -105,7 +105,7 @@ func TestGuestEnds(t *testing.T) {
 		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
 		act(t, "kill -SEGV 1")
 		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
-		if now := h.show(t, vm.Name); now.State != banger.Running {
+		if now := h.show(t, vm.Name); !now.State.Up() {
 			t.Errorf("it is %s", now.State)
 		}
 		h.banger(t, "vm", "stop", vm.Name)
@@ -197,7 +197,7 @@ func (h *home) comesBack(t *testing.T, name, boot string) {
 	t.Helper()
 	until(t, bootTime, "the reboot", func() bool {
 		now := h.show(t, name)
-		return now.State == banger.Running && now.BootID != "" && now.BootID != boot
+		return now.State.Up() && now.BootID != "" && now.BootID != boot
 	})
 }
 

@@ -28,6 +28,7 @@ type fakeDaemon struct {
 	hang       chan struct{} // closed by an operation that then waits to be canceled
 	deaf       chan struct{} // if set, a canceled operation continues until it is closed
 	idempotent bool          // a start of a running VM and a stop of a stopped one succeed
+	down       time.Duration // how much later than before such a VM runs: it was shutting down
 	running    bool
 	logs       string
 	guest      func(banger.VM) (net.Conn, error)
@@ -159,6 +160,7 @@ func (f *fakeDaemon) ShowVM(_ context.Context, ref string) (banger.VM, error) {
 
 func (f *fakeDaemon) StartVM(ctx context.Context, ref string, _ banger.StartVM, _ banger.Progress) (banger.VM, error) {
 	if vm := f.vms[ref]; f.idempotent && vm.State.Up() {
+		vm.StartedAt = vm.StartedAt.Add(f.down)
 		return vm, nil
 	}
 	if err := f.hangs(ctx, "start"); err != nil {

@@ -22,7 +22,7 @@ func newStart(a *app) *cobra.Command {
 		if err != nil {
 			return ended{}, err
 		}
-		if before.State.Up() && wait.milestone != banger.BootUp {
+		if before.State.Up() && before.StartedAt.Equal(vm.StartedAt) && wait.milestone != banger.BootUp {
 			return ended{vm, "already " + string(vm.State)}, nil
 		}
 		vm, err = wait.wait(ctx, svc, vm, p)

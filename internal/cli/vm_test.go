@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger"
 )
@@ -114,6 +115,10 @@ func TestVerbsSayWhatChanged(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.idempotent = true
 	f.run(t, setup{tty: true}, "vm", "start", "otter").want(t, 0, "otter: already running\n", "\r\x1b[K")
+	f.down = time.Second // it was shutting down
+	if r := f.run(t, setup{}, "vm", "start", "otter"); r.code != 0 || strings.Contains(r.out, "already") {
+		t.Errorf("%+v", r)
+	}
 	f.run(t, setup{tty: true}, "vm", "stop", "wombat").want(t, 0, "wombat: already stopped\n", "\r\x1b[K")
 	bear := aVM("bear", banger.Booting)
 	f = newFake(aVM("otter", banger.Running), bear)

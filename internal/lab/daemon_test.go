@@ -100,7 +100,7 @@ func TestDaemonDies(t *testing.T) {
 		if err := gone(pid, time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		ended(t, h.show(t, vm.Name), banger.EndedVMMDied, "killed while no daemon watched")
+		ended(t, h.show(t, vm.Name), banger.EndedVMMDied, "was killed while no daemon ran")
 	})
 }
 

@@ -167,6 +167,27 @@ func TestStartOfADyingVM(t *testing.T) {
 	}
 }
 
+// TestStartAsksTheGuest: systemd does not announce a shutdown that a program in the
+// guest asked for.
+func TestStartAsksTheGuest(t *testing.T) {
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.EndsInSecret)
+	was := w.create("otter")
+	w.fake.SetFaults()
+	now, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil)
+	if err != nil || !now.State.Up() || now.PID == was.PID || now.Ending != banger.EndedPoweroff {
+		t.Errorf("%v, was process %d: %+v", err, was.PID, now)
+	}
+}
+
+// TestByeBeginsTheEnd: a guest that has said bye cannot be reached any more.
+func TestByeBeginsTheEnd(t *testing.T) {
+	w := newWorld(t)
+	nonce := w.owner(w.create("otter").ID).running().boot.Nonce
+	w.tell("otter", `{"kind":"bye","verb":"poweroff","nonce":"`+nonce+`"}`)
+	w.until("the end's begin", func() bool { return w.show1("otter").State == banger.Stopping })
+}
+
 // TestDyingIsSeenBeforeTheEnd: a process with much memory takes a while to end.
 func TestDying(t *testing.T) {
 	for stat, want := range map[string]bool{

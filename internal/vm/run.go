@@ -166,6 +166,7 @@ func (r *run) heard(event wire.Event) {
 			if len(event.Disks) > 0 {
 				r.hello.Disks = event.Disks
 			}
+			r.follow(wire.InitShutdown)
 			timer := time.AfterFunc(afterBye, func() { r.machine.Kill() })
 			go func() { <-r.machine.Ended(); timer.Stop() }()
 		}

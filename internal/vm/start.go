@@ -55,15 +55,16 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 	return o.show(), nil
 }
 
-// stayTime is how long a guest may take to answer that a start asks whether it is
-// going down. One that does not answer and does not end is busy, and runs.
-const stayTime = 2 * time.Second
+// stayTime is how long a guest may take to answer whether it is shutting down. One
+// that does not answer and does not end is busy, and runs.
+const stayTime = 10 * time.Second
 
-// staysUp reports whether the guest is not going down. The host hears of a guest
-// that has just begun to, or that is being switched off, a moment later: an answer
-// of its agent comes after that.
+// staysUp reports whether the guest is not shutting down. An agent that is asked for
+// its state reports a shutdown before it answers.
 func (r *run) staysUp(ctx context.Context) bool {
-	r.answers(ctx, stayTime)
+	bounded, cancel := context.WithTimeout(ctx, stayTime)
+	defer cancel()
+	r.ask(bounded, wire.MethodInfo, nil)
 	_, state, now := r.o.now()
 	return now == r && state.Up() && !r.dying()
 }

@@ -17,6 +17,7 @@ const (
 	IgnoresPing  Fault = "ignores-ping"   // as a guest that has halted
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
 	SlowInit     Fault = "slow-init"      // the init has not started everything until an event says so
+	EndsInSecret Fault = "ends-in-secret" // the init is stopping, and says so only when it is asked
 	RefusesGrow  Fault = "refuses-grow"   // the guest does not grow its file systems
 )
 

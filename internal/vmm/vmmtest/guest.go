@@ -10,6 +10,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"banger/internal/guest/wire"
 )
@@ -228,6 +229,10 @@ func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 		}
 		fmt.Fprintf(g.Console, "grown %s\n", request.Params)
 	case wire.MethodInfo:
+		if g.Faults.has(EndsInSecret) {
+			g.tell(wire.Event{Kind: wire.EventInit, Init: wire.InitStopping})
+			time.AfterFunc(50*time.Millisecond, func() { g.act(wire.Poweroff, nil) })
+		}
 		reply.Result, _ = json.Marshal(wire.Info{BootID: g.ID(), Init: wire.InitUp})
 	case wire.MethodStats:
 		reply.Result, _ = json.Marshal(wire.Stats{UptimeMS: 5000, Load: [3]float64{1, 0.5, 0.25}, CPUs: 2, CPUBusyMS: 1000, CPUTotalMS: 10_000, MemoryTotal: 2 << 20, MemoryAvailable: 1 << 20,

@@ -2,16 +2,11 @@ package imageinit
 
 import (
 	"cmp"
-	"context"
-	"io"
 	"os"
-	"os/exec"
 	"strings"
-	"time"
 
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/log"
-	"banger/internal/guest/agent/process"
 )
 
 // inEmergency reports whether systemd runs the shell of its emergency or rescue
@@ -32,30 +27,9 @@ func failedUnit() string {
 	return cmp.Or(readFailure(journal()), readFailure(log.Kernel()))
 }
 
-// journalTime bounds how long the image's journalctl may take.
-const journalTime = 20 * time.Second
-
-// maxJournal bounds what is read of the journal.
-const maxJournal = 1 << 20
-
 // journal returns systemd's messages of this boot, as the image's journalctl shows them.
 func journal() []byte {
-	ctx, cancel := context.WithTimeout(context.Background(), journalTime)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", "_PID=1")
-	cmd.Dir = "/"
-	out, err := cmd.StdoutPipe()
-	if err == nil {
-		err = process.Start(cmd)
-	}
-	if err != nil {
-		log.Errorf("ask the journal which unit failed: %v", err)
-		return nil
-	}
-	text, _ := io.ReadAll(io.LimitReader(out, maxJournal))
-	cancel()
-	cmd.Wait()
-	return text
+	return output("journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", "_PID=1")
 }
 
 // readFailure returns the failure that kept a target from being reached, or else

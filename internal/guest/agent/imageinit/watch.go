@@ -30,6 +30,9 @@ type Watch struct {
 	file      string        // where it is kept
 	emergency func() bool   // reports whether systemd is in its emergency or rescue mode
 	why       func() string // the unit whose failure led there
+	ends      func() bool   // reports whether systemd is shutting down
+
+	asking sync.Mutex // held while systemd is asked
 
 	mu      sync.Mutex
 	now     progress
@@ -38,7 +41,7 @@ type Watch struct {
 
 // OpenWatch continues the watch that Begin or an earlier server recorded in a file.
 func OpenWatch(file string) (*Watch, error) {
-	w := &Watch{file: file, emergency: inEmergency, why: failedUnit, changed: make(chan struct{})}
+	w := &Watch{file: file, emergency: inEmergency, why: failedUnit, ends: shutsDown, changed: make(chan struct{})}
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -90,9 +93,39 @@ func (w *Watch) Hear(datagram string) (entered []wire.Init, again bool) {
 	return entered, again
 }
 
+// MayEnd reports whether a notification can be the first one of a shutdown, which
+// begins with the targets.
+func MayEnd(datagram string) bool { return strings.Contains(datagram, "X_SYSTEMD_UNIT_INACTIVE=") }
+
+// Ask asks systemd whether it is shutting down: it announces only a shutdown that a
+// signal asked for. Ask reports whether the state has changed.
+func (w *Watch) Ask() bool {
+	w.asking.Lock()
+	defer w.asking.Unlock()
+	before, changed := w.State()
+	if w.Kind() != Systemd || ending(before) || !w.ends() {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.changed != changed {
+		return false // a notification is newer than the answer
+	}
+	w.set(wire.InitStopping, "")
+	return true
+}
+
+// ending reports whether an init in this state is ending the machine.
+func ending(state wire.Init) bool { return state == wire.InitStopping || state == wire.InitShutdown }
+
 func (w *Watch) enter(state wire.Init, why string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.set(state, why)
+}
+
+// set changes the state. The caller holds mu.
+func (w *Watch) set(state wire.Init, why string) {
 	w.now.State, w.now.Why = state, why
 	if err := layout.WriteJSON(w.file, w.now); err != nil {
 		log.Errorf("write the init's state: %v", err)
@@ -108,7 +141,7 @@ var ends = []string{"poweroff.target", "reboot.target", "halt.target", "kexec.ta
 // reports READY=1 in its emergency mode, too; emergency tells the two apart.
 func nextInit(now wire.Init, line string, emergency func() bool) wire.Init {
 	key, value, _ := strings.Cut(line, "=")
-	ending := now == wire.InitStopping || now == wire.InitShutdown
+	ending := ending(now)
 	switch key {
 	case "X_SYSTEMD_SIGNALS_LEVEL":
 		// systemd repeats this when it executes itself. Only after an end does it

@@ -123,6 +123,42 @@ func TestInitWatch(t *testing.T) {
 	}
 }
 
+// TestAsk: systemd announces a shutdown late unless a signal asked for it.
+func TestAsk(t *testing.T) {
+	w := newWatch(t, Systemd)
+	w.Hear("READY=1")
+	stopping := false
+	w.ends = func() bool { return stopping }
+	if w.Ask() {
+		t.Error("a shutdown was found that is not one")
+	}
+	stopping = true
+	if state, _ := w.State(); !w.Ask() || state != wire.InitUp {
+		t.Errorf("from %s: the shutdown was not found", state)
+	}
+	if state, _ := w.State(); w.Ask() || state != wire.InitStopping {
+		t.Errorf("it is %s, or was found twice", state)
+	}
+	w.Hear("X_SYSTEMD_SIGNALS_LEVEL=2") // a soft reboot
+	w.ends = func() bool {
+		w.Hear("READY=1")
+		return true
+	}
+	if state, _ := w.State(); w.Ask() || state != wire.InitHears {
+		t.Errorf("from %s: the answer was older than what systemd said", state)
+	}
+	other := newWatch(t, Foreign)
+	other.ends = func() bool { return true }
+	if other.Ask() {
+		t.Error("another init was taken for systemd")
+	}
+	for said, want := range map[string]bool{"X_SYSTEMD_UNIT_INACTIVE=graphical.target": true, "X_SYSTEMD_UNIT_ACTIVE=graphical.target": false} {
+		if MayEnd(said) != want {
+			t.Errorf("%s: %v", said, !want)
+		}
+	}
+}
+
 func TestImageInit(t *testing.T) {
 	program := func(root, path string) {
 		t.Helper()

@@ -28,6 +28,7 @@ func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
 		}
 		return nil, identity.Clock{Time: time.Unix(0, p.UnixNano)}.Set()
 	case wire.MethodInfo:
+		s.askInit()
 		return s.info()
 	case wire.MethodStats:
 		return stats(s.config.WorkMount)

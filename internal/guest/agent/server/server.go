@@ -117,6 +117,9 @@ func (s *server) serveStream(stream net.Conn, port int) {
 // hear acts on a notification of the init.
 func (s *server) hear(datagram string) {
 	entered, again := s.init.Hear(datagram)
+	if imageinit.MayEnd(datagram) {
+		go s.askInit() // it is not kept waiting: it may have more to tell before it answers
+	}
 	for _, state := range entered {
 		s.control.Broadcast(wire.Event{Kind: wire.EventInit, Init: state, Why: s.init.Reason()})
 		s.stopper.InitEntered(state)
@@ -125,6 +128,13 @@ func (s *server) hear(datagram string) {
 		if err := mount.AfterSoftReboot(s.config); err != nil {
 			log.Errorf("mount again after a soft reboot: %v", err)
 		}
+	}
+}
+
+// askInit finds out whether the init ends the machine, and tells the host if so.
+func (s *server) askInit() {
+	if s.init.Ask() {
+		s.control.Broadcast(wire.Event{Kind: wire.EventInit, Init: wire.InitStopping})
 	}
 }
 

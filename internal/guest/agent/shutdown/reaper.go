@@ -2,6 +2,7 @@ package shutdown
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"time"
@@ -29,6 +30,7 @@ func Reaper() int {
 		}
 		for verb, v := range verbs {
 			if sig == v.own {
+				tellServer(verb)
 				err := becomeLastStage(verb, caught)
 				log.Errorf("become last stage: %v; end the machine without it", err)
 				endInPlace(verb)
@@ -36,6 +38,17 @@ func Reaper() int {
 		}
 	}
 	return 1
+}
+
+// tellServer announces the end to the server, as systemd does.
+func tellServer(verb wire.Verb) {
+	conn, err := net.Dial("unixgram", layout.NotifySocket)
+	if err != nil {
+		log.Errorf("tell the server of the end: %v", err)
+		return
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "STATUS=Activating special unit %s.target...", verb)
 }
 
 // endInPlace ends the machine if process 1 could not become the last stage.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"iter"
 	"net/http"
@@ -13,21 +12,24 @@ import (
 	"banger"
 )
 
-// events streams everything that changes, one JSON object a line, until the
-// client goes away.
+// events streams what there is and everything that changes, one JSON object per
+// line, until the client disconnects.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	out := flusher{w, http.NewResponseController(w)}
-	// A client that does not read must not hold up the end of the daemon.
+	// A client that does not read must not delay the daemon's end.
 	defer context.AfterFunc(r.Context(), func() { out.SetWriteDeadline(time.Now()) })()
-	lines := json.NewEncoder(out)
+	lines, begun := json.NewEncoder(out), false
 	for e, err := range s.host.Events(r.Context()) {
-		if err != nil {
-			if r.Context().Err() == nil {
-				lines.Encode(line{Error: toWire(err)})
-			}
+		switch {
+		case err != nil && begun: // the client or the daemon ends
 			return
+		case err != nil:
+			refuse(w, err)
+			return
+		case !begun:
+			w.Header().Set("Content-Type", eventStream)
+			begun = true
 		}
-		w.Header().Set("Content-Type", eventStream)
 		if lines.Encode(e) != nil {
 			return
 		}
@@ -46,22 +48,22 @@ func (c *Client) Events(ctx context.Context) iter.Seq2[banger.Event, error] {
 		}
 		defer resp.Body.Close()
 		for lines := json.NewDecoder(resp.Body); ; {
-			var l struct {
-				banger.Event
-				Error *wireError `json:"error"`
+			var e banger.Event
+			if err := lines.Decode(&e); err != nil {
+				yield(banger.Event{}, cutOff(ctx, err))
+				return
 			}
-			err := lines.Decode(&l)
-			switch {
-			case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-				err = broken(ctx, fmt.Errorf("the daemon ended: %w", err))
-			case err != nil:
-				err = broken(ctx, err)
-			case l.Error != nil:
-				err = l.Error.err()
-			}
-			if !yield(l.Event, err) || err != nil || l.Kind == banger.EventDropped {
+			if !yield(e, nil) || e.Kind == banger.EventDropped {
 				return
 			}
 		}
 	}
+}
+
+// cutOff returns why a stream of events ended before its reader wanted it to.
+func cutOff(ctx context.Context, err error) error {
+	if ctx.Err() == nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
+		return &banger.Error{What: "read the events", Why: errors.New("the daemon has ended"), Fix: "run the command again"}
+	}
+	return broken(ctx, err)
 }

@@ -73,12 +73,12 @@ func TestEveryExampleRuns(t *testing.T) {
 
 // home is the home of a user, with a bundle. Its daemon ends with the test.
 type home struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	env []string
 }
 
-func newHome(t *testing.T) *home {
+func newHome(t testing.TB) *home {
 	t.Helper()
 	h := &home{t: t, dir: t.TempDir(), env: os.Environ()}
 	set := homeEnv(h.dir)

@@ -115,7 +115,9 @@ var unexplained = map[banger.Kind]bool{banger.Unknown: true, banger.TimedOut: tr
 func (a *app) printJSON(v any) error {
 	encoder := json.NewEncoder(a.std.Out)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
+	if !a.lines {
+		encoder.SetIndent("", "  ")
+	}
 	return encoder.Encode(v)
 }
 

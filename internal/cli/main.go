@@ -75,6 +75,7 @@ type app struct {
 	operation atomic.Value // string: what Ctrl-C does to the operation that runs; "" if none does
 
 	json    bool
+	lines   bool // each JSON value is one line
 	verbose bool
 	began   bool // the arguments are valid: an error from now on is not a usage error
 }
@@ -156,7 +157,7 @@ func newRoot(a *app) *cobra.Command {
 		},
 	}
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "print each step to stderr, even without a terminal")
-	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newDoctor(a), newVersion(a))
+	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newEvents(a), newDoctor(a), newVersion(a))
 	for _, cmd := range append(root.Commands(), root) {
 		if cmd.HasSubCommands() { // so that a wrong verb with --json gets its error as JSON
 			a.addJSON(cmd)

@@ -17,26 +17,31 @@ import (
 )
 
 func newList(a *app) *cobra.Command {
-	var quiet bool
+	var quiet, watch bool
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls", "ps"},
 		Short:   "List all VMs, running or stopped",
-		Example: "  banger vm list\n  banger vm list --json",
+		Long:    "List all VMs, running or stopped. With --watch the list is printed again after each change, until\ninterrupted: a terminal shows the newest list only, and with --json each line is one list.",
+		Example: "  banger vm list\n  banger vm list --watch\n  banger vm list --json",
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.runList(cmd.Context(), quiet)
+			return a.runList(cmd.Context(), quiet, watch)
 		},
 	}
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "print only the names")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "print the list again after each change")
 	a.addJSON(cmd)
 	return cmd
 }
 
-func (a *app) runList(ctx context.Context, quiet bool) error {
+func (a *app) runList(ctx context.Context, quiet, watch bool) error {
 	svc, err := a.connect(ctx, autoStart)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case watch:
+		return a.watchList(ctx, svc, quiet)
 	}
 	if a.json {
 		vms, err := svc.ListVMs(ctx)
@@ -46,10 +51,18 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 		return a.printJSON(some(vms))
 	}
 	vms, err := svc.SummarizeVMs(ctx)
-	switch {
-	case err != nil:
-		return err
-	case quiet:
+	if err == nil {
+		err = a.printList(vms, quiet)
+	}
+	if err == nil && len(vms) == 0 && !quiet {
+		a.hint("banger vm create")
+	}
+	return err
+}
+
+// printList prints a table, or only the names.
+func (a *app) printList(vms []banger.VMSummary, quiet bool) error {
+	if quiet {
 		for _, vm := range vms {
 			fmt.Fprintln(a.std.Out, vm.Name)
 		}
@@ -60,13 +73,7 @@ func (a *app) runList(ctx context.Context, quiet bool) error {
 		rows = append(rows, []string{vm.Name, listedState(vm), vm.Image, fmt.Sprint(vm.VCPUs),
 			vm.Memory.String(), vm.Disk.String(), age(vm.CreatedAt)})
 	}
-	if err := table(a.std.Out, rows); err != nil {
-		return err
-	}
-	if len(vms) == 0 {
-		a.hint("banger vm create")
-	}
-	return nil
+	return table(a.std.Out, rows)
 }
 
 // listedState returns a VM's state and, in parentheses, what is wrong with it: its

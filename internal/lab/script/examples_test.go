@@ -39,7 +39,7 @@ var piped = regexp.MustCompile(` -$`)
 var driven = regexp.MustCompile(` --driver (qemu|firecracker)\b`)
 
 // endless matches the examples that run until they are interrupted.
-var endless = regexp.MustCompile(`^banger (vm logs .*-f|.*--watch|.*--follow|tui)`)
+var endless = regexp.MustCompile(`^banger (events|vm logs .*-f|.*--watch|.*--follow|tui)`)
 
 // TestEveryExampleRuns types the examples of every --help into a terminal and answers
 // all questions with yes. All but the endless ones must exit with 0.

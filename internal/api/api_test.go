@@ -27,7 +27,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fake is both services: it answers what it is told to, and keeps what it was asked.
+// fake implements the three services: it gives set answers and keeps each call.
 type fake struct {
 	mu    sync.Mutex
 	asked []any
@@ -35,7 +35,7 @@ type fake struct {
 	vm       banger.VM
 	err      error
 	events   []banger.Step
-	block    chan struct{}         // operations say that they have begun, and wait for their end
+	block    chan struct{}         // set: operations close it and wait until ctx ends
 	unwound  chan error            // how a blocked operation ended
 	undo     func(banger.Progress) // what a blocked operation does before it ends
 	guest    func() (net.Conn, error)
@@ -149,7 +149,7 @@ var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.
 
 var quiet = slog.New(slog.DiscardHandler)
 
-// serve serves f and returns a client of it.
+// serve starts a server of f and returns it with a client.
 func serve(t *testing.T, f *fake) (*Client, *Server) {
 	t.Helper()
 	return serveVMs(t, f, f)
@@ -214,7 +214,7 @@ func (b *lockedBuffer) String() string {
 	return b.text.String()
 }
 
-// TestErrorsNameTheirOperation: the id that an error carries arrives.
+// TestErrorsNameTheirOperation: the operation id of an error crosses the socket.
 func TestErrorsNameTheirOperation(t *testing.T) {
 	for _, events := range [][]banger.Step{nil, {{Step: "boot"}}} {
 		c, _ := serve(t, &fake{err: &banger.Error{Kind: banger.Conflict, What: "start", Why: io.EOF, Op: "0a1b2c3d"}, events: events})
@@ -455,7 +455,7 @@ func TestRequestBodies(t *testing.T) {
 	}
 }
 
-// TestRefusalsSayWhatToSend: to who talks to the socket without a client.
+// TestRefusalsSayWhatToSend: an answer to a wrong request tells how to fix it.
 func TestRefusalsSayWhatToSend(t *testing.T) {
 	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
 	for _, c := range []struct{ path, body, why, fix string }{

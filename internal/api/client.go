@@ -181,7 +181,7 @@ func post[T any](ctx context.Context, c *Client, options any, p progress, route 
 	return result, err
 }
 
-// nouns is how an error calls what the routes with a ref are about.
+// nouns maps the first part of a route to the word that errors use.
 var nouns = map[string]string{"vms": "VM", "images": "image"}
 
 // pathOf returns the path of a route, such as "vms", ref, "stop". A ref that a path

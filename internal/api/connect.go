@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"banger"
 	"banger/internal/config"
@@ -18,24 +20,31 @@ import (
 	"banger/internal/linux"
 )
 
-// ConnectOptions say how to come to a daemon. The zero value starts the usual
-// one if need be.
+// ConnectOptions says how to connect to the daemon. The zero value starts it if it
+// does not run.
 type ConnectOptions struct {
-	NoStart bool     // NotFound when no daemon runs
-	Program string   // the bangerd to start; default: beside this program, else in PATH
-	Env     []string // its environment, which must lead to the same directories; nil: what it needs of this program's
+	NoStart bool          // do not start a daemon: if none runs, the error is NotFound
+	Program string        // the bangerd to start; default: beside this program, else in PATH
+	Env     []string      // its environment, which must lead to the same directories; nil: what it needs of this program's
+	Waiting func(pid int) // called once if the daemon has not answered after two seconds; may be nil
+
+	patience time.Duration // instead of two seconds, in tests
 }
 
 // readyFD is the descriptor on which a started daemon reports.
 const readyFD = 3
 
-// attempts bounds how often Connect follows a daemon that goes away again.
+// attempts bounds how often Connect tries again when the daemon ends meanwhile.
 const attempts = 3
 
-// Connect returns a client of the daemon of dirs.State, wherever it listens,
-// and starts it when none runs. Clients that do so at the same time end up with
-// the same daemon. It returns once the daemon serves.
+// patience is how long Connect waits before it calls Waiting.
+const patience = 2 * time.Second
+
+// Connect returns a client of the daemon of dirs.State, wherever it listens. It
+// starts the daemon if none runs; several clients at the same time get the same
+// daemon. It returns once the daemon serves.
 func Connect(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (*Client, error) {
+	defer opts.tellWaiting(dirs)()
 	var c *Client
 	var err error
 	for range attempts {
@@ -55,7 +64,27 @@ func Connect(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (*Clien
 	return nil, mute(dirs, err)
 }
 
-// mute explains a daemon that has the state directory and does not answer.
+// tellWaiting calls Waiting unless stop is called early enough.
+func (o ConnectOptions) tellWaiting(dirs config.Dirs) (stop func()) {
+	if o.Waiting == nil {
+		return func() {}
+	}
+	told := make(chan struct{})
+	timer := time.AfterFunc(cmp.Or(o.patience, patience), func() {
+		defer close(told)
+		if record, err := ReadRecord(dirs.DaemonLock()); err == nil {
+			o.Waiting(record.PID)
+		}
+	})
+	return func() {
+		if !timer.Stop() {
+			<-told
+		}
+	}
+}
+
+// mute returns the error for a daemon that holds the state directory but cannot be
+// reached.
 func mute(dirs config.Dirs, err error) error {
 	record, failed := ReadRecord(dirs.DaemonLock())
 	if failed != nil {
@@ -68,7 +97,7 @@ func mute(dirs config.Dirs, err error) error {
 	}
 }
 
-// find looks where the daemon's own record says, then at the usual place.
+// find looks for the daemon where its record says, and then at the usual place.
 func find(ctx context.Context, dirs config.Dirs) (*Client, error) {
 	if record, err := ReadRecord(dirs.DaemonLock()); err == nil && record.Socket != "" && record.Socket != dirs.Socket() {
 		c, err := serving(ctx, record.Socket, dirs)
@@ -79,8 +108,8 @@ func find(ctx context.Context, dirs config.Dirs) (*Client, error) {
 	return serving(ctx, dirs.Socket(), dirs)
 }
 
-// serving makes a client of the daemon at socket and waits until it serves. It
-// is NotFound when that daemon has another state directory or goes away.
+// serving returns a client of the daemon at socket, once the daemon serves. The
+// error is NotFound if that daemon has another state directory, or ends.
 func serving(ctx context.Context, socket string, dirs config.Dirs) (*Client, error) {
 	c, err := Dial(ctx, socket)
 	if err != nil {
@@ -108,12 +137,10 @@ func sameDir(a, b string) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
-// start starts a daemon in a session of its own and waits for its report. When
-// another daemon was faster, it is that one's socket.
+// start starts a daemon in a session of its own, waits for its report and returns
+// its socket. If another daemon was faster, it returns the socket of that one.
 func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, error) {
-	fail := func(err error) (string, error) {
-		return "", &banger.Error{Kind: banger.KindOf(err), What: "start the daemon", Why: err, Fix: banger.FixOf(err)}
-	}
+	fail := func(err error) (string, error) { return "", &banger.Error{What: "start the daemon", Why: err} }
 	program, err := locate(opts.Program)
 	if err != nil {
 		return fail(err)
@@ -130,7 +157,7 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
-	w.Close() // only the daemon holds it now: if it dies, we read the end
+	w.Close() // only the daemon holds it now: if the daemon dies, the pipe ends
 	if err != nil {
 		return fail(err)
 	}
@@ -140,7 +167,7 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 		return said.Socket, cmd.Process.Release()
 	}
 	if ctx.Err() != nil {
-		cmd.Process.Release() // it goes on starting, for the next client
+		cmd.Process.Release() // it continues to start, for the next client
 		return fail(ctx.Err())
 	}
 	cmd.Wait() // it has ended, or is about to
@@ -180,14 +207,15 @@ func isProgram(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
 }
 
-// ready is the one line that a started daemon writes.
+// ready is the one line that a daemon writes once it has started, or failed to.
 type ready struct {
 	Socket string     `json:"socket,omitempty"`
 	Error  *wireError `json:"error,omitempty"`
 }
 
-// WriteReady tells the client that started this daemon how that went. With an
-// error, socket is where another daemon of the same state directory listens.
+// WriteReady tells the client that started this daemon whether it serves. With an
+// error, socket is where another daemon of the same state directory listens, if
+// there is one.
 func WriteReady(w io.Writer, socket string, err error) error {
 	said := ready{Socket: socket}
 	if err != nil {

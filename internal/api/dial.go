@@ -15,9 +15,9 @@ import (
 	"banger"
 )
 
-// passHeader is sent by a client that can take a stream itself, and by a daemon
-// that gives it. Then a byte of the client's is answered by one that has the
-// stream's descriptor with it: neither can have been read with what came before.
+// passHeader is sent by a client that can receive the stream's descriptor, and by a
+// daemon that passes it. Then the client sends one byte, and the daemon answers with
+// one that carries the descriptor: neither side can have read them too early.
 const passHeader = "Banger-Pass"
 
 // DialVM implements banger.VMService. The returned stream outlives ctx, and the
@@ -77,7 +77,7 @@ func upgrade(ctx context.Context, conn net.Conn, req *http.Request) (net.Conn, e
 	return &stream{Conn: conn, r: r}, nil
 }
 
-// stream is a connection whose first bytes may have been read already.
+// stream is a connection whose first bytes may be in r already.
 type stream struct {
 	net.Conn
 	r *bufio.Reader
@@ -85,7 +85,7 @@ type stream struct {
 
 func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
 
-// dial connects a client with a port of a guest.
+// dial connects a client to a port of a guest.
 func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.Atoi(r.URL.Query().Get("port"))
 	switch {
@@ -130,8 +130,8 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// join copies both ways until either end closes; there is no half-close. r
-// reads from client and may hold bytes that came early.
+// join copies in both directions until either end closes; there is no half-close.
+// r reads from client and may hold bytes that came early.
 func join(client net.Conn, r *bufio.Reader, guest net.Conn) {
 	done := make(chan struct{})
 	go func() {
@@ -146,13 +146,13 @@ func join(client net.Conn, r *bufio.Reader, guest net.Conn) {
 	<-done
 }
 
-// copyAll hides the ends' own ways to copy: splicing from a bufio.Reader's
-// connection would pass over what the reader holds.
+// copyAll hides WriteTo and ReadFrom: splicing from the connection of a
+// bufio.Reader would skip what the reader holds.
 func copyAll(to io.Writer, from io.Reader) {
 	io.Copy(struct{ io.Writer }{to}, struct{ io.Reader }{from})
 }
 
-// track counts a raw stream in, unless the server is stopping.
+// track adds a raw stream and reports whether it may run: not once the server stops.
 func (s *Server) track(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

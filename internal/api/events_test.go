@@ -15,7 +15,7 @@ import (
 	"banger/internal/event"
 )
 
-// watch requests the events without a client and reads until the snapshot ends.
+// watch requests the events without a Client, and reads the snapshot.
 func watch(t *testing.T, socket string) *bufio.Scanner {
 	t.Helper()
 	conn, err := net.Dial("unix", socket)
@@ -38,8 +38,8 @@ func watch(t *testing.T, socket string) *bufio.Scanner {
 	return nil
 }
 
-// TestAReaderThatDoesNotReadDelaysNobody: the others get every event, the daemon
-// ends at once, and the reader is told that it was dropped.
+// TestAReaderThatDoesNotReadDelaysNobody: the others get every event, and the server
+// shuts down at once. A reader that is late gets an EventDropped.
 func TestAReaderThatDoesNotReadDelaysNobody(t *testing.T) {
 	f := &fake{hub: event.NewHub()}
 	c, s := serve(t, f)
@@ -69,7 +69,7 @@ func TestAReaderThatDoesNotReadDelaysNobody(t *testing.T) {
 		}()
 	}
 	for range batches + 1 {
-		for range others { // each has all events so far
+		for range others { // each has received all events so far
 			<-got
 		}
 		if f.hub.Seq() == batch*batches {
@@ -109,7 +109,7 @@ func TestAReaderThatDoesNotReadDelaysNobody(t *testing.T) {
 	}
 }
 
-// TestEventsThatCannotBeRead: the error of the snapshot arrives.
+// TestEventsThatCannotBeRead: an error of the snapshot reaches the client.
 func TestEventsThatCannotBeRead(t *testing.T) {
 	f := &fake{hub: event.NewHub()}
 	want := &banger.Error{Kind: banger.Unready, What: "list", Why: io.EOF, Fix: "mend it"}

@@ -16,10 +16,9 @@ import (
 	"banger/internal/linux"
 )
 
-// Listen makes the socket at path, in a directory that nobody else can enter,
-// and the directory too where it does not exist. A socket that nobody answers
-// at is replaced; one that somebody does is a Conflict. The listener accepts
-// its own user and root only.
+// Listen creates the socket at path and, if it is missing, its directory, which only
+// this user can enter. It replaces a socket that no program listens at; one that a
+// program does listen at is a Conflict. The listener accepts only this user and root.
 func Listen(path string) (net.Listener, error) {
 	if err := privateDir(filepath.Dir(path)); err != nil {
 		return nil, &banger.Error{Kind: banger.Unready, What: "listen at " + path, Why: err, Fix: "make " + filepath.Dir(path) + " a directory of your own with mode 0700"}
@@ -49,7 +48,7 @@ func Listen(path string) (net.Listener, error) {
 	return own, nil
 }
 
-// privateDir makes dir or sees to it that it is what we would have made.
+// privateDir creates dir, or checks that it is as private as a new one.
 func privateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -70,7 +69,7 @@ func privateDir(dir string) error {
 	return nil
 }
 
-// removeStale removes the socket of a daemon that is gone.
+// removeStale removes the socket of a daemon that has ended.
 func removeStale(path, short string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -93,11 +92,11 @@ func removeStale(path, short string) error {
 	return os.Remove(path)
 }
 
-// maxSocketName is what sun_path holds, with its closing zero.
+// maxSocketName is the most bytes of a name that fit into sun_path with its final zero.
 const maxSocketName = 107
 
-// shorten returns a name for the socket at path that fits into an address.
-// done must be called once the name was used.
+// shorten returns a name of the socket at path that fits into an address. Call done
+// when the name is no longer needed.
 func shorten(path string) (name string, done func(), err error) {
 	if len(path) <= maxSocketName {
 		return path, func() {}, nil
@@ -116,7 +115,7 @@ type listener struct {
 	close func() error
 }
 
-// Accept passes over strangers.
+// Accept returns the next connection of this user or root, and closes others.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptUnix()
@@ -130,8 +129,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close removes the socket's name too, unless that is another's by now. It may
-// be called twice.
+// Close also removes the socket's name, unless it leads to another socket by now. It
+// may be called twice.
 func (l *listener) Close() error { return l.close() }
 
 func (l *listener) remove() error {
@@ -141,8 +140,8 @@ func (l *listener) remove() error {
 	return l.UnixListener.Close()
 }
 
-// Listening says whether the name that a listener of Listen has on disk still
-// leads to it.
+// Listening reports whether the name on disk of a listener from Listen still leads to
+// that listener.
 func Listening(l net.Listener) bool {
 	own, ok := l.(*listener)
 	if !ok {

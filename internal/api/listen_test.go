@@ -99,7 +99,7 @@ func TestListenReplacesOnlyStaleSockets(t *testing.T) {
 	if err != nil {
 		t.Fatalf("over a stale socket: %v", err)
 	}
-	// A name that has become another's is left alone.
+	// Close keeps a name that leads to another socket by now.
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	// As if the modes did not hold the stranger back.
+	// Let the stranger pass the modes, to test the check behind them.
 	for dir := filepath.Dir(path); dir != os.TempDir(); dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -164,7 +164,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 	}
 	stranger := make(chan int)
 	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with us
+		runtime.LockOSThread() // without unlocking it: the thread ends with this goroutine
 		defer close(stranger)
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, 12345, 12345, 12345); err != nil || errno != 0 {
@@ -190,7 +190,7 @@ func TestStrangersAreTurnedAway(t *testing.T) {
 		}
 		own <- err
 	}()
-	conn, err := l.Accept() // passes over the stranger, who came first
+	conn, err := l.Accept() // the stranger connected first
 	if err != nil {
 		t.Fatal(err)
 	}

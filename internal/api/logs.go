@@ -12,8 +12,8 @@ import (
 	"banger"
 )
 
-// logs streams a log as it is. A log that breaks off breaks the connection, so
-// that its end and its failure cannot be confused.
+// logs streams a log as it is. If reading fails, the connection breaks, so that a
+// client can tell this from the end of the log.
 func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	follow, _ := strconv.ParseBool(r.URL.Query().Get("follow"))
 	opts := banger.VMLogs{Kind: banger.LogKind(r.URL.Query().Get("kind")), Follow: follow}
@@ -29,18 +29,18 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 	out := flusher{w, http.NewResponseController(w)}
 	defer context.AfterFunc(r.Context(), func() {
 		log.Close()
-		out.SetWriteDeadline(time.Now()) // a client that has stopped to read holds up no end
+		out.SetWriteDeadline(time.Now()) // a client that does not read must not delay the daemon's end
 	})()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(http.StatusOK)
 	out.Flush()
-	// A log that is followed ends like any other when it is closed.
+	// A followed log that is closed ends without an error.
 	if _, err := io.Copy(out, log); err != nil || r.Context().Err() != nil {
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// flusher sends on every write at once.
+// flusher sends each write at once.
 type flusher struct {
 	io.Writer
 	*http.ResponseController
@@ -68,7 +68,7 @@ func (c *Client) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io
 	return &logBody{resp.Body, ctx, ref}, nil
 }
 
-// logBody tells a log that has broken off from one that has ended.
+// logBody returns an error if a log breaks off before its end.
 type logBody struct {
 	io.ReadCloser
 	ctx context.Context

@@ -80,7 +80,7 @@ func ended(ctx context.Context, err error) error {
 		return nil
 	case errors.As(err, &said):
 		if said.Kind == banger.Canceled && ctx.Err() != nil {
-			said.Kind = banger.KindOf(ctx.Err()) // the daemon cannot tell a deadline of ours
+			said.Kind = banger.KindOf(ctx.Err()) // the daemon cannot know that it was a deadline
 		}
 		return said
 	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():

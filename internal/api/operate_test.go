@@ -13,8 +13,8 @@ import (
 	"banger"
 )
 
-// undoing is a daemon whose operations wait for their cancellation, then say
-// that they undo, and have undone once they are let.
+// undoing returns a daemon whose operations wait until they are cancelled, and then
+// undo until let is called.
 func undoing(events ...banger.Step) (f *fake, let func()) {
 	allowed := make(chan struct{})
 	f = &fake{events: events, block: make(chan struct{}), unwound: make(chan error, 1)}
@@ -69,7 +69,7 @@ func cancelledClientWaits(t *testing.T, call func(context.Context, *Client, bang
 	<-f.block
 	cancel()
 	select {
-	case <-told: // after the cancellation, and all the way back to the client
+	case <-told: // the client still gets steps after it was cancelled
 	case err := <-ended:
 		let()
 		t.Fatalf("the client did not wait: %v", err)
@@ -131,7 +131,7 @@ func TestClientThatVanishesCancels(t *testing.T) {
 	}
 }
 
-// busy counts the operations at work.
+// busy counts the operations that run.
 type busy struct {
 	*fake
 	n atomic.Int32
@@ -145,8 +145,8 @@ func (b *busy) CreateVM(ctx context.Context, _ banger.CreateVM, p banger.Progres
 	return banger.VM{}, ctx.Err()
 }
 
-// TestCancelAtAnyMoment: whenever the cancellation comes, nothing is at work
-// once the client is back.
+// TestCancelAtAnyMoment: whenever a client is cancelled, no operation runs once its
+// call returns.
 func TestCancelAtAnyMoment(t *testing.T) {
 	b := &busy{fake: &fake{}}
 	c, _ := serveVMs(t, b, b.fake)

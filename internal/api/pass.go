@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// giveStream gives a client the stream, once it asks. A client that has gone
-// meanwhile gets none.
+// giveStream passes the stream's descriptor to a client that asks for it.
 func giveStream(client net.Conn, r io.ByteReader, stream *net.UnixConn) {
 	if _, err := r.ReadByte(); err != nil {
 		return
@@ -26,7 +25,7 @@ func giveStream(client net.Conn, r io.ByteReader, stream *net.UnixConn) {
 
 var errNoStream = errors.New("the daemon promised a stream and gave none")
 
-// takeStream asks for the stream that the daemon has promised.
+// takeStream asks for the stream that the daemon has promised, and returns it.
 func takeStream(conn net.Conn) (net.Conn, error) {
 	daemon := conn.(*net.UnixConn)
 	if _, err := daemon.Write([]byte{0}); err != nil {

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketPair is a stream as a VMM has it: a socket of its own.
+// socketPair returns a stream that is a socket, as some VMMs have it.
 func socketPair(t *testing.T) (ours, theirs net.Conn) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -30,7 +30,7 @@ func socketPair(t *testing.T) (ours, theirs net.Conn) {
 	return ends[0], ends[1]
 }
 
-// TestStreamsOutliveTheDaemon: a stream that is a socket becomes the client's.
+// TestStreamsOutliveTheDaemon: the client gets the descriptor of a stream that is a socket.
 func TestStreamsOutliveTheDaemon(t *testing.T) {
 	ours, theirs := socketPair(t)
 	io.WriteString(theirs, "early ")
@@ -53,12 +53,12 @@ func TestStreamsOutliveTheDaemon(t *testing.T) {
 		t.Errorf("the guest got %q, %v", text[:4], err)
 	}
 	conn.Close()
-	if _, err := theirs.Read(text); err != io.EOF { // nobody else has it open
+	if _, err := theirs.Read(text); err != io.EOF { // no other process has it open
 		t.Errorf("after the client's end: %v", err)
 	}
 }
 
-// TestClientsThatTakeNoStream get its bytes, as from a VMM without sockets.
+// TestClientsThatTakeNoStream: such clients get the bytes, as from a VMM without sockets.
 func TestClientsThatTakeNoStream(t *testing.T) {
 	ours, theirs := socketPair(t)
 	c, _ := serve(t, &fake{guest: func() (net.Conn, error) { return ours, nil }})
@@ -81,7 +81,7 @@ func TestClientsThatTakeNoStream(t *testing.T) {
 	}
 }
 
-// TestAStreamThatIsNotTaken ends with the client that asked for it.
+// TestAStreamThatIsNotTaken: it ends with the client that asked for it.
 func TestAStreamThatIsNotTaken(t *testing.T) {
 	ours, theirs := socketPair(t)
 	c, _ := serve(t, &fake{guest: func() (net.Conn, error) { return ours, nil }})

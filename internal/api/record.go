@@ -7,8 +7,8 @@ import (
 	"os"
 )
 
-// Record is what a daemon writes into its lock file: who holds the lock and
-// where it listens. It means nothing once the lock is free.
+// Record is what a daemon writes into its lock file: its process and where it
+// listens. It is stale once the lock is free.
 type Record struct {
 	PID    int    `json:"pid"`
 	Socket string `json:"socket"` // empty: the daemon is stopping

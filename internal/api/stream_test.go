@@ -54,7 +54,7 @@ func TestBrokenLogIsNoEnd(t *testing.T) {
 	}
 }
 
-// followed is a log that ends, as followed ones do, when it is closed.
+// followed is a log that ends without an error when it is closed, as followed logs do.
 type followed struct {
 	*io.PipeReader
 	w *io.PipeWriter
@@ -62,8 +62,8 @@ type followed struct {
 
 func (f followed) Close() error { return f.w.Close() }
 
-// TestStoppedDaemonIsNoEndOfALog: neither for a client that reads it, nor for one
-// that does not, which holds up nobody.
+// TestStoppedDaemonIsNoEndOfALog: a client gets an error when the daemon stops. One
+// that does not read does not delay the stop.
 func TestStoppedDaemonIsNoEndOfALog(t *testing.T) {
 	for _, full := range []bool{false, true} {
 		r, w := io.Pipe()
@@ -86,7 +86,7 @@ func TestStoppedDaemonIsNoEndOfALog(t *testing.T) {
 	}
 }
 
-// stuffed is a log with more than fits into any socket.
+// stuffed is a log with more bytes than any socket buffers.
 type stuffed struct{ io.ReadCloser }
 
 func (stuffed) WriteTo(w io.Writer) (int64, error) {
@@ -115,7 +115,7 @@ func TestDialLosesNoEarlyByte(t *testing.T) {
 	for range 50 {
 		f := &fake{guest: func() (net.Conn, error) {
 			ours, theirs := net.Pipe()
-			go func() { // says something at once, then echoes
+			go func() { // sends a line at once, then echoes
 				io.WriteString(theirs, "SSH-2.0-banger\r\n")
 				io.Copy(theirs, theirs)
 				theirs.Close()
@@ -141,8 +141,8 @@ func TestDialLosesNoEarlyByte(t *testing.T) {
 	}
 }
 
-// TestDialTakesBytesSentWithTheRequest pipelines: what follows the request in
-// the same packet is the guest's.
+// TestDialTakesBytesSentWithTheRequest: bytes that follow the request in the same
+// packet go to the guest.
 func TestDialTakesBytesSentWithTheRequest(t *testing.T) {
 	got := make(chan string, 1)
 	c, _ := serve(t, &fake{guest: func() (net.Conn, error) {

@@ -10,9 +10,9 @@ import (
 	"banger/internal/version"
 )
 
-// Protocol changes when a client of the one cannot use a daemon of the other.
-// Adding routes or fields does not change it. `GET /daemon` and
-// `POST /daemon/stop` stay as they are in every protocol.
+// Protocol is the version of the protocol. Clients and daemons of different versions
+// cannot work together. New routes or fields do not change it. `GET /daemon` and
+// `POST /daemon/stop` are the same in every version.
 const Protocol = "1"
 
 const (
@@ -23,7 +23,7 @@ const (
 	maxBody        = 1 << 20
 )
 
-// restart is the fix whenever client and daemon do not fit.
+// restart is the fix if the client and the daemon speak different protocols.
 const restart = "banger daemon stop, then run the command again: VMs keep running"
 
 // wireError is a banger.Error on the wire.
@@ -35,26 +35,27 @@ type wireError struct {
 	Op   string      `json:"op,omitempty"`
 }
 
-// line is one line of an event stream, and failure the body of any other
-// answer that is no success.
+// line is one line of an operation's answer, and the body of an answer that is an
+// error.
 type line struct {
 	Event  *banger.Step    `json:"event,omitempty"`
 	Result json.RawMessage `json:"result,omitempty"`
 	Error  *wireError      `json:"error,omitempty"`
 }
 
-// statuses gives the HTTP status of every kind of error.
+// statuses maps each kind of error to an HTTP status.
 var statuses = map[banger.Kind]int{
 	banger.Unknown:  http.StatusInternalServerError,
 	banger.Invalid:  http.StatusBadRequest,
 	banger.NotFound: http.StatusNotFound,
 	banger.Conflict: http.StatusConflict,
 	banger.Unready:  http.StatusServiceUnavailable,
-	banger.Canceled: 499, // nginx's "client closed request": there is no official one
+	banger.Canceled: 499, // nginx's "client closed request"; there is no official status
 	banger.TimedOut: http.StatusGatewayTimeout,
 }
 
-// toWire is an error of a daemon that serves: its log may know more of it.
+// toWire returns an error for the wire. An unexplained one gets as its fix where to
+// find the daemon's log.
 func toWire(err error) *wireError {
 	w := takeApart(err)
 	if w.Kind == banger.Unknown && w.Fix == "" && w.Op == "" {
@@ -63,8 +64,8 @@ func toWire(err error) *wireError {
 	return w
 }
 
-// takeApart takes an error apart so that the other end can put it together with
-// the same text, kind and fix.
+// takeApart returns an error in parts, from which err makes one with the same text,
+// kind and fix.
 func takeApart(err error) *wireError {
 	w := &wireError{Kind: banger.KindOf(err), Why: err.Error(), Fix: banger.FixOf(err), Op: banger.OpOf(err)}
 	if e, ok := err.(*banger.Error); ok && e.What != "" {
@@ -84,16 +85,16 @@ func (w *wireError) err() error {
 	return e
 }
 
-// mark tells the other end who speaks.
+// mark sets the headers with the protocol and the version of this program.
 func mark(h http.Header) {
 	h.Set(protocolHeader, Protocol)
 	h.Set(versionHeader, version.Version)
 }
 
-// eternal says whether a route is the same in every protocol.
+// eternal reports whether a route is the same in every protocol.
 func eternal(path string) bool { return path == "/daemon" || path == "/daemon/stop" }
 
-// fits is nil when the client and the daemon speak the same protocol.
+// fits returns an error if the client and the daemon speak different protocols.
 func fits(client, clientVersion, daemon, daemonVersion string) error {
 	if client == daemon {
 		return nil

@@ -6,6 +6,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"slices"
@@ -135,11 +136,18 @@ func (a *app) dial(ctx context.Context, mode start) (service, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := api.Connect(ctx, dirs, api.ConnectOptions{NoStart: mode == noStart})
+	client, err := api.Connect(ctx, dirs, api.ConnectOptions{NoStart: mode == noStart, Waiting: a.waiting})
 	if err != nil {
 		return nil, err
 	}
 	return client, nil
+}
+
+// waiting tells a person that the daemon has not answered for a while.
+func (a *app) waiting(pid int) {
+	if !a.json {
+		fmt.Fprintf(a.std.Err, "waiting for the daemon (pid %d), which does not answer yet\n", pid)
+	}
 }
 
 func newRoot(a *app) *cobra.Command {

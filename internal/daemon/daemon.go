@@ -22,7 +22,7 @@ type daemon struct {
 	env    Env
 	dirs   config.Dirs
 	config config.Config
-	ready  *os.File // nil once reported, or when nobody asked
+	ready  *os.File // nil once reported, or if no client started this daemon
 	lock   *lock
 	log    *slog.Logger
 	stop   chan struct{}
@@ -31,10 +31,10 @@ type daemon struct {
 	mu     sync.Mutex
 	socket *socket
 	serves sync.WaitGroup
-	broken chan error // what ended a listener unasked
+	broken chan error // why a listener failed
 }
 
-// Services is what a daemon serves besides itself.
+// Services is what the daemon serves, besides what it knows about itself.
 type Services struct {
 	VMs     banger.VMService
 	Images  banger.ImageService
@@ -75,8 +75,8 @@ func (d *daemon) run(ctx context.Context) (err error) {
 	return err
 }
 
-// unlogged is an error from before there is a log that could say more of it: the
-// state directory is not what it should be.
+// unlogged returns err, which occurred before the log was open, with a fix: it is
+// about the state directory.
 func (d *daemon) unlogged(ctx context.Context, err error) error {
 	if banger.KindOf(err) != banger.Unknown || ctx.Err() != nil {
 		return err
@@ -88,8 +88,8 @@ func (d *daemon) unlogged(ctx context.Context, err error) error {
 	return &banger.Error{Kind: banger.Unready, What: "start bangerd", Why: err, Fix: fix}
 }
 
-// listenAndServe listens before it opens anything: clients that come meanwhile
-// wait in the socket's queue instead of starting daemons of their own.
+// listenAndServe listens before it opens the services: clients that connect
+// meanwhile wait in the socket's queue instead of starting daemons of their own.
 func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 	if d.socket, err = listen(d.dirs); err != nil {
 		return err
@@ -102,7 +102,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
 	services, err := d.env.Open(ctx, d.env, d.dirs, d.config, d.log)
 	if err != nil {
-		// Clients in the queue must not find a daemon that is about to go.
+		// Clients in the queue must not find a daemon that is about to end.
 		return errors.Join(err, d.lock.publish(""))
 	}
 	d.server = api.NewServer(services.VMs, services.Images, &host{d: d, services: services}, d.log)
@@ -125,7 +125,8 @@ func (d *daemon) serve(s *socket) {
 	})
 }
 
-// wait returns when the daemon shall end, and keeps its socket findable until then.
+// wait returns when the daemon has to end. Until then it listens again whenever the
+// socket is removed.
 func (d *daemon) wait(ctx context.Context) error {
 	for {
 		select {
@@ -148,9 +149,8 @@ func (d *daemon) wait(ctx context.Context) error {
 	}
 }
 
-// move listens again after the socket's name has vanished, at the spare place:
-// at the usual one somebody is removing things just now. What is connected
-// stays connected.
+// move listens at the spare place after the socket was removed: whatever removed it
+// may do so again. Connections stay open.
 func (d *daemon) move() error {
 	fresh, err := listenAt(d.dirs.SpareSocket())
 	if err != nil {
@@ -168,7 +168,8 @@ func (d *daemon) move() error {
 	return old.close()
 }
 
-// shutDown cancels what is under way, waits until that is undone, and lets go.
+// shutDown cancels all operations, waits until they are undone, and closes the
+// services.
 func (d *daemon) shutDown(services Services) error {
 	err := d.lock.publish("")
 	err = errors.Join(err, d.server.Shutdown())

@@ -27,8 +27,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// TestMain lets the test binary be bangerd, so that the tests start real
-// processes.
+// TestMain lets the test binary be bangerd, so that tests can start real processes.
 func TestMain(m *testing.M) {
 	if os.Getenv("BANGERD_TEST") != "" {
 		os.Exit(Main(context.Background(), Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: openFake}, os.Args[1:]))
@@ -38,8 +37,8 @@ func TestMain(m *testing.M) {
 
 type fakeImages struct{ banger.ImageService }
 
-// fakeVMs is a service with no VMs. Creating waits until it is cancelled, and
-// leaves a file as the trace of its undo.
+// fakeVMs is a service without VMs. CreateVM waits until it is cancelled, and then
+// writes a file, to show that it was undone.
 type fakeVMs struct {
 	banger.VMService
 	state string
@@ -54,7 +53,7 @@ func (f fakeVMs) SummarizeVMs(context.Context) ([]banger.VMSummary, error) {
 func (f fakeVMs) CreateVM(ctx context.Context, spec banger.CreateVM, p banger.Progress) (banger.VM, error) {
 	p.Send(banger.Step{Step: "wait"})
 	<-ctx.Done()
-	if spec.Name == "hold" { // undoing takes until the test says so
+	if spec.Name == "hold" { // the test decides how long the undo takes
 		if _, err := os.ReadFile(filepath.Join(f.state, "hold")); err != nil {
 			return banger.VM{}, err
 		}
@@ -72,7 +71,7 @@ func openFake(_ context.Context, _ Env, dirs config.Dirs, _ config.Config, _ *sl
 	return Services{VMs: fakeVMs{state: dirs.State}, Images: fakeImages{}, Events: event.NewHub(), Drivers: vmm.Drivers{qemu.New(hostcmd.Host{})}, Close: func() error { return nil }}, nil
 }
 
-// place is a set of directories of its own, and how to start daemons there.
+// place is a set of directories, and how to start daemons there.
 type place struct {
 	t    *testing.T
 	dirs config.Dirs
@@ -94,7 +93,7 @@ func newPlace(t *testing.T, extra ...string) place {
 	if p.opts.Program, err = os.Executable(); err != nil {
 		t.Fatal(err)
 	}
-	// The race detector lets a program sleep for a second at its end.
+	// The race detector makes a program sleep for a second before it ends.
 	p.opts.Env = append(extra, "BANGERD_TEST=1", "GORACE=atexit_sleep_ms=0")
 	for key, value := range env {
 		p.opts.Env = append(p.opts.Env, key+"="+value)
@@ -103,7 +102,7 @@ func newPlace(t *testing.T, extra ...string) place {
 	return p
 }
 
-// end ends whatever daemon is left, and what it left in the temporary directory.
+// end stops the daemon that is left, and removes its temporary directory.
 func (p place) end() {
 	if c, err := api.Connect(context.Background(), p.dirs, api.ConnectOptions{NoStart: true}); err == nil {
 		d, err := c.Daemon(context.Background())
@@ -173,7 +172,7 @@ func TestStartStatusStop(t *testing.T) {
 	if err := c.StopDaemon(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// Gone means gone: no socket, a free lock, at once.
+	// Afterwards there is no socket, and the lock is free.
 	if _, err := os.Lstat(p.dirs.Socket()); !os.IsNotExist(err) {
 		t.Errorf("the socket is left: %v", err)
 	}
@@ -239,7 +238,7 @@ func TestSignalStops(t *testing.T) {
 	}
 }
 
-// await reaps a child of this process that was killed.
+// await waits for the end of a child that was killed.
 func await(t *testing.T, pid int) {
 	t.Helper()
 	proc, err := os.FindProcess(pid)
@@ -262,7 +261,7 @@ func TestStartDuringStopWaits(t *testing.T) {
 	begun := make(chan struct{})
 	go c.CreateVM(t.Context(), banger.CreateVM{Name: "hold"}, func(banger.Step) { close(begun) })
 	<-begun
-	stopping := onEvent(t, p.dirs.Runtime, unix.IN_DELETE) // of the socket: from here on nobody new is let in
+	stopping := onEvent(t, p.dirs.Runtime, unix.IN_DELETE) // of the socket: from now on nobody can connect
 	stopped := make(chan error, 1)
 	go func() { stopped <- c.StopDaemon(t.Context()) }()
 	stopping()
@@ -279,7 +278,7 @@ func TestStartDuringStopWaits(t *testing.T) {
 		t.Fatal("a second daemon came while the first was stopping")
 	case err := <-stopped:
 		t.Errorf("the first daemon went before its operation was undone: %v", err)
-	case <-time.After(100 * time.Millisecond): // neither may happen; there is nothing to wait for
+	case <-time.After(100 * time.Millisecond): // neither may happen, so there is no event to wait for
 	}
 	if err := os.WriteFile(hold, []byte("go"), 0); err != nil {
 		t.Fatal(err)

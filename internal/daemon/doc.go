@@ -1,4 +1,4 @@
-// Package daemon is bangerd: it opens everything, serves it, and lets go again.
-// It is wiring, and it owns what makes a process the one daemon of a state
-// directory: the lock, the socket and the log. What VMs do is decided below.
+// Package daemon is bangerd: it opens the services, serves them, and closes them. It
+// owns what makes a process the only daemon of a state directory: the lock, the
+// socket and the log. It does not decide what VMs do; package vm does.
 package daemon

@@ -9,7 +9,7 @@ import (
 	"banger/internal/version"
 )
 
-// host implements banger.HostService for the daemon itself.
+// host implements banger.HostService.
 type host struct {
 	d        *daemon
 	services Services
@@ -39,7 +39,7 @@ func (h *host) Daemon(ctx context.Context) (banger.Daemon, error) {
 	}, nil
 }
 
-// driver names the driver that new VMs get, whether it works or not.
+// driver returns the name of the driver of new VMs, even if it does not work here.
 func (h *host) driver(ctx context.Context) string {
 	driver, _, _ := h.services.Drivers.Choose(ctx, h.d.config.Driver)
 	if driver == nil {

@@ -22,7 +22,7 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// Std is the environment of the real daemon.
+// Std returns the environment of the real daemon.
 func Std() Env {
 	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Isolate: vmm.ThisHost().Isolate}
 }
@@ -34,9 +34,8 @@ func drivers(c config.Config, bundled string) vmm.Drivers {
 	}
 }
 
-// checkDriver refuses a configured driver that does not exist. Whether it works
-// here is asked when a VM starts: a daemon without a usable driver still lists
-// and deletes VMs.
+// checkDriver refuses a configured driver that does not exist. It does not check that
+// the driver works: a daemon without a usable driver still lists and deletes VMs.
 func checkDriver(all vmm.Drivers, name string) error {
 	if name == vmm.Auto {
 		return nil
@@ -48,8 +47,7 @@ func checkDriver(all vmm.Drivers, name string) error {
 	return nil
 }
 
-// open opens what the daemon serves: the database, what the bundle brings, and
-// the VMs, which it reconciles.
+// open opens the database, installs the bundle, and opens the images and the VMs.
 func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *slog.Logger) (_ Services, err error) {
 	if err := checkDriver(env.Drivers(c, ""), c.Driver); err != nil {
 		return Services{}, err
@@ -91,7 +89,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	}}, nil
 }
 
-// newOperations returns what runs the verbs: their steps are events.
+// newOperations returns the host of all operations, which publishes their steps.
 func newOperations(hub *event.Hub, log *slog.Logger) *operation.Host {
 	operations := &operation.Host{Log: log, Publish: func(o banger.Operation) {
 		hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o})
@@ -107,9 +105,9 @@ func newOperations(hub *event.Hub, log *slog.Logger) *operation.Host {
 	return operations
 }
 
-// install opens the bundle and puts on record what it has. A bundle that is
-// missing or broken is logged and no more: VMs that exist do not need it, and
-// `vm create` says what it misses, and why.
+// install opens the bundle and records its image and its kernel. A bundle that is
+// missing or broken is only logged: existing VMs do not need it, and `vm create`
+// returns the reason.
 func install(ctx context.Context, dirs config.Dirs, c config.Config, s *store.Store, log *slog.Logger) (_ *bundle.Bundle, _ bundle.Installed, missing, err error) {
 	b, missing := bundle.Open(c.Bundle())
 	if missing != nil {

@@ -1,6 +1,7 @@
-// Package event is the stream of everything that changes in the daemon. It owns
-// the numbers of the events and the readers; it does not know what the events
-// are about. Publishing never waits: a reader that is too slow is dropped.
+// Package event is the stream of everything that changes in the daemon. It owns the
+// numbers of the events and the snapshot that each reader gets first; it does not
+// decide what is an event. Publishing never waits: a reader that is too slow is
+// dropped.
 package event
 
 import (
@@ -15,7 +16,7 @@ import (
 // Kept is how many events a reader may be behind before it is dropped.
 const Kept = 4096
 
-// Hub keeps the newest events for its readers.
+// Hub keeps the newest events for its readers. Create one with NewHub.
 type Hub struct {
 	mu     sync.Mutex
 	seq    uint64             // of the newest event
@@ -25,19 +26,19 @@ type Hub struct {
 	sources []Source
 }
 
-// Source returns what there is now as events. Each carries, as Seq, the number
-// of the newest event when it was made: a source that calls Hub.Seq while it
-// holds the lock under which it publishes knows that number.
+// Source returns what exists now, as events. The Seq of each is the number of the
+// newest event that it includes: a source calls Hub.Seq while it holds the lock under
+// which it publishes.
 type Source func(context.Context) ([]banger.Event, error)
 
-// Add makes source a part of every snapshot. Call it before the first Read.
+// Add adds source to every snapshot. Call it before the first Read.
 func (h *Hub) Add(source Source) { h.sources = append(h.sources, source) }
 
 // NewHub returns a hub without events.
 func NewHub() *Hub { return &Hub{change: make(chan struct{})} }
 
-// Publish gives an event its number and its time, and hands it to all readers.
-// It returns the number.
+// Publish gives e its number and its time, hands it to all readers, and returns the
+// number. It does not wait for the readers.
 func (h *Hub) Publish(e banger.Event) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -56,9 +57,9 @@ func (h *Hub) Seq() uint64 {
 	return h.seq
 }
 
-// Read yields a snapshot, an event of the kind EventReady, and then each event
-// that the snapshot does not include, in order, until ctx ends. A reader that
-// has fallen behind by more than Kept events gets an EventDropped as its last.
+// Read yields a snapshot, an event of the kind EventReady, and then each event that
+// the snapshot does not include, in order, until ctx ends. For a reader that is more
+// than Kept events behind, the last event is an EventDropped.
 func (h *Hub) Read(ctx context.Context) iter.Seq2[banger.Event, error] {
 	return func(yield func(banger.Event, error) bool) {
 		at := h.Seq()
@@ -106,7 +107,8 @@ func (h *Hub) snapshot(ctx context.Context) ([]banger.Event, error) {
 	return all, nil
 }
 
-// next returns the event after number at, and waits for it within ctx.
+// next returns the event with the number at+1. It waits until that is published or
+// ctx ends.
 func (h *Hub) next(ctx context.Context, at uint64) (banger.Event, error) {
 	for {
 		h.mu.Lock()
@@ -128,7 +130,7 @@ func (h *Hub) next(ctx context.Context, at uint64) (banger.Event, error) {
 	}
 }
 
-// subject identifies what an event is about.
+// subject returns what identifies the thing that an event is about.
 func subject(e banger.Event) string {
 	switch {
 	case e.VM != nil:

@@ -14,8 +14,8 @@ func vm(id string, state banger.State) banger.Event {
 	return banger.Event{Kind: banger.EventVM, VM: &banger.VM{ID: banger.VMID(id), State: state}}
 }
 
-// TestSnapshotThenChanges: what the snapshot includes is not told again, and
-// nothing is missed.
+// TestSnapshotThenChanges: an event that the snapshot includes is not repeated, and
+// none is missing.
 func TestSnapshotThenChanges(t *testing.T) {
 	h := NewHub()
 	h.Publish(vm("a", banger.Starting)) // before anybody reads
@@ -46,8 +46,8 @@ func TestSnapshotThenChanges(t *testing.T) {
 	}
 }
 
-// TestReadersSeeTheSame: many readers, many publishers: all see each event once,
-// in the order of its number.
+// TestReadersSeeTheSame: with many readers and publishers, each reader gets each
+// event once, in the order of the numbers.
 func TestReadersSeeTheSame(t *testing.T) {
 	const publishers, each = 4, 200
 	h := NewHub()
@@ -85,7 +85,7 @@ func TestReadersSeeTheSame(t *testing.T) {
 	readers.Wait()
 }
 
-// TestASlowReaderIsDropped: it is told so, and nobody waits for it.
+// TestASlowReaderIsDropped: its last event tells so, and no publisher waits for it.
 func TestASlowReaderIsDropped(t *testing.T) {
 	h := NewHub()
 	var last banger.Event

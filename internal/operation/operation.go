@@ -1,7 +1,6 @@
-// Package operation runs the verbs of the daemon. It owns what all of them
-// share: an id, named steps, the undo of those steps, and telling the log, the
-// client and the event stream by the same names. It does not know what a verb
-// does.
+// Package operation runs the verbs of the daemon. It owns what all of them share: an
+// id, named steps, their undo, and the reports to the log, the client and the event
+// stream, which use the same names. It does not know what a verb does.
 package operation
 
 import (
@@ -22,17 +21,17 @@ import (
 // Host is what the operations of one daemon have in common.
 type Host struct {
 	Log     *slog.Logger
-	Publish func(banger.Operation) // is told of every step and of the end; may be nil
+	Publish func(banger.Operation) // called at each step and at the end; may be nil
 
 	mu      sync.Mutex
 	running map[string]banger.Operation
 
-	// Before and After are called around each step, and their error is the
-	// step's. Tests set them to make every step fail once; else they are nil.
+	// Before and After are called around each step; if they return an error, the
+	// step fails. Tests set them to make every step fail once.
 	Before, After func(step string) error
 }
 
-// Operation is one verb at work on one thing.
+// Operation is one run of a verb on one VM or image.
 type Operation struct {
 	Undo // of the steps done so far
 
@@ -43,8 +42,8 @@ type Operation struct {
 	stepped  bool
 }
 
-// Begin starts an operation on a VM or an image, which noun tells. Call End,
-// deferred, when it is over.
+// Begin starts an operation on a VM or an image; noun is "vm" or "image". Defer a
+// call of End.
 func (h *Host) Begin(noun string, verb banger.Verb, name string, id banger.VMID, progress banger.Progress) *Operation {
 	now := banger.Operation{ID: newID(), Noun: noun, Verb: verb, Name: name, VMID: id, BeganAt: time.Now().UTC()}
 	log := h.Log.With("op", now.ID, "verb", string(verb), noun, name)
@@ -54,17 +53,17 @@ func (h *Host) Begin(noun string, verb banger.Verb, name string, id banger.VMID,
 	return &Operation{host: h, now: now, progress: progress, log: log}
 }
 
-// newID returns an id that is unique in a log that is kept for a while.
+// newID returns a random id: 8 hexadecimal digits are enough for one log.
 func newID() string {
 	id := make([]byte, 4)
 	rand.Read(id)
 	return hex.EncodeToString(id)
 }
 
-// Log returns the operation's log: every line carries its id.
+// Log returns the operation's log, in which every line has the operation's id.
 func (o *Operation) Log() *slog.Logger { return o.log }
 
-// Name names what the operation works on, once that has a name.
+// Name sets the name of the VM or image, for an operation that chooses it.
 func (o *Operation) Name(name string) {
 	o.now.Name = name
 	o.log = o.log.With("named", name)
@@ -86,8 +85,8 @@ func (o *Operation) Run(ctx context.Context, steps ...Step) error {
 	return nil
 }
 
-// Step runs one step and tells of its begin and end. Its error is do's with the
-// step's name in front; a ctx that has ended fails the step before it begins.
+// Step runs one step and reports its begin and its end. An error of do is returned
+// with the step's name in front. If ctx has ended, do is not called.
 func (o *Operation) Step(ctx context.Context, name string, do func(context.Context) error) error {
 	o.stepped = true
 	o.tell(banger.Step{Step: name})
@@ -121,8 +120,8 @@ func (o *Operation) attempt(ctx context.Context, name string, do func(context.Co
 	return nil
 }
 
-// Note tells the client and the log something about a step that a person should
-// see. An empty text tells nothing.
+// Note reports a text about a step to the client and to the log as a warning. It
+// ignores an empty text.
 func (o *Operation) Note(step, text string) {
 	if text != "" {
 		o.log.Warn("note", "step", step, "note", text)
@@ -130,7 +129,7 @@ func (o *Operation) Note(step, text string) {
 	}
 }
 
-// Progress tells the client something about a step, and not the log.
+// Progress reports a text about a step to the client, but not to the log.
 func (o *Operation) Progress(step, text string) { o.tell(banger.Step{Step: step, Note: text}) }
 
 func (o *Operation) tell(step banger.Step) {
@@ -158,18 +157,18 @@ func (o *Operation) publish() {
 	}
 }
 
-// Running calls f with the operations that are at work, the oldest first. While
-// f runs, no step is published.
+// Running calls f with the operations that have begun and not ended, the oldest
+// first. While f runs, no operation is published.
 func (h *Host) Running(f func([]banger.Operation)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f(slices.SortedFunc(maps.Values(h.running), func(a, b banger.Operation) int { return a.BeganAt.Compare(b.BeganAt) }))
 }
 
-// End ends the operation: it undoes the steps when *err is set, puts the
-// operation's name before the error, and tells the log and the events. An
-// operation that failed before its first step is not told of: its error says
-// all there is.
+// End ends the operation. If *err is set, End undoes the steps and puts the
+// operation's name in front of the error. It reports the end to the log and to the
+// events, unless the operation failed before its first step: then the error says
+// everything.
 func (o *Operation) End(ctx context.Context, err *error) {
 	o.OnError(ctx, err)
 	if *err == nil && !o.stepped {
@@ -195,11 +194,11 @@ func (o *Operation) End(ctx context.Context, err *error) {
 	o.publish()
 }
 
-// nouns is how an error calls what an operation works on.
+// nouns maps an operation's noun to the word that errors use.
 var nouns = map[string]string{"vm": "VM", "image": "image"}
 
-// Name returns err as the error of a verb: `start VM "otter": …`. Its kind is
-// err's own.
+// Name returns err with the verb in front, as in `start VM "otter": …`, and with the
+// same kind.
 func Name(err error, noun string, verb banger.Verb, name string) error {
 	if err == nil {
 		return nil

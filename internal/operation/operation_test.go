@@ -13,7 +13,7 @@ import (
 	"banger"
 )
 
-// host keeps what an operation told.
+// host keeps what its operations report.
 type host struct {
 	Host
 	log    bytes.Buffer
@@ -70,8 +70,8 @@ func TestStepsReachClientLogAndEvents(t *testing.T) {
 	}
 }
 
-// TestErrorsNameTheirOperation: with its id once a step has begun. Before, the
-// log knows no more than the error.
+// TestErrorsNameTheirOperation: an error has the operation's id if a step has begun.
+// Without a step, the log says no more than the error.
 func TestErrorsNameTheirOperation(t *testing.T) {
 	for _, failed := range []error{&banger.Error{Kind: banger.Conflict, What: "lock", Why: io.EOF, Fix: "wait"}, io.EOF, context.Canceled} {
 		for _, stepped := range []bool{false, true} {

@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// Undo is a rollback stack: after each step push what reverses it, and unwind
-// when a later step fails. The zero value is ready. It is not safe for use by
-// several goroutines. It is no help after a crash; reconciling is.
+// Undo is a stack of functions that reverse steps: push one after each step, and
+// unwind the stack when a later step fails. The zero value is ready to use. It is not
+// safe for concurrent use. After a crash, the next daemon reconciles instead.
 type Undo struct {
 	steps []undone
 }
@@ -18,16 +18,16 @@ type undone struct {
 	undo func(context.Context) error
 }
 
-// Push adds what reverses the step just done. name is the step's own name.
+// Push adds what reverses the step of that name.
 func (s *Undo) Push(name string, undo func(context.Context) error) {
 	s.steps = append(s.steps, undone{name, undo})
 }
 
-// Keep forgets every step: from here on nothing is undone.
+// Keep forgets all steps, so that they are not undone.
 func (s *Undo) Keep() { s.steps = nil }
 
-// Unwind runs every undo, newest first. It never stops early; failures are
-// joined. It continues when ctx is cancelled, since nothing may stay half done.
+// Unwind undoes all steps, the newest first. It continues after a failure and when
+// ctx ends, so that nothing stays half done, and returns all failures joined.
 func (s *Undo) Unwind(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	var errs []error
@@ -40,8 +40,8 @@ func (s *Undo) Unwind(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// OnError unwinds when *err is set, and joins the errors of the undo. Call it
-// deferred, with a named result.
+// OnError unwinds if *err is set, and joins the errors of the undo to it. Defer it,
+// with a named result.
 func (s *Undo) OnError(ctx context.Context, err *error) {
 	if *err == nil {
 		return
@@ -51,7 +51,7 @@ func (s *Undo) OnError(ctx context.Context, err *error) {
 	}
 }
 
-// joined keeps the cause first, so that its kind and fix are the error's.
+// joined is an error with the kind and the fix of its cause.
 type joined struct{ cause, undo error }
 
 func (j *joined) Error() string   { return fmt.Sprintf("%v; and then: %v", j.cause, j.undo) }

@@ -19,9 +19,8 @@ import (
 	"regexp"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"banger"
+	"banger/internal/linux"
 )
 
 // File is what to download.
@@ -154,7 +153,8 @@ func openLocked(ctx context.Context, path string) (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := lock(ctx, file); err != nil {
+		if err := linux.WaitFlock(ctx, file); err != nil {
+			file.Close()
 			return nil, err
 		}
 		ours, err := file.Stat()
@@ -168,33 +168,6 @@ func openLocked(ctx context.Context, path string) (*os.File, error) {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
-	}
-}
-
-// lock waits for the lock until ctx is done. It closes the file if it does not get it.
-func lock(ctx context.Context, file *os.File) error {
-	done := make(chan error, 1)
-	go func() {
-		for {
-			err := unix.Flock(int(file.Fd()), unix.LOCK_EX)
-			if !errors.Is(err, unix.EINTR) {
-				done <- err
-				return
-			}
-		}
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			file.Close()
-		}
-		return err
-	case <-ctx.Done():
-		go func() { // flock cannot be interrupted
-			<-done
-			file.Close()
-		}()
-		return ctx.Err()
 	}
 }
 

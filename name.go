@@ -22,7 +22,7 @@ func CheckName(name string) error {
 	case strings.HasSuffix(name, "-"):
 		return Invalidf(fix, "name %q ends with a hyphen", name)
 	case name == "localhost":
-		return Invalidf(fix, "name %q is taken by every machine for itself", name)
+		return Invalidf(fix, "name %q is reserved", name)
 	}
 	return nil
 }

@@ -20,6 +20,14 @@ import (
 // this user can enter. It replaces a socket that no program listens at; one that a
 // program does listen at is a Conflict. The listener accepts only this user and root.
 func Listen(path string) (net.Listener, error) {
+	l, err := listen(path)
+	if errors.Is(err, fs.ErrNotExist) { // another daemon has just removed the directory
+		l, err = listen(path)
+	}
+	return l, err
+}
+
+func listen(path string) (net.Listener, error) {
 	if err := privateDir(filepath.Dir(path)); err != nil {
 		return nil, &banger.Error{Kind: banger.Unready, What: "listen at " + path, Why: err, Fix: "make " + filepath.Dir(path) + " a directory of your own with mode 0700"}
 	}

@@ -39,11 +39,14 @@ func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
 func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
 func (d Dirs) Lab() string        { return filepath.Join(d.Cache, "lab") }
 
+// tempDir is the same for all programs of a user. TMPDIR may be one shell's own.
+const tempDir = "/tmp"
+
 // SpareSocket returns where the daemon listens if the runtime directory is missing, or if
 // the daemon of another state directory listens there. It is the same at each start.
 func (d Dirs) SpareSocket() string {
 	sum := sha256.Sum256([]byte(filepath.Clean(d.State)))
-	return filepath.Join(os.TempDir(), fmt.Sprintf("banger-%d-%x", os.Getuid(), sum[:4]), "bangerd.sock")
+	return filepath.Join(tempDir, fmt.Sprintf("banger-%d-%x", os.Getuid(), sum[:4]), "bangerd.sock")
 }
 
 // FailedConsole returns where the console log of a VM is kept after its create failed.
@@ -192,5 +195,5 @@ func runtimeDir(getenv func(string) string) string {
 	if info, err := os.Stat(run); err == nil && info.IsDir() && info.Mode().Perm() == 0o700 {
 		return filepath.Join(run, "banger")
 	}
-	return filepath.Join(os.TempDir(), fmt.Sprintf("banger-%d", os.Getuid()))
+	return filepath.Join(tempDir, fmt.Sprintf("banger-%d", os.Getuid()))
 }

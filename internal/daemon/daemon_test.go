@@ -81,7 +81,7 @@ type place struct {
 func newPlace(t *testing.T, extra ...string) place {
 	t.Helper()
 	root := t.TempDir()
-	env := map[string]string{"HOME": root, "XDG_RUNTIME_DIR": filepath.Join(root, "run"), "TMPDIR": os.TempDir()}
+	env := map[string]string{"HOME": root, "XDG_RUNTIME_DIR": filepath.Join(root, "run")}
 	if err := os.Mkdir(env["XDG_RUNTIME_DIR"], 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +111,9 @@ func (p place) end() {
 		}
 		syscall.Wait4(d.PID, nil, 0, nil)
 		c.Close()
+		if _, err := os.Lstat(filepath.Dir(p.dirs.SpareSocket())); !errors.Is(err, os.ErrNotExist) {
+			p.t.Errorf("a daemon that was stopped leaves its temporary directory: %v", err)
+		}
 	} else if record, err := api.ReadRecord(p.dirs.DaemonLock()); err == nil {
 		if l, err := admit(context.Background(), p.dirs.DaemonLock()); err == nil {
 			l.close()

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -28,15 +29,27 @@ type socket struct {
 
 // listen makes the socket at its usual place, else at the spare one.
 func listen(dirs config.Dirs) (*socket, error) {
-	var errs []error
-	for _, path := range []string{dirs.Socket(), dirs.SpareSocket()} {
-		s, err := listenAt(path)
-		if err == nil {
-			return s, nil
-		}
-		errs = append(errs, err)
+	usual, err := listenAt(dirs.Socket())
+	if err == nil {
+		removeSpare(dirs.SpareSocket())
+		return usual, nil
 	}
-	return nil, errors.Join(errs...)
+	spare, failed := listenAt(dirs.SpareSocket())
+	if failed != nil {
+		return nil, errors.Join(err, failed)
+	}
+	return spare, nil
+}
+
+// removeSpare removes the spare socket of an earlier daemon that was killed.
+func removeSpare(path string) {
+	dir := filepath.Dir(path)
+	info, err := os.Lstat(dir)
+	if err != nil || !info.IsDir() || int(info.Sys().(*syscall.Stat_t).Uid) != os.Geteuid() {
+		return
+	}
+	os.Remove(path)
+	os.Remove(dir)
 }
 
 func listenAt(path string) (*socket, error) {
@@ -76,8 +89,11 @@ func noInstance(err error) error {
 // listening reports whether clients can find the socket by its name.
 func (s *socket) listening() bool { return api.Listening(s.listener) }
 
-// close ends the watch and removes the name if it is still this socket's.
+// close ends the watch and removes the name if it is still this socket's, and the
+// directory if nothing else is in it.
 func (s *socket) close() error {
 	s.unwatch()
-	return s.listener.Close()
+	err := s.listener.Close()
+	os.Remove(filepath.Dir(s.path))
+	return err
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -38,6 +39,19 @@ func TestVanishedSocketComesBack(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSpareSocketOfAKilledDaemon: the next daemon of the same directory removes it.
+func TestSpareSocketOfAKilledDaemon(t *testing.T) {
+	p := newPlace(t)
+	spare := p.dirs.SpareSocket()
+	if err := errors.Join(os.Mkdir(filepath.Dir(spare), 0o700), os.WriteFile(spare, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	p.connect()
+	if _, err := os.Lstat(filepath.Dir(spare)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is still there: %v", err)
 	}
 }
 

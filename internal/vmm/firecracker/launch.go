@@ -23,11 +23,8 @@ const (
 const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
 	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off systemd.ssh_auto=no"
 
-// Launch implements vmm.Driver.
+// Launch implements vmm.Driver. The caller has probed.
 func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
-	if _, err := d.Probe(ctx); err != nil {
-		return nil, err
-	}
 	program, err := d.inspect(ctx)
 	if err != nil {
 		return nil, err
@@ -69,6 +66,9 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		err = configure(ctx, api, program.release, spec)
 	}
 	if err != nil {
+		if kvm := d.host.CheckKVM(); kvm != nil && ctx.Err() == nil { // it worked when the driver was chosen
+			return nil, kvm
+		}
 		return nil, explain(ctx, err, proc, dir, spec)
 	}
 	steps.Keep()

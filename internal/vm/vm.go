@@ -83,9 +83,7 @@ func Open(ctx context.Context, host Host) (*VMs, error) {
 	if err := durable.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
 		return nil, err
 	}
-	if v.logs, err = console.NewLogs(); err != nil {
-		return nil, fmt.Errorf("watch the logs of VMs: %w", err)
-	}
+	v.logs = console.NewLogs()
 	v.task(func(ctx context.Context) {
 		v.logs.Run(ctx, func(err error) { v.Log.Error("limit the logs of VMs", "err", err) })
 	})

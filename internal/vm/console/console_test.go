@@ -34,11 +34,7 @@ func TestFollow(t *testing.T) {
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	logs, err := NewLogs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer logs.watch.Close()
+	logs := NewLogs()
 	f, err := logs.Follow(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
@@ -117,14 +113,11 @@ func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 			if err := os.WriteFile(path, nil, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			logs, err := NewLogs()
-			if err == nil {
-				err = logs.Bound(path, nil)
-			}
-			if err != nil {
+			logs := NewLogs()
+			if err := logs.Bound(path, nil); err != nil {
 				t.Fatal(err)
 			}
-			defer logs.watch.Close()
+			defer logs.Forget(filepath.Dir(path))
 			f, err := logs.Follow(t.Context(), path)
 			if err != nil {
 				t.Fatal(err)
@@ -154,8 +147,8 @@ func TestAFollowerOfAQuietConsoleLosesNothing(t *testing.T) {
 // TestLogsEndTheirWatch checks that Run ends with its context, even if nothing is
 // written.
 func TestLogsEndTheirWatch(t *testing.T) {
-	logs, err := NewLogs()
-	if err != nil {
+	logs, path := NewLogs(), filepath.Join(t.TempDir(), "console.log")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), logs.Bound(path, nil)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -165,8 +158,8 @@ func TestLogsEndTheirWatch(t *testing.T) {
 		over <- nil
 	}()
 	cancel()
-	if err := <-over; err != nil {
-		t.Error(err)
+	if err := <-over; err != nil || len(logs.Paths()) > 0 {
+		t.Errorf("%v, %q", err, logs.Paths())
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 
+	"banger/internal/linux"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -26,17 +28,16 @@ func (l *Logs) Open(path string) (io.ReadCloser, error) {
 // it. It ends when the directory is removed or renamed, when it is closed, or
 // with ctx.
 func (l *Logs) Follow(ctx context.Context, path string) (io.ReadCloser, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	dir, err := os.Stat(filepath.Dir(path))
 	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
+		return nil, err
 	}
-	watch := os.NewFile(uintptr(fd), "inotify")
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVE|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR); err != nil {
-		watch.Close()
-		return nil, os.NewSyscallError("inotify_add_watch", err)
+	f := &follower{logs: l, path: path, dir: dir, changed: make(chan struct{}, 1), closed: make(chan struct{})}
+	f.unwatch, err = linux.Watch(filepath.Dir(path), unix.IN_MODIFY|unix.IN_CREATE|unix.IN_MOVE|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_ONLYDIR, f.changed)
+	if err != nil {
+		return nil, err
 	}
-	f := &follower{logs: l, path: path, watch: watch}
-	f.stop = context.AfterFunc(ctx, func() { f.Close() })
+	f.stop = context.AfterFunc(ctx, f.end)
 	return f, nil
 }
 
@@ -86,43 +87,61 @@ func (r *reader) rewind() {
 
 // follower is what Follow returns.
 type follower struct {
-	logs  *Logs
-	path  string
-	log   *reader  // nil while there is no file
-	watch *os.File // inotify on the directory
-	stop  func() bool
-	once  sync.Once
+	logs    *Logs
+	path    string
+	dir     os.FileInfo   // of its directory
+	log     *reader       // nil while there is no file
+	changed chan struct{} // something happened in the directory
+	closed  chan struct{}
+	unwatch func()
+	stop    func() bool
+	once    sync.Once
 }
 
 func (f *follower) Close() error {
-	f.once.Do(func() {
-		f.stop()
-		f.watch.Close() // wakes a Read that waits
-	})
+	f.stop()
+	f.end()
 	return nil
+}
+
+// end ends a Read that waits, and those that follow.
+func (f *follower) end() {
+	f.once.Do(func() {
+		f.unwatch()
+		close(f.closed)
+	})
 }
 
 // Read returns what is there, and otherwise waits for more.
 func (f *follower) Read(p []byte) (int, error) {
-	events := make([]byte, 4096)
 	for {
+		gone := f.gone() // asked first: nothing is written after that
 		if n, err := f.available(p); n > 0 || err != nil {
 			return n, err
 		}
-		n, err := f.watch.Read(events)
-		if errors.Is(err, os.ErrClosed) || (err == nil && gone(events[:n])) {
+		closed := gone
+		if !gone {
+			select {
+			case <-f.changed:
+			case <-f.closed:
+				closed = true
+			}
+		}
+		if closed {
 			if f.log != nil {
 				f.log.Close()
 			}
 			return 0, io.EOF
 		}
-		if err != nil {
-			return 0, err
-		}
 	}
 }
 
-// available reads what is there, which may be nothing.
+// gone reports whether the directory was removed or renamed.
+func (f *follower) gone() bool {
+	now, err := os.Stat(filepath.Dir(f.path))
+	return err != nil || !os.SameFile(now, f.dir)
+}
+
 func (f *follower) available(p []byte) (int, error) {
 	if f.log != nil {
 		complete := f.replaced() // before the read: a log that was replaced does not grow
@@ -161,18 +180,5 @@ func (f *follower) replaced() bool {
 		return err == nil
 	}
 	f.log.rewind()
-	return false
-}
-
-// gone reports whether inotify events tell the end of the directory.
-func gone(events []byte) bool {
-	for len(events) >= unix.SizeofInotifyEvent {
-		mask := uint32(events[4]) | uint32(events[5])<<8 | uint32(events[6])<<16 | uint32(events[7])<<24
-		length := int(events[12]) | int(events[13])<<8 | int(events[14])<<16
-		if mask&(unix.IN_DELETE_SELF|unix.IN_MOVE_SELF|unix.IN_IGNORED) != 0 {
-			return true
-		}
-		events = events[min(unix.SizeofInotifyEvent+length, len(events)):]
-	}
 	return false
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"banger/internal/linux"
+
 	"golang.org/x/sys/unix"
 
 	"banger"
@@ -30,7 +32,7 @@ const (
 // Logs keeps the logs of running VMs bounded, and reads them while they are
 // cut. A log is cut in place, since its VMM holds it open.
 type Logs struct {
-	watch *os.File // one inotify instance for all logs, since a user may have few
+	written chan struct{} // one of the logs was written to
 
 	mu   sync.Mutex
 	logs map[string]*log // by path
@@ -38,9 +40,9 @@ type Logs struct {
 
 // log is one bounded file. It ends when another file takes its path.
 type log struct {
-	path  string
-	info  os.FileInfo
-	watch int
+	path    string
+	info    os.FileInfo
+	unwatch func()
 
 	size    int64  // at the last look
 	written func() // may be nil
@@ -49,27 +51,23 @@ type log struct {
 	cut int64        // how many bytes were cut off the front so far
 }
 
-// NewLogs returns Logs without a log. Run must be called: it does the work, and
-// releases the inotify instance.
-func NewLogs() (*Logs, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, os.NewSyscallError("inotify_init1", err)
-	}
-	return &Logs{watch: os.NewFile(uintptr(fd), "inotify"), logs: map[string]*log{}}, nil
-}
+// NewLogs returns Logs without a log. Run must be called: it does the work.
+func NewLogs() *Logs { return &Logs{written: make(chan struct{}, 1), logs: map[string]*log{}} }
 
-// Run cuts logs that become too large, until ctx ends. It calls report with
-// every error.
+// Run cuts logs that become too large, until ctx ends. Then no log is bounded any
+// more. It calls report with every error.
 func (l *Logs) Run(ctx context.Context, report func(error)) {
-	defer l.watch.Close()
-	defer context.AfterFunc(ctx, func() { l.watch.SetReadDeadline(time.Unix(1, 0)) })()
-	events := make([]byte, 256<<10) // holds all queued events; which log they are about does not matter
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for path := range l.logs {
+			l.drop(path)
+		}
+	}()
 	for {
-		if _, err := l.watch.Read(events); err != nil {
-			if ctx.Err() == nil {
-				report(err)
-			}
+		select {
+		case <-l.written:
+		case <-ctx.Done():
 			return
 		}
 		l.mu.Lock()
@@ -99,11 +97,7 @@ func (l *Logs) Bound(path string, written func()) error {
 	defer l.mu.Unlock()
 	l.drop(path)
 	log := &log{path: path, info: info, written: written}
-	err = l.control(func(fd int) (err error) {
-		log.watch, err = unix.InotifyAddWatch(fd, path, unix.IN_MODIFY)
-		return os.NewSyscallError("inotify_add_watch", err)
-	})
-	if err != nil {
+	if log.unwatch, err = linux.Watch(path, unix.IN_MODIFY, l.written); err != nil {
 		return err
 	}
 	l.logs[path] = log
@@ -131,22 +125,9 @@ func (l *Logs) Paths() []string {
 // drop ends the watch of a log. The caller holds mu.
 func (l *Logs) drop(path string) {
 	if log, ok := l.logs[path]; ok {
-		l.control(func(fd int) error {
-			unix.InotifyRmWatch(fd, uint32(log.watch)) // fails if the file was removed
-			return nil
-		})
+		log.unwatch()
 		delete(l.logs, path)
 	}
-}
-
-// control calls f with the inotify descriptor. Fd would make reads from it block.
-func (l *Logs) control(f func(fd int) error) error {
-	raw, err := l.watch.SyscallConn()
-	if err != nil {
-		return err
-	}
-	failed := raw.Control(func(fd uintptr) { err = f(int(fd)) })
-	return errors.Join(failed, err)
 }
 
 // of returns the log that an open file is, or nil if it is not bounded.

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -41,7 +42,7 @@ func (a *app) runEvents(ctx context.Context, opts eventOptions) error {
 	if err != nil {
 		return err
 	}
-	wanted := vmFilter{refs: opts.vms, ids: map[banger.VMID]bool{}}
+	wanted := vmFilter{refs: opts.vms, seen: map[string]bool{}}
 	live := !opts.noSnapshot
 	shown := map[banger.VMID]string{} // the newest line of each VM
 	return follow(ctx, svc, func(e banger.Event) error {
@@ -52,7 +53,10 @@ func (a *app) runEvents(ctx context.Context, opts eventOptions) error {
 		if a.json {
 			return a.printJSON(e)
 		}
-		if e.Kind == banger.EventDropped {
+		switch e.Kind {
+		case banger.EventReady:
+			wanted.note(a.std.Err)
+		case banger.EventDropped:
 			clear(shown)
 		}
 		subject, text := eventText(e)
@@ -89,8 +93,8 @@ func follow(ctx context.Context, svc service, do func(banger.Event) error) error
 // vmFilter selects events of VMs. A VM that it has selected by name once stays
 // selected when it is renamed.
 type vmFilter struct {
-	refs []string
-	ids  map[banger.VMID]bool
+	refs []string        // names and IDs
+	seen map[string]bool // which of refs were found, and the IDs of their VMs
 }
 
 func (f vmFilter) has(e banger.Event) bool {
@@ -106,11 +110,22 @@ func (f vmFilter) has(e banger.Event) bool {
 	default:
 		return false
 	}
-	if slices.Contains(f.refs, name) || slices.Contains(f.refs, string(id)) {
-		f.ids[id] = id != ""
-		return true
+	for _, ref := range []string{name, string(id)} {
+		if ref != "" && slices.Contains(f.refs, ref) {
+			f.seen[ref], f.seen[string(id)] = true, id != ""
+			return true
+		}
 	}
-	return f.ids[id]
+	return f.seen[string(id)]
+}
+
+// note tells which VMs do not exist yet, once the snapshot has ended.
+func (f vmFilter) note(out io.Writer) {
+	for _, ref := range f.refs {
+		if !f.seen[ref] {
+			fmt.Fprintf(out, "note: there is no VM %q yet\n", ref)
+		}
+	}
 }
 
 // eventText returns what an event is about, and what happened to it.

@@ -142,7 +142,7 @@ func checkName(ctx context.Context, svc service, ref, name string) error {
 	if err == nil {
 		return nil
 	}
-	return &banger.Error{Kind: banger.KindOf(err), What: fmt.Sprintf("the ssh entry for %s is out of date", name), Why: err,
+	return &banger.Error{What: fmt.Sprintf("the ssh entry for %s is out of date", name), Why: err,
 		Fix: "replace it: banger vm ssh-config"}
 }
 

@@ -207,5 +207,5 @@ func Name(err error, noun string, verb banger.Verb, name string) error {
 	if name != "" {
 		what += fmt.Sprintf(" %q", name)
 	}
-	return &banger.Error{Kind: banger.KindOf(err), What: what, Why: err}
+	return &banger.Error{What: what, Why: err}
 }

@@ -43,7 +43,7 @@ func (d Drivers) Choose(ctx context.Context, name string) (Driver, Capabilities,
 		}
 		capabilities, err := driver.Probe(ctx)
 		if err != nil {
-			err = &banger.Error{Kind: banger.KindOf(err), What: "use the driver " + name, Why: err}
+			err = &banger.Error{What: "use the driver " + name, Why: err}
 		}
 		return driver, capabilities, err
 	}

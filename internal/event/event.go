@@ -62,7 +62,7 @@ func (h *Hub) Seq() uint64 {
 // than Kept events behind, the last event is an EventDropped.
 func (h *Hub) Read(ctx context.Context) iter.Seq2[banger.Event, error] {
 	return func(yield func(banger.Event, error) bool) {
-		at := h.Seq()
+		at, began := h.Seq(), time.Now().UTC()
 		past, err := h.snapshot(ctx)
 		if err != nil {
 			yield(banger.Event{}, err)
@@ -75,7 +75,7 @@ func (h *Hub) Read(ctx context.Context) iter.Seq2[banger.Event, error] {
 				return
 			}
 		}
-		if !yield(banger.Event{Seq: at, Time: time.Now().UTC(), Kind: banger.EventReady}, nil) {
+		if !yield(banger.Event{Seq: at, Time: began, Kind: banger.EventReady}, nil) {
 			return
 		}
 		for {

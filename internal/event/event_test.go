@@ -126,3 +126,26 @@ func TestReadEnds(t *testing.T) {
 		}
 	}
 }
+
+// TestReadyIsBeforeTheChanges: its time and number are those of the snapshot.
+func TestReadyIsBeforeTheChanges(t *testing.T) {
+	h := NewHub()
+	h.Add(func(context.Context) ([]banger.Event, error) {
+		h.Publish(vm("a", banger.Running)) // too late for the snapshot
+		return nil, nil
+	})
+	var ready banger.Event
+	for e, err := range h.Read(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == banger.EventReady {
+			ready = e
+			continue
+		}
+		if ready.Seq >= e.Seq || ready.Time.After(e.Time) {
+			t.Errorf("%d at %v is not before %d at %v", ready.Seq, ready.Time, e.Seq, e.Time)
+		}
+		return
+	}
+}

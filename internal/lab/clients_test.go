@@ -206,6 +206,11 @@ func TestDefaultImage(t *testing.T) {
 	})
 	t.Run("modules by modprobe", func(t *testing.T) { modules(t, h, vm.Name) })
 	t.Run("the agent's server is killed", func(t *testing.T) { killAgent(t, h, vm.Name, 1) })
+	t.Run("a start while systemd shuts down", func(t *testing.T) {
+		boot := h.bootID(t, vm.Name)
+		h.sh(t, vm.Name, "poweroff") // by logind, of which the agent hears nothing
+		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
+	})
 }
 
 // files are copied in each way there is.

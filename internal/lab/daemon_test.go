@@ -102,6 +102,28 @@ func TestDaemonDies(t *testing.T) {
 		}
 		ended(t, h.show(t, vm.Name), banger.EndedVMMDied, "was killed while no daemon ran")
 	})
+	t.Run("started by a shell with limits", func(t *testing.T) {
+		h.banger(t, "daemon", "stop")
+		shell := exec.CommandContext(t.Context(), "bash", "-c", `ulimit -Sf 102400; umask 0; exec nice -n 19 "$0" "$@"`, filepath.Join(h.bin, "banger"), "vm", "start", vm.Name)
+		shell.Env = h.env
+		if out, err := shell.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		h.sh(t, vm.Name, "dd if=/dev/zero of=/root/big bs=1M count=300 && sync /root/big && rm /root/big")
+		pid := h.vmm(t, vm.Name)
+		for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/limits", pid))) {
+			if rest, ours := strings.CutPrefix(line, "Max file size"); ours && !strings.HasPrefix(strings.TrimSpace(rest), "unlimited") {
+				t.Error(line)
+			}
+		}
+		if nice, err := syscall.Getpriority(syscall.PRIO_PROCESS, pid); err != nil || 20-nice != 0 {
+			t.Errorf("its niceness is %d, %v", 20-nice, err)
+		}
+		if p := h.show(t, vm.Name).Problems; len(p) != 0 {
+			t.Errorf("problems: %+v", p)
+		}
+		h.stopped(t, vm)
+	})
 }
 
 // TestDisksOpenOnce: whatever is started twice or dies in between, never do two

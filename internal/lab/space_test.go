@@ -3,7 +3,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"banger"
 )
 
 // smallDirs names a directory with the file systems that these tests need, where
@@ -100,19 +101,38 @@ func (h *home) standsStill(t *testing.T, name, filler string) {
 	go func() {
 		wrote <- h.run(t.Context(), nil, "vm", "exec", name, "--", "sh", "-c", "dd if=/dev/urandom of=/root/big bs=1M count=64 && sync && md5sum /root/big")
 	}()
-	for answers := true; answers; { // there is no event of it
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		answers = h.run(ctx, nil, "vm", "exec", name, "--", "true").code == 0
-		cancel()
-	}
+	until(t, time.Minute, "the pause", func() bool { return len(h.show(t, name).Problems) > 0 })
+	h.isPaused(t, name)
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	r := <-wrote
+	until(t, time.Minute, "the end of the pause", func() bool { return len(h.show(t, name).Problems) == 0 })
 	if sum := h.sh(t, name, "echo 3 >/proc/sys/vm/drop_caches; md5sum /root/big"); r.code != 0 || sum+"\n" != r.stdout {
 		t.Errorf("exit %d: %s%s, then %s", r.code, r.stdout, r.stderr, sum)
 	}
 	fill(t, filler)
+}
+
+// isPaused checks that a VM which waits for room on the host is shown so, and that
+// nobody waits for its guest.
+func (h *home) isPaused(t *testing.T, name string) {
+	t.Helper()
+	for _, vm := range h.list(t.Context()) {
+		if p := vm.Problems; vm.Name == name && (len(p) != 1 || p[0].Kind != banger.ProblemPaused || !strings.Contains(p[0].Text, "no space on "+h.dir) || p[0].Fix == "") {
+			t.Errorf("it is listed with the problems %+v", p)
+		}
+	}
+	for _, args := range [][]string{{"vm", "exec", name, "--", "true"}, {"vm", "stop", name}} {
+		begun := time.Now()
+		r := h.run(t.Context(), nil, args...)
+		if took := time.Since(begun); took > 5*time.Second*patience(t) || !strings.Contains(r.stderr, "no space on "+h.dir) || !strings.Contains(r.stderr, "\nfix: free space on "+h.dir) {
+			t.Errorf("%q: exit %d after %v: %s", args, r.code, took, r.stderr)
+		}
+	}
+	if n := strings.Count(read(t, h.dirs.Log()), `"a disk fails"`); n != 1 {
+		t.Errorf("the log has %d warnings", n)
+	}
 }
 
 // fill writes a file that takes all the room there is.

@@ -4,6 +4,7 @@ package lab
 
 import (
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,19 +33,26 @@ func TestEndsWithoutInit(t *testing.T) {
 		script string
 		want   banger.Ending
 		detail string
+		atOnce bool // it is started again before its end was seen
 	}{
-		{"poweroff", banger.EndedPoweroff, ""},
-		{"halt", banger.EndedHalt, ""},
-		{"mount --make-rshared / && poweroff", banger.EndedPoweroff, ""},
-		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting"},
-		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting"},
-		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init"},
-		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: "},
+		{"poweroff", banger.EndedPoweroff, "", false},
+		{"halt", banger.EndedHalt, "", false},
+		{"mount --make-rshared / && poweroff", banger.EndedPoweroff, "", false},
+		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting", true},
+		{"sync; reboot -f", banger.EndedUnclean, "reset itself without unmounting", false},
+		{"kill -SEGV 1", banger.EndedCrashed, "kernel panic: Attempted to kill init", true},
+		{"echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", banger.EndedCrashed, "kernel panic: ", false},
 		{"sync; echo triple >/sys/kernel/reboot/type; echo 1 >/proc/sys/kernel/sysrq; echo b >/proc/sysrq-trigger",
-			banger.EndedCrashed, "was reset and gave no reason ("}, // a triple fault
+			banger.EndedCrashed, "was reset and gave no reason (", true}, // a triple fault
 	} {
 		t.Run(c.script, func(t *testing.T) {
+			h.banger(t, "vm", "start", vm.Name)
+			boot := h.bootID(t, vm.Name)
 			act(t, c.script)
+			if c.atOnce {
+				h.startsAnew(t, vm.Name, boot, c.want, c.detail)
+				return
+			}
 			now := h.ended(t, vm.Name)
 			ended(t, now, c.want, c.detail)
 			if now.Ending.Clean() {
@@ -61,9 +69,12 @@ func TestEndsWithoutInit(t *testing.T) {
 		h.banger(t, "vm", "stop", vm.Name)
 		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
 	})
-	t.Run("reboot", func(t *testing.T) {
+	t.Run("a start at once, and a reboot", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		boot := h.bootID(t, vm.Name)
+		act(t, "poweroff")
+		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
+		boot = h.bootID(t, vm.Name)
 		act(t, "reboot")
 		h.comesBack(t, vm.Name, boot)
 	})
@@ -97,12 +108,14 @@ func TestGuestEnds(t *testing.T) {
 		// The kernel takes the disks from programs that run: an init that has yet
 		// to read much of itself could die of that, which is a panic.
 		h.booted(t, vm.Name)
+		boot := h.bootID(t, vm.Name)
 		act(t, "sync; poweroff -f")
-		ended(t, h.ended(t, vm.Name), banger.EndedUnclean, "switched itself off without unmounting")
+		h.startsAnew(t, vm.Name, boot, banger.EndedUnclean, "switched itself off without unmounting")
 	})
 	t.Run("an init that has crashed", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
+		h.sh(t, vm.Name, "echo /dev/disk/by-label/nope /mnt ext4 x-systemd.device-timeout=1s 0 2 >>/etc/fstab; sync")
 		act(t, "kill -SEGV 1")
 		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
 		if now := h.show(t, vm.Name); !now.State.Up() {
@@ -114,6 +127,17 @@ func TestGuestEnds(t *testing.T) {
 			t.Errorf("the guest said bye before its disks were written:\n%s", console(t, vm))
 		}
 		cleanVM(t, vm)
+	})
+	t.Run("a boot that ends in emergency mode", func(t *testing.T) {
+		h.banger(t, "vm", "start", vm.Name)
+		r := h.run(t.Context(), nil, "vm", "wait", "--for", "boot", "--timeout", bootTime.String(), vm.Name)
+		if unit := `dev-disk-by\x2dlabel-nope.device`; r.code != 1 || !strings.Contains(r.stderr, unit) || !strings.Contains(r.stderr, "\nfix: ") {
+			t.Errorf("exit %d, want 1, %s and a fix: %s%s", r.code, unit, r.stdout, r.stderr)
+		}
+		if p := h.show(t, vm.Name).Problems; len(p) != 1 || p[0].Kind != banger.ProblemBoot {
+			t.Errorf("problems: %+v", p)
+		}
+		h.stopped(t, vm)
 	})
 }
 
@@ -253,7 +277,13 @@ ssh -i /root/.ssh/id -o StrictHostKeyChecking=accept-new localhost "setsid sh -c
 // it is there still when it has.
 func earlyFile(t *testing.T, h *home, name string) {
 	h.sh(t, name, "echo early >/tmp/early")
+	if vms := h.list(t.Context()); !slices.ContainsFunc(vms, func(vm banger.VM) bool { return vm.Name == name && vm.State == banger.Booting }) {
+		t.Errorf("it is not listed as booting: %+v", vms)
+	}
 	h.booted(t, name)
+	if now := h.show(t, name); now.State != banger.Running {
+		t.Errorf("it is %s after its boot", now.State)
+	}
 	got := h.sh(t, name, "cat /tmp/early; findmnt -no FSTYPE /tmp; systemctl is-active tmp.mount; findmnt -no OPTIONS /tmp")
 	if !strings.HasPrefix(got, "early\ntmpfs\nactive\n") {
 		t.Errorf("got %q", got)

@@ -41,6 +41,7 @@ func TestManyVMs(t *testing.T) {
 		h.nothingLeft(t, group)
 	}
 	const atOnce = 5
+	told := h.wholeLives(t, "side-0", "side-1")
 	names, groups := make([]string, atOnce), make([]string, atOnce)
 	var all sync.WaitGroup
 	for i := range names {
@@ -64,12 +65,18 @@ func TestManyVMs(t *testing.T) {
 	if len(pids) != atOnce {
 		t.Errorf("%d VMs have %d VMMs", atOnce, len(pids))
 	}
+	for _, name := range names[:2] {
+		boot := h.bootID(t, name)
+		h.run(t.Context(), nil, "vm", "exec", name, "--", "reboot")
+		h.comesBack(t, name, boot)
+	}
 	h.banger(t, append([]string{"vm", "stop"}, names...)...)
 	for _, name := range names {
 		ended(t, h.show(t, name), banger.EndedPoweroff, "")
 	}
 	h.banger(t, "vm", "delete", "--yes", "--all")
 	h.nothingLeft(t, groups...)
+	told()
 }
 
 // groupOf is the directory of a process's control group; empty where there is

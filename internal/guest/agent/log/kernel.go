@@ -2,6 +2,7 @@ package log
 
 import (
 	"bytes"
+	"encoding/hex"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,22 @@ func Kernel() []byte {
 			return text
 		}
 		_, line, _ := bytes.Cut(record[:n], []byte(";"))
-		text = append(text, line...)
+		text = append(text, unescape(line)...)
 	}
+}
+
+// unescape undoes the escapes of a record: the kernel writes a backslash, and each
+// byte that is not printable ASCII, as \xNN.
+func unescape(line []byte) []byte {
+	var out []byte
+	for len(line) > 0 {
+		if len(line) >= 4 && line[0] == '\\' && line[1] == 'x' {
+			if b, err := hex.DecodeString(string(line[2:4])); err == nil {
+				out, line = append(out, b...), line[4:]
+				continue
+			}
+		}
+		out, line = append(out, line[0]), line[1:]
+	}
+	return out
 }

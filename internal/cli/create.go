@@ -136,7 +136,7 @@ func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag
 	if err != nil {
 		return err
 	}
-	p := a.newProgress(notUndone)
+	p := a.newProgress(staysUp)
 	vm, err = wait.wait(ctx, svc, vm, p)
 	p.close()
 	if err != nil {

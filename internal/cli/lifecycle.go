@@ -36,7 +36,7 @@ func newStart(a *app) *cobra.Command {
 
 func newStop(a *app) *cobra.Command {
 	var opts banger.StopVM
-	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", everyVM, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("stop", "Stop running VMs; their disks stay", everyVM, goesDown, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		began := time.Now()
 		before, err := svc.ShowVM(ctx, ref)
 		if err != nil {

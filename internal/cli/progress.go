@@ -27,10 +27,12 @@ type progress struct {
 // redraw is the interval at which the elapsed time changes.
 const redraw = 100 * time.Millisecond
 
-// What Ctrl-C does to an operation, as a person is told.
+// What a person is told about an interrupted operation.
 const (
 	undone    = "Interrupted, undoing."
-	notUndone = "Interrupted." // what has begun is not undone
+	notUndone = "Interrupted."
+	goesDown  = "Interrupted. A guest that has begun to shut down continues."
+	staysUp   = "Interrupted. The VM keeps running."
 )
 
 func (a *app) newProgress(interrupted string) *progress {

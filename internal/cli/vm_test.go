@@ -207,9 +207,9 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 func TestInterruptSaysWhatItDoes(t *testing.T) {
 	for args, want := range map[string]string{
 		"vm create --name fox":      "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",
-		"vm stop otter":             "\nInterrupted. Press Ctrl-C again to quit at once.\n",
+		"vm stop otter":             "\nInterrupted. A guest that has begun to shut down continues. Press Ctrl-C again to quit at once.\n",
 		"vm start wombat":           "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",
-		"vm start --wait boot bear": "\nInterrupted. Press Ctrl-C again to quit at once.\n",
+		"vm start --wait boot bear": "\nInterrupted. The VM keeps running. Press Ctrl-C again to quit at once.\n",
 		"vm wait otter":             "\nInterrupted. Press Ctrl-C again to quit at once.\n",
 	} {
 		f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped), aVM("bear", banger.Running))

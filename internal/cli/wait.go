@@ -41,7 +41,7 @@ func (f *waitFlag) wait(ctx context.Context, svc service, vm banger.VM, p *progr
 	if f.milestone != banger.BootUp {
 		return vm, nil
 	}
-	p.app.operation.Store(notUndone)
+	p.app.operation.Store(staysUp)
 	return svc.WaitVM(ctx, string(vm.ID), banger.WaitVM{For: f.milestone}, p.event)
 }
 

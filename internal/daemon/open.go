@@ -19,12 +19,13 @@ import (
 	"banger/internal/vm"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/qemu"
 )
 
 // Std returns the environment of the real daemon.
 func Std() Env {
-	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Isolate: vmm.ThisHost().Isolate}
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Isolate: process.ThisHost().Isolate}
 }
 
 func drivers(c config.Config, bundled string) vmm.Drivers {

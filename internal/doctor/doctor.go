@@ -18,6 +18,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // State is the result of a check.
@@ -68,7 +69,7 @@ type Host struct {
 func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, firecracker vmm.Driver, daemon func(context.Context) (banger.Daemon, error)) Host {
 	h := Host{
 		Runner: hostcmd.Host{}, Purpose: purpose, Dirs: dirs, Config: cfg, Root: "/",
-		UID: os.Getuid(), CheckKVM: vmm.ThisHost().CheckKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
+		UID: os.Getuid(), CheckKVM: process.ThisHost().CheckKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
 	}
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username

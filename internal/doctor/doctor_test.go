@@ -19,6 +19,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // modelHost is a Debian 12 with everything that banger needs, seen by a plain user.
@@ -40,7 +41,7 @@ func newHost(t *testing.T) *modelHost {
 		Runner: m, Purpose: ToRun, Root: root, User: "otto", UID: 1000,
 		Dirs:     config.Dirs{State: "/home/otto/.local/state/banger"},
 		Config:   config.Config{Driver: "auto", RuntimeDir: filepath.Join(root, "runtime")},
-		CheckKVM: vmm.Host{CPUInfo: filepath.Join(root, "proc/cpuinfo"), KVM: filepath.Join(root, "dev/kvm")}.CheckKVM, Firecracker: probed{},
+		CheckKVM: process.Host{CPUInfo: filepath.Join(root, "proc/cpuinfo"), KVM: filepath.Join(root, "dev/kvm")}.CheckKVM, Firecracker: probed{},
 		Free: func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
 		Daemon: func(context.Context) (banger.Daemon, error) {
 			return banger.Daemon{}, &banger.Error{Kind: banger.NotFound, Why: errors.New("none")}
@@ -212,7 +213,7 @@ type lack struct {
 
 func lacks() map[string]lack {
 	denied := func() error {
-		return &banger.Error{Kind: banger.Unready, Why: &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.EACCES}, Fix: vmm.JoinKVM}
+		return &banger.Error{Kind: banger.Unready, Why: &os.PathError{Op: "open", Path: "/dev/kvm", Err: syscall.EACCES}, Fix: process.JoinKVM}
 	}
 	return map[string]lack{
 		"no qemu": {func(h *modelHost) { h.absent["qemu-system-x86_64"] = true },
@@ -244,7 +245,7 @@ func lacks() map[string]lack {
 			os.Remove(filepath.Join(h.Root, "dev/kvm"))
 		}, "/dev/kvm", Warn, "KVM kernel module is not loaded", "sudo modprobe kvm_amd"},
 		"as root, a device for root only": {func(h *modelHost) {
-			h.CheckKVM = vmm.Host{CPUInfo: filepath.Join(h.Root, "proc/cpuinfo"), KVM: h.deviceOf(0o600), Root: true}.CheckKVM
+			h.CheckKVM = process.Host{CPUInfo: filepath.Join(h.Root, "proc/cpuinfo"), KVM: h.deviceOf(0o600), Root: true}.CheckKVM
 		}, "/dev/kvm", Warn, "opens for root only", "groupadd --force --system kvm && chgrp kvm "},
 		"not in the group kvm": {func(h *modelHost) { h.CheckKVM = denied },
 			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"},

@@ -20,6 +20,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
+	"banger/internal/vmm/process"
 )
 
 // TestManyVMs has VMs one after the other and several at once, each of which
@@ -293,7 +294,7 @@ func killVMMs(t *testing.T, h *home) {
 	t.Helper()
 	locks, _ := filepath.Glob(h.dirs.VMs() + "/*/" + filepath.Base(config.VMDir("").Lock()))
 	for _, lock := range locks {
-		proc, err := vmm.OpenHolder(lock)
+		proc, err := process.OpenHolder(lock)
 		if errors.Is(err, vmm.ErrGone) {
 			continue
 		}

@@ -20,6 +20,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/store"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/vmmtest"
 )
 
@@ -293,7 +294,7 @@ func (w *world) openers(dir config.VMDir) []string {
 func (w *world) endVMMs() {
 	locks, _ := filepath.Glob(w.Dirs.VM("*").Lock())
 	for _, lock := range locks {
-		holder, err := vmm.OpenHolder(lock)
+		holder, err := process.OpenHolder(lock)
 		if errors.Is(err, vmm.ErrGone) {
 			continue
 		}

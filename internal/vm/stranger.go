@@ -12,6 +12,7 @@ import (
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // A stranger is a VMM that has a VM's disks open and that this daemon could not
@@ -47,7 +48,7 @@ func (o *owner) stopStranger(ctx context.Context, op *operation.Operation, force
 // signalStranger sends a stranger a signal. If that may end it, it waits for the
 // end and records it. It returns ErrGone when there is no stranger.
 func (o *owner) signalStranger(ctx context.Context, sig unix.Signal) error {
-	process, err := vmm.OpenHolder(o.dir().Lock())
+	process, err := process.OpenHolder(o.dir().Lock())
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,6 @@
-// Package vmm says what a driver is: one way to run a VM. It owns the contract
-// between the VM lifecycle and the VMMs, and what all drivers share. It does
-// not run anything itself; the drivers below it do.
+// Package vmm is the contract between the lifecycle of VMs and the drivers that run
+// them: what a driver can do, what it is given, and the lock that a VMM holds. It runs
+// nothing itself.
 package vmm
 
 import (

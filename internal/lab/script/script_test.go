@@ -20,6 +20,7 @@ import (
 	"banger/internal/initrd"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/vmmtest"
 )
 
@@ -110,7 +111,7 @@ func endAll(dirs config.Dirs) error {
 
 // kill kills the process that holds a lock file open, if there is one.
 func kill(lock string) error {
-	holder, err := vmm.OpenHolder(lock)
+	holder, err := process.OpenHolder(lock)
 	if errors.Is(err, vmm.ErrGone) {
 		return nil
 	}

@@ -9,20 +9,21 @@ import (
 	"time"
 
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // forked starts a Firecracker as a daemon does that dies before it configures it.
-func forked(t *testing.T, driver *Driver, spec vmm.Spec) *vmm.Dir {
+func forked(t *testing.T, driver *Driver, spec vmm.Spec) *process.Dir {
 	t.Helper()
 	program, err := driver.inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proc, err := fork(dir, program, spec, vmm.Account{})
+	proc, err := fork(dir, program, spec, process.Account{})
 	spec.Lock.Close()
 	if err != nil {
 		t.Fatal(err)

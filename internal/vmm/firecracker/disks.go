@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/linux"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // saysDiskError is what Firecracker logs when the host could not do what the guest
@@ -31,7 +32,7 @@ func (m *machine) noteDiskErrors(ctx context.Context, path string) {
 	for {
 		select {
 		case <-written:
-			for _, line := range vmm.LastLines(path, 0) {
+			for _, line := range process.LastLines(path, 0) {
 				m.noteDiskError(line)
 			}
 		case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // Name is the driver's name.
@@ -27,7 +28,7 @@ type Places struct {
 type Driver struct {
 	run    hostcmd.Runner
 	places Places
-	host   vmm.Host
+	host   process.Host
 
 	mu   sync.Mutex
 	last program // what the Firecracker that is installed said of itself
@@ -35,7 +36,7 @@ type Driver struct {
 
 // New returns the driver, which asks Firecracker about itself through run.
 func New(run hostcmd.Runner, places Places) *Driver {
-	return &Driver{run: run, places: places, host: vmm.ThisHost()}
+	return &Driver{run: run, places: places, host: process.ThisHost()}
 }
 
 // Name implements vmm.Driver.
@@ -74,11 +75,11 @@ var errSilent = errors.New("it does not serve its API in time")
 // Adopt implements vmm.Driver. A VMM whose VM was never started cannot be: what
 // it was to be is not known any more. It is ended.
 func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
-	proc, err := vmm.OpenHolder(config.VMDir(path).Lock())
+	proc, err := process.OpenHolder(config.VMDir(path).Lock())
 	if err != nil {
 		return nil, err
 	}
-	dir, err := vmm.OpenDir(path)
+	dir, err := process.OpenDir(path)
 	if err != nil {
 		proc.Close()
 		return nil, err
@@ -99,7 +100,7 @@ func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 	}
 }
 
-func (d *Driver) adopt(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) (*machine, error) {
+func (d *Driver) adopt(ctx context.Context, proc *process.Process, dir *process.Dir) (*machine, error) {
 	api := newClient(func(ctx context.Context) (net.Conn, error) { return dialVMM(ctx, dir, apiSocket, proc) })
 	var found instance
 	err := reach(ctx, proc, dir)
@@ -125,7 +126,7 @@ func (d *Driver) adopt(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) (*m
 }
 
 // reach waits until Firecracker, which makes the socket itself, serves its API.
-func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
+func reach(ctx context.Context, proc *process.Process, dir *process.Dir) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
 	defer cancel()
 	ctx, gone := context.WithCancelCause(ctx)
@@ -133,7 +134,7 @@ func reach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir) error {
 	go func() {
 		select {
 		case <-proc.Done():
-			gone(vmm.ErrEnded)
+			gone(process.ErrEnded)
 		case <-ctx.Done():
 		}
 	}()

@@ -21,13 +21,14 @@ import (
 	"banger/internal/guest/wire"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/vmmtest"
 )
 
 // goodHost is a host where KVM works, as far as one can tell.
-func goodHost(t *testing.T) vmm.Host {
+func goodHost(t *testing.T) process.Host {
 	t.Helper()
-	h := vmm.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm"), Files: vmm.OpenFiles}
+	h := process.Host{CPUInfo: filepath.Join(t.TempDir(), "cpuinfo"), KVM: filepath.Join(t.TempDir(), "kvm"), Files: process.OpenFiles}
 	if err := errors.Join(os.WriteFile(h.CPUInfo, []byte("flags\t: fpu vmx\n"), 0o600), os.WriteFile(h.KVM, nil, 0o600), os.Chmod(h.KVM, 0o666)); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +121,7 @@ func TestProbeWithoutPermission(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer vmmtest.Plain(t, driver.host)()
-	if _, err := driver.Probe(t.Context()); banger.KindOf(err) != banger.Unready || banger.FixOf(err) != vmm.JoinKVM {
+	if _, err := driver.Probe(t.Context()); banger.KindOf(err) != banger.Unready || banger.FixOf(err) != process.JoinKVM {
 		t.Errorf("got %v, fix: %s", err, banger.FixOf(err))
 	}
 }
@@ -166,7 +167,7 @@ func TestLaunchFailures(t *testing.T) {
 		"ends at once": {orders: orders{Ends: "RunWithApi(FailedToBindSocket)"}, why: "it ended at once: exit status 1: RunWithApi(FailedToBindSocket)", fix: "less "},
 		"dies":         {orders: orders{DiesAt: "PUT /vsock"}, why: "it ended at once: exit status 148: told to die", fix: "/firecracker.log"},
 		"KVM": {orders: orders{Refuse: "PUT /actions", Message: "Start microvm error: Internal error while starting microVM: Kvm error: Error creating KVM object: Permission denied (os error 13) Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL."},
-			why: "Firecracker refused PUT /actions: Start microvm error", fix: vmm.JoinKVM},
+			why: "Firecracker refused PUT /actions: Start microvm error", fix: process.JoinKVM},
 		"kernel":  {orders: orders{Refuse: "PUT /actions", Message: "Kernel Loader: Invalid Elf magic number"}, why: "Invalid Elf magic", fix: "make runtime"},
 		"machine": {orders: orders{Refuse: "PUT /machine-config", Message: "no"}, why: "Firecracker refused PUT /machine-config: no", fix: "less "},
 		"drive": {orders: orders{Refuse: "PUT /drives/{drive_id}", Message: strings.Repeat("x\n", 1000)},
@@ -493,7 +494,7 @@ func TestLogIsAppendedTo(t *testing.T) {
 }
 
 // assertAppends looks at how a process has a file open.
-func assertAppends(t *testing.T, proc *vmm.Process, path string) {
+func assertAppends(t *testing.T, proc *process.Process, path string) {
 	t.Helper()
 	fds := fmt.Sprintf("/proc/%d/fd", proc.PID())
 	names, err := os.ReadDir(fds)

@@ -14,6 +14,7 @@ import (
 
 	"banger"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // check refuses what Firecracker would accept, or tell of in words that help
@@ -61,14 +62,14 @@ func explainFork(err error, p program) error {
 
 // fixes are what helps against refusals, by words in them; the first that fits.
 var fixes = []struct{ words, fix string }{
-	{"/dev/kvm", vmm.JoinKVM},
-	{"Error creating KVM object", vmm.JoinKVM},
+	{"/dev/kvm", process.JoinKVM},
+	{"Error creating KVM object", process.JoinKVM},
 	{"Invalid Elf magic", "make runtime, for a kernel that is an uncompressed vmlinux"},
 	{"Cannot allocate memory", "free memory on this host, or give the VM less: banger vm set --memory"},
 }
 
 // explain says why a Firecracker that was started did not come to run its VM.
-func explain(ctx context.Context, err error, proc *vmm.Process, dir *vmm.Dir, spec vmm.Spec) error {
+func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("launch Firecracker: %w", ctx.Err())
 	}
@@ -84,7 +85,7 @@ func explain(ctx context.Context, err error, proc *vmm.Process, dir *vmm.Dir, sp
 	return &banger.Error{Kind: banger.Unready, What: "launch Firecracker", Why: err, Fix: fixOf(err, spec)}
 }
 
-func endedAtOnce(proc *vmm.Process, dir *vmm.Dir, spec vmm.Spec) error {
+func endedAtOnce(proc *process.Process, dir *process.Dir, spec vmm.Spec) error {
 	why := "it ended at once"
 	if detail := proc.Exit().Detail; detail != "" {
 		why += ": " + detail
@@ -108,7 +109,7 @@ func fixOf(err error, spec vmm.Spec) string {
 
 // lastLines are the last lines of a log, without their stamps.
 func lastLines(path string) (lines []string) {
-	for _, line := range vmm.LastLines(path, 0) {
+	for _, line := range process.LastLines(path, 0) {
 		if text := oneLine(withoutStamp(line)); text != "" {
 			lines = append(lines, text)
 		}

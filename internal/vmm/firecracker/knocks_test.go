@@ -5,12 +5,12 @@ import (
 	"testing"
 	"time"
 
-	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // A guest that does nothing but knock does not keep the host busy.
 func TestKnocksAreHeardOneByOne(t *testing.T) {
-	dir, err := vmm.OpenDir(t.TempDir())
+	dir, err := process.OpenDir(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"banger"
 	"banger/internal/operation"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // Sockets in a VM's directory.
@@ -34,7 +35,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	}
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 
 // fork starts Firecracker. It inherits the lock and nothing else, its environment
 // included.
-func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Process, error) {
+func fork(dir *process.Dir, p program, spec vmm.Spec, account process.Account) (*process.Process, error) {
 	// Never a pipe: each byte that finds no reader costs hundreds in the log.
 	console, err := dir.Create(spec.Console, os.O_APPEND)
 	if err != nil {
@@ -93,7 +94,7 @@ func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Pro
 	if err := account.Admit(dir, spec, knockSocket); err != nil {
 		return nil, err
 	}
-	proc, err := dir.Start(vmm.Command{
+	proc, err := dir.Start(process.Command{
 		Program: p.path,
 		Args: []string{"--api-sock", apiSocket, "--id", string(spec.ID),
 			"--log-path", spec.Log, "--level", "Info", "--module", "vmm"},
@@ -108,7 +109,7 @@ func fork(dir *vmm.Dir, p program, spec vmm.Spec, account vmm.Account) (*vmm.Pro
 // appendToLog has Firecracker, which opens its log to write wherever it was last,
 // append to it: else what it writes after a cut is behind a hole. It serves its
 // API after it has opened its log. Where the host forbids it, there are holes.
-func appendToLog(proc *vmm.Process, dir *vmm.Dir, log string) {
+func appendToLog(proc *process.Process, dir *process.Dir, log string) {
 	if info, err := os.Stat(dir.Path(log)); err == nil {
 		proc.AppendOnly(info)
 	}

@@ -12,14 +12,15 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // machine implements vmm.Machine.
 type machine struct {
-	*vmm.Life
+	*process.Life
 	vmm.Disks
-	proc    *vmm.Process
-	dir     *vmm.Dir
+	proc    *process.Process
+	dir     *process.Dir
 	api     *client
 	knocks  *knocks
 	adopted bool // the guest may have knocked before we listened
@@ -30,9 +31,9 @@ type machine struct {
 }
 
 // newMachine makes a machine, which owns all that it is given.
-func newMachine(proc *vmm.Process, dir *vmm.Dir, api *client, knocks *knocks, log string) *machine {
+func newMachine(proc *process.Process, dir *process.Dir, api *client, knocks *knocks, log string) *machine {
 	m := &machine{proc: proc, dir: dir, api: api, knocks: knocks, sizes: map[vmm.Role]int64{},
-		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(proc.Exit(), lastLines(dir.Path(log))) })}
+		Life: process.NewLife(proc, func() vmm.Exit { return ending(proc.Exit(), lastLines(dir.Path(log))) })}
 	ctx, cancel := m.While(context.Background())
 	m.noting.Go(func() {
 		defer cancel()

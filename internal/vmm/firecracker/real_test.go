@@ -15,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // realFirecracker names the Firecracker that these tests try the calls on. They
@@ -28,7 +29,7 @@ func real(t *testing.T) *Driver {
 		t.Skipf("no Firecracker to try; fix: %s=/path/of/firecracker go test -tags vm ./internal/vmm/firecracker", realFirecracker)
 	}
 	host := goodHost(t)
-	host.Root, host.Self = vmm.ThisHost().Root, vmm.ThisHost().Self
+	host.Root, host.Self = process.ThisHost().Root, process.ThisHost().Self
 	return &Driver{run: hostcmd.Host{}, places: Places{Configured: path}, host: host}
 }
 
@@ -55,13 +56,13 @@ func TestRealConfiguration(t *testing.T) {
 }
 
 // forkReal starts a real Firecracker and leaves it unconfigured.
-func forkReal(t *testing.T, driver *Driver, spec vmm.Spec) (*client, *vmm.Process, *vmm.Dir) {
+func forkReal(t *testing.T, driver *Driver, spec vmm.Spec) (*client, *process.Process, *process.Dir) {
 	t.Helper()
 	program, err := driver.inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}

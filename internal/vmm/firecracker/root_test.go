@@ -14,6 +14,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/vmmtest"
 )
 
@@ -24,7 +25,7 @@ const kvmGroup = 4242
 // may enter the directories that lead to VMs and to Firecracker.
 func asRoot(t *testing.T) *Driver {
 	t.Helper()
-	host := vmm.ThisHost()
+	host := process.ThisHost()
 	if _, err := host.Account("0123456789ab"); err != nil || !host.Root {
 		t.Skipf("only root can run a VMM as somebody else (%v); fix: sudo go test ./internal/vmm/firecracker", err)
 	}
@@ -110,7 +111,7 @@ func TestRootsVMMIsNobody(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", line, status)
 		}
 	}
-	if fmt.Sprint(again) == fmt.Sprint(vmm.Account{}) || id < 1<<30 {
+	if fmt.Sprint(again) == fmt.Sprint(process.Account{}) || id < 1<<30 {
 		t.Errorf("group %d, account %v", id, again)
 	}
 	for name, want := range map[string]uint32{

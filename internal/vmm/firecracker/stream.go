@@ -14,7 +14,7 @@ import (
 
 	"banger/internal/guest/wire"
 	"banger/internal/linux"
-	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // knockSocket is where Firecracker connects when the guest dials wire.PortKnock
@@ -22,7 +22,7 @@ import (
 var knockSocket = fmt.Sprintf("%s_%d", vsockSocket, wire.PortKnock)
 
 // dialVMM connects to a socket of the VMM and makes sure that it is the VMM's.
-func dialVMM(ctx context.Context, dir *vmm.Dir, name string, proc *vmm.Process) (net.Conn, error) {
+func dialVMM(ctx context.Context, dir *process.Dir, name string, proc *process.Process) (net.Conn, error) {
 	conn, err := dir.Dial(ctx, name)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func dialVMM(ctx context.Context, dir *vmm.Dir, name string, proc *vmm.Process) 
 	return conn, nil
 }
 
-func checkPeer(conn net.Conn, name string, proc *vmm.Process) error {
+func checkPeer(conn net.Conn, name string, proc *process.Process) error {
 	peer, err := linux.Peer(conn)
 	if err != nil {
 		return err
@@ -58,7 +58,7 @@ type knocks struct {
 	next  chan struct{} // replaced, and closed, at each knock
 }
 
-func listenForKnocks(dir *vmm.Dir) (*knocks, error) {
+func listenForKnocks(dir *process.Dir) (*knocks, error) {
 	file, err := dir.Listen(knockSocket)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func listenForKnocks(dir *vmm.Dir) (*knocks, error) {
 }
 
 // listenAgain listens in place of a daemon that is gone.
-func listenAgain(dir *vmm.Dir) (*knocks, error) {
+func listenAgain(dir *process.Dir) (*knocks, error) {
 	k, err := listenForKnocks(dir)
 	if err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func (k *knocks) serve() {
 			k.hear()
 			pause = knockPause
 		}
-		if vmm.Pause(k.ctx, pause) != nil {
+		if process.Pause(k.ctx, pause) != nil {
 			return
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"banger"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // accelerator is how VMs run here, and what the user should know about it.
@@ -17,7 +18,7 @@ type accelerator struct {
 
 const emulated = "VMs run by emulation, many times slower"
 
-func acceleratorOf(h vmm.Host) accelerator {
+func acceleratorOf(h process.Host) accelerator {
 	if err := h.CheckKVM(); err != nil {
 		return accelerator{note: fmt.Sprintf("%s: %v", emulated, err), fix: banger.FixOf(err)}
 	}

@@ -6,14 +6,14 @@ import (
 	"strings"
 	"testing"
 
-	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 	"banger/internal/vmm/vmmtest"
 )
 
-func testHost(t *testing.T, cpuinfo string) vmm.Host {
+func testHost(t *testing.T, cpuinfo string) process.Host {
 	t.Helper()
 	dir := t.TempDir()
-	h := vmm.Host{CPUInfo: filepath.Join(dir, "cpuinfo"), KVM: filepath.Join(dir, "kvm")}
+	h := process.Host{CPUInfo: filepath.Join(dir, "cpuinfo"), KVM: filepath.Join(dir, "kvm")}
 	if err := os.WriteFile(h.CPUInfo, []byte(cpuinfo), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -27,21 +27,21 @@ const (
 )
 
 func TestAccelerator(t *testing.T) {
-	kvm := func(t *testing.T, h vmm.Host) {
+	kvm := func(t *testing.T, h process.Host) {
 		if err := os.WriteFile(h.KVM, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	forbidden := func(t *testing.T, h vmm.Host) {
+	forbidden := func(t *testing.T, h process.Host) {
 		if err := os.Mkdir(h.KVM, 0o700); err != nil { // opens for nobody, root included
 			t.Fatal(err)
 		}
 	}
-	nothing := func(*testing.T, vmm.Host) {}
+	nothing := func(*testing.T, process.Host) {}
 	for _, test := range []struct {
 		name    string
 		cpuinfo string
-		prepare func(*testing.T, vmm.Host)
+		prepare func(*testing.T, process.Host)
 		kvm     bool
 		note    string
 		fix     string
@@ -76,7 +76,7 @@ func TestAcceleratorWithoutPermission(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer vmmtest.Plain(t, h)()
-	if a := acceleratorOf(h); a.kvm || a.fix != vmm.JoinKVM {
+	if a := acceleratorOf(h); a.kvm || a.fix != process.JoinKVM {
 		t.Errorf("got %+v", a)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // Name is the driver's name.
@@ -27,14 +28,14 @@ const installFix = "sudo apt install qemu-system-x86"
 // Driver implements vmm.Driver.
 type Driver struct {
 	run  hostcmd.Runner
-	host vmm.Host
+	host process.Host
 
 	mu   sync.Mutex
 	last program // what the QEMU that is installed said of itself
 }
 
 // New returns the driver, which asks QEMU about itself through run.
-func New(run hostcmd.Runner) *Driver { return &Driver{run: run, host: vmm.ThisHost()} }
+func New(run hostcmd.Runner) *Driver { return &Driver{run: run, host: process.ThisHost()} }
 
 // Name implements vmm.Driver.
 func (d *Driver) Name() string { return Name }
@@ -116,11 +117,11 @@ const lastMoment = time.Second
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU
 // need not have opened anything yet.
 func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
-	proc, err := vmm.OpenHolder(config.VMDir(dir).Lock())
+	proc, err := process.OpenHolder(config.VMDir(dir).Lock())
 	if err != nil {
 		return nil, err
 	}
-	open, err := vmm.OpenDir(dir)
+	open, err := process.OpenDir(dir)
 	if err != nil {
 		proc.Close()
 		return nil, err

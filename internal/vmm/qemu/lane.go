@@ -10,13 +10,13 @@ import (
 	"github.com/hashicorp/yamux"
 
 	"banger/internal/guest/link"
-	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // lane is one serial port: a session with the guest's agent, made when it is
 // needed and made again when it has ended.
 type lane struct {
-	dir     *vmm.Dir
+	dir     *process.Dir
 	socket  string
 	silence time.Duration // after which a connection without an answer is made anew
 	busy    chan struct{} // holds one token: who has it may touch session
@@ -27,7 +27,7 @@ type lane struct {
 // has twice as long each time.
 const usualSilence = 10 * time.Second
 
-func newLane(dir *vmm.Dir, socket string) *lane {
+func newLane(dir *process.Dir, socket string) *lane {
 	return &lane{dir: dir, socket: socket, silence: usualSilence, busy: make(chan struct{}, 1)}
 }
 
@@ -50,7 +50,7 @@ func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 		if err == nil || !session.IsClosed() || ctx.Err() != nil {
 			return stream, err
 		}
-		if err := vmm.Pause(ctx, pause); err != nil {
+		if err := process.Pause(ctx, pause); err != nil {
 			return nil, fmt.Errorf("wait for the agent: %w", err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"banger/internal/guest/link"
-	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // A port whose first connections carry nothing back is connected to until one does.
@@ -38,7 +38,7 @@ func testLane(t *testing.T) (*lane, *net.UnixListener) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := vmm.OpenDir(path)
+	dir, err := process.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"banger"
 	"banger/internal/operation"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // Launch implements vmm.Driver.
@@ -22,7 +23,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	}
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,9 +43,9 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 }
 
 // fork starts QEMU. It returns the size of the log before that.
-func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, from int64, err error) {
+func (d *Driver) fork(dir *process.Dir, p program, spec vmm.Spec) (_ *process.Process, from int64, err error) {
 	account, err := d.host.Assign(dir, spec.ID)
-	if err != nil && !errors.Is(err, vmm.ErrNoAccounts) { // then root is hardly root
+	if err != nil && !errors.Is(err, process.ErrNoAccounts) { // then root is hardly root
 		return nil, 0, err
 	}
 	var inherited []*os.File
@@ -82,13 +83,13 @@ func (d *Driver) fork(dir *vmm.Dir, p program, spec vmm.Spec) (_ *vmm.Process, f
 	if !accel.kvm {
 		khz = measureKHz()
 	}
-	proc, err := dir.Start(vmm.Command{Program: p.path, Args: args(spec, accel, khz, p),
+	proc, err := dir.Start(process.Command{Program: p.path, Args: args(spec, accel, khz, p),
 		Output: log, Inherit: append(slices.Clone(inherited), spec.Lock), Account: account})
 	return proc, info.Size(), err
 }
 
 // explain says why QEMU did not come up.
-func explain(ctx context.Context, err error, proc *vmm.Process, dir *vmm.Dir, spec vmm.Spec, from int64) error {
+func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec, from int64) error {
 	select {
 	case <-ctx.Done():
 	case <-proc.Done():

@@ -11,12 +11,13 @@ import (
 	"banger/internal/config"
 	"banger/internal/guest/wire"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // machine implements vmm.Machine.
 type machine struct {
-	*vmm.Life
-	dir     *vmm.Dir
+	*process.Life
+	dir     *process.Dir
 	monitor *monitor
 	control *lane // so that no bulk delays what the agent has to say
 	streams *lane
@@ -24,7 +25,7 @@ type machine struct {
 
 // attach makes a machine of a QEMU process as soon as it answers. The machine
 // owns proc and dir, if there is one.
-func attach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*machine, error) {
+func attach(ctx context.Context, proc *process.Process, dir *process.Dir, log string) (*machine, error) {
 	conn, err := dir.Dial(ctx, monitorSocket)
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func attach(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*
 		return nil, err
 	}
 	return &machine{dir: dir, monitor: mon, control: newLane(dir, controlSocket), streams: newLane(dir, streamsSocket),
-		Life: vmm.NewLife(proc, func() vmm.Exit { return ending(mon, proc, dir.Path(log)) })}, nil
+		Life: process.NewLife(proc, func() vmm.Exit { return ending(mon, proc, dir.Path(log)) })}, nil
 }
 
 // endings are the reasons that QEMU gives.
@@ -51,7 +52,7 @@ var endings = map[string]vmm.Reason{
 	"host-error":     vmm.ReasonFailed,
 }
 
-func ending(mon *monitor, proc *vmm.Process, log string) vmm.Exit {
+func ending(mon *monitor, proc *process.Process, log string) vmm.Exit {
 	<-mon.done // its last event may still be on the way
 	if event := mon.ending(); event != nil {
 		if reason, known := endings[event.Reason]; known {
@@ -149,7 +150,7 @@ func (m *machine) Close() error {
 
 // lastWords is the last line that QEMU wrote to its log after from.
 func lastWords(path string, from int64) string {
-	lines := vmm.LastLines(path, from)
+	lines := process.LastLines(path, from)
 	if len(lines) == 0 {
 		return ""
 	}

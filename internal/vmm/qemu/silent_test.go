@@ -15,17 +15,18 @@ import (
 
 	"banger"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // silent starts a QEMU that never says a word: who connects to its sockets waits.
-func silent(t *testing.T) (*Driver, vmm.Spec, *vmm.Process, *vmm.Dir) {
+func silent(t *testing.T) (*Driver, vmm.Spec, *process.Process, *process.Dir) {
 	t.Helper()
 	driver, spec := asPlainUser(script(t, "exec sleep 60")), plainSpec(t)
 	program, err := driver.inspect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		t.Fatal(err)
 	}

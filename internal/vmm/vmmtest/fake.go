@@ -18,6 +18,7 @@ import (
 	"banger"
 	"banger/internal/operation"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // FakeName is the fake driver's name.
@@ -73,7 +74,7 @@ func (f *Fake) Probe(context.Context) (vmm.Capabilities, error) {
 func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
-	dir, err := vmm.OpenDir(spec.Dir)
+	dir, err := process.OpenDir(spec.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +119,7 @@ func (f *Fake) endWithTest(pid int) error {
 	return nil
 }
 
-func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) {
+func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults) (*process.Process, error) {
 	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults}
 	env, err := json.Marshal(orders)
 	if err != nil {
@@ -138,7 +139,7 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 	if err != nil {
 		return nil, err
 	}
-	return dir.Start(vmm.Command{
+	return dir.Start(process.Command{
 		Program: self,
 		Env:     []string{ordersEnv + "=" + string(env), "GORACE=atexit_sleep_ms=0"}, // a VMM does not dawdle at its end
 		Output:  log, Inherit: []*os.File{socket, spec.Lock},
@@ -147,7 +148,7 @@ func forkFake(dir *vmm.Dir, spec vmm.Spec, faults Faults) (*vmm.Process, error) 
 
 // Ending implements vmm.Driver.
 func (f *Fake) Ending(path string) vmm.Exit {
-	if lines := vmm.LastLines(filepath.Join(path, fakeLog), 0); len(lines) > 0 {
+	if lines := process.LastLines(filepath.Join(path, fakeLog), 0); len(lines) > 0 {
 		if reason, found := strings.CutPrefix(lines[len(lines)-1], fakeEnded); found {
 			return vmm.Exit{Reason: vmm.Reason(reason)}
 		}
@@ -157,11 +158,11 @@ func (f *Fake) Ending(path string) vmm.Exit {
 
 // Adopt implements vmm.Driver.
 func (f *Fake) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
-	proc, err := vmm.OpenHolder(filepath.Join(path, LockName))
+	proc, err := process.OpenHolder(filepath.Join(path, LockName))
 	if err != nil {
 		return nil, err
 	}
-	dir, err := vmm.OpenDir(path)
+	dir, err := process.OpenDir(path)
 	if err != nil {
 		proc.Close()
 		return nil, err

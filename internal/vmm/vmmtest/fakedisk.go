@@ -12,12 +12,13 @@ import (
 	"time"
 
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // FailDisks has the fake VMM in a VM's directory report these disk errors, in place
 // of all others, from its return on. A guest with a Paused one stands still.
 func FailDisks(ctx context.Context, path string, errs ...vmm.DiskError) error {
-	dir, err := vmm.OpenDir(path)
+	dir, err := process.OpenDir(path)
 	if err != nil {
 		return err
 	}

@@ -13,19 +13,20 @@ import (
 	"banger"
 	"banger/internal/linux"
 	"banger/internal/vmm"
+	"banger/internal/vmm/process"
 )
 
 // fakeMachine implements vmm.Machine.
 type fakeMachine struct {
-	*vmm.Life
+	*process.Life
 	vmm.Disks
-	proc    *vmm.Process
-	dir     *vmm.Dir
+	proc    *process.Process
+	dir     *process.Dir
 	monitor net.Conn
 	reason  chan vmm.Reason // closed when the monitor is
 }
 
-func attachFake(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string) (*fakeMachine, error) {
+func attachFake(ctx context.Context, proc *process.Process, dir *process.Dir, log string) (*fakeMachine, error) {
 	m := &fakeMachine{proc: proc, dir: dir, reason: make(chan vmm.Reason, 1)}
 	var err error
 	if m.monitor, err = m.Dial(ctx, portMonitor); err != nil {
@@ -41,7 +42,7 @@ func attachFake(ctx context.Context, proc *vmm.Process, dir *vmm.Dir, log string
 			m.hear(lines.Text())
 		}
 	}()
-	m.Life = vmm.NewLife(proc, func() vmm.Exit { return fakeEnding(m.reason, proc, dir, log) })
+	m.Life = process.NewLife(proc, func() vmm.Exit { return fakeEnding(m.reason, proc, dir, log) })
 	return m, nil
 }
 
@@ -61,7 +62,7 @@ func (m *fakeMachine) hear(line string) {
 	}
 }
 
-func fakeEnding(reason <-chan vmm.Reason, proc *vmm.Process, dir *vmm.Dir, log string) vmm.Exit {
+func fakeEnding(reason <-chan vmm.Reason, proc *process.Process, dir *process.Dir, log string) vmm.Exit {
 	if reason, told := <-reason; told {
 		return vmm.Exit{Reason: reason}
 	}
@@ -141,8 +142,8 @@ func (m *fakeMachine) Close() error {
 	return errors.Join(m.Life.Close(), m.monitor.Close(), m.dir.Close())
 }
 
-func lastWords(dir *vmm.Dir, log string) string {
-	lines := vmm.LastLines(dir.Path(log), 0)
+func lastWords(dir *process.Dir, log string) string {
+	lines := process.LastLines(dir.Path(log), 0)
 	if len(lines) == 0 {
 		return ""
 	}

@@ -6,14 +6,14 @@ import (
 	"runtime"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"banger/internal/vmm/process"
 
-	"banger/internal/vmm"
+	"golang.org/x/sys/unix"
 )
 
 // Plain has this thread open files as a plain user until it is undone: root may open
 // everything. What a host's files are in opens for all meanwhile.
-func Plain(t *testing.T, host vmm.Host) (undo func()) {
+func Plain(t *testing.T, host process.Host) (undo func()) {
 	t.Helper()
 	if os.Getuid() != 0 {
 		return func() {}

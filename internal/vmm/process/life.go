@@ -1,4 +1,4 @@
-package vmm
+package process
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"os"
+
+	"banger/internal/vmm"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +19,7 @@ type Life struct {
 	ctx   context.Context
 	leave context.CancelCauseFunc
 	ended chan struct{}
-	exit  Exit          // set before ended is closed
+	exit  vmm.Exit      // set before ended is closed
 	done  chan struct{} // closed when nothing of it is looked at any more
 }
 
@@ -28,7 +30,7 @@ var errClosed = errors.New("the VM was let go")
 
 // NewLife watches a process, which it owns. ending is called once, after its end,
 // and tells how that came; it may ask Process.Exit.
-func NewLife(proc *Process, ending func() Exit) *Life {
+func NewLife(proc *Process, ending func() vmm.Exit) *Life {
 	l := &Life{proc: proc, ended: make(chan struct{}), done: make(chan struct{})}
 	l.ctx, l.leave = context.WithCancelCause(context.Background())
 	go func() {
@@ -72,7 +74,7 @@ func (l *Life) Signal(signal unix.Signal) error { return l.proc.Signal(signal) }
 func (l *Life) Ended() <-chan struct{} { return l.ended }
 
 // Exit implements Machine.
-func (l *Life) Exit() Exit { return l.exit }
+func (l *Life) Exit() vmm.Exit { return l.exit }
 
 // Close lets go of the process. Once it returns, ending no longer runs: what that
 // looks at may be closed too.

@@ -1,4 +1,4 @@
-package vmm
+package process
 
 import (
 	"bufio"
@@ -16,6 +16,7 @@ import (
 
 	"banger"
 	"banger/internal/linux"
+	"banger/internal/vmm"
 )
 
 // Account is the user, and the group of the same number, that the VMM of one VM
@@ -166,7 +167,7 @@ func (a Account) credential() *syscall.Credential {
 // read what the VM is made of, and write to disks and logs. All of it stays
 // root's, and what is root's it can neither remove nor replace: it never decides
 // which file a name is that root opens.
-func (a Account) Admit(dir *Dir, spec Spec, more ...string) error {
+func (a Account) Admit(dir *Dir, spec vmm.Spec, more ...string) error {
 	if !a.Is() {
 		return nil
 	}

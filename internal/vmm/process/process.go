@@ -1,4 +1,7 @@
-package vmm
+// Package process owns what the drivers share about a VMM as a process of the host: it
+// starts one in its VM's directory under an account of its own, finds and watches it,
+// gives it a control group, and reads how it ended. It knows no VMM.
+package process
 
 import (
 	"context"
@@ -13,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/linux"
+	"banger/internal/vmm"
 )
 
 // Process is a VMM's process, whoever started it. A pid that another process
@@ -48,17 +52,17 @@ func OpenProcess(pid int) (*Process, error) {
 // the lock until its last thread is gone: then that is waited for.
 func OpenHolder(path string) (*Process, error) {
 	for {
-		if locked, err := Locked(path); err != nil {
+		if locked, err := vmm.Locked(path); err != nil {
 			return nil, err
 		} else if !locked { // as most are: that is quicker to tell than who it is
-			return nil, ErrGone
+			return nil, vmm.ErrGone
 		}
-		pid, err := Holder(path)
-		if errors.Is(err, ErrGone) {
+		pid, err := vmm.Holder(path)
+		if errors.Is(err, vmm.ErrGone) {
 			if err := awaitFree(path, endTime); err != nil {
 				return nil, err
 			}
-			return nil, ErrGone
+			return nil, vmm.ErrGone
 		}
 		if err != nil {
 			return nil, err
@@ -71,7 +75,7 @@ func OpenHolder(path string) (*Process, error) {
 			return nil, err
 		}
 		// The pid could have become another's before it was opened.
-		if again, err := Holder(path); err == nil && again == pid {
+		if again, err := vmm.Holder(path); err == nil && again == pid {
 			return p, nil
 		}
 		p.Close()
@@ -169,22 +173,22 @@ func (p *Process) control(f func(fd int) error) error {
 
 // Exit is what the process's own end tells; valid once Done is closed. A VMM
 // knows more of a guest that switched itself off.
-func (p *Process) Exit() Exit {
+func (p *Process) Exit() vmm.Exit {
 	switch {
 	case p.killed.Load():
-		return Exit{Reason: ReasonKilled}
+		return vmm.Exit{Reason: vmm.ReasonKilled}
 	case p.status == nil && p.short:
-		return Exit{Reason: ReasonUnknown, Detail: forLackOfMemory}
+		return vmm.Exit{Reason: vmm.ReasonUnknown, Detail: forLackOfMemory}
 	case p.status == nil:
-		return Exit{Reason: ReasonUnknown}
+		return vmm.Exit{Reason: vmm.ReasonUnknown}
 	case p.status.Signaled() && p.status.Signal() == unix.SIGKILL && p.short:
-		return Exit{Reason: ReasonSignal, Detail: "SIGKILL; " + forLackOfMemory}
+		return vmm.Exit{Reason: vmm.ReasonSignal, Detail: "SIGKILL; " + forLackOfMemory}
 	case p.status.Signaled():
-		return Exit{Reason: ReasonSignal, Detail: unix.SignalName(p.status.Signal())}
+		return vmm.Exit{Reason: vmm.ReasonSignal, Detail: unix.SignalName(p.status.Signal())}
 	case p.status.ExitStatus() != 0:
-		return Exit{Reason: ReasonFailed, Detail: fmt.Sprintf("exit status %d", p.status.ExitStatus())}
+		return vmm.Exit{Reason: vmm.ReasonFailed, Detail: fmt.Sprintf("exit status %d", p.status.ExitStatus())}
 	}
-	return Exit{Reason: ReasonUnknown}
+	return vmm.Exit{Reason: vmm.ReasonUnknown}
 }
 
 // Close stops watching; the process goes on. Done is not closed by it.

@@ -1,4 +1,4 @@
-package vmm
+package process
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"banger/internal/vmm"
 )
 
 func start(t *testing.T, script string, inherited ...*os.File) *Process {
@@ -31,10 +33,10 @@ func start(t *testing.T, script string, inherited ...*os.File) *Process {
 }
 
 func TestProcessExit(t *testing.T) {
-	for script, want := range map[string]Exit{
-		"exit 0":        {Reason: ReasonUnknown},
-		"exit 3":        {Reason: ReasonFailed, Detail: "exit status 3"},
-		"kill -TERM $$": {Reason: ReasonSignal, Detail: "SIGTERM"},
+	for script, want := range map[string]vmm.Exit{
+		"exit 0":        {Reason: vmm.ReasonUnknown},
+		"exit 3":        {Reason: vmm.ReasonFailed, Detail: "exit status 3"},
+		"kill -TERM $$": {Reason: vmm.ReasonSignal, Detail: "SIGTERM"},
 	} {
 		p := start(t, script)
 		<-p.Done()
@@ -52,7 +54,7 @@ func TestProcessExit(t *testing.T) {
 		}
 	}
 	<-p.Done()
-	if got := p.Exit(); got.Reason != ReasonKilled {
+	if got := p.Exit(); got.Reason != vmm.ReasonKilled {
 		t.Errorf("got %+v", got)
 	}
 	if err := p.Kill(); err != nil {
@@ -93,7 +95,7 @@ func TestProcessEndsForLackOfMemory(t *testing.T) {
 			count(2)
 		}
 	}
-	if got := (&Process{short: true}).Exit(); got.Reason != ReasonUnknown || got.Detail != starved {
+	if got := (&Process{short: true}).Exit(); got.Reason != vmm.ReasonUnknown || got.Detail != starved {
 		t.Errorf("of another's child: %+v", got)
 	}
 }
@@ -121,10 +123,10 @@ func TestProcessCloseLetsGo(t *testing.T) {
 
 func TestOpenHolder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
+	if _, err := OpenHolder(path); !errors.Is(err, vmm.ErrGone) {
 		t.Errorf("no file: %v", err)
 	}
-	lock, err := Lock(path)
+	lock, err := vmm.Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,13 +140,13 @@ func TestOpenHolder(t *testing.T) {
 	if holder.PID() != child.PID() {
 		t.Errorf("got %d, want %d", holder.PID(), child.PID())
 	}
-	if _, err := Lock(path); !errors.Is(err, ErrLocked) {
+	if _, err := vmm.Lock(path); !errors.Is(err, vmm.ErrLocked) {
 		t.Errorf("the child's lock was taken: %v", err)
 	}
 	holder.Kill()
 	<-holder.Done()
 	<-child.Done()
-	if locked, err := Locked(path); err != nil || locked {
+	if locked, err := vmm.Locked(path); err != nil || locked {
 		t.Errorf("after the end: locked %v, %v", locked, err)
 	}
 }
@@ -153,7 +155,7 @@ func TestOpenHolder(t *testing.T) {
 // is one or not.
 func TestBystander(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	lock, err := Lock(path)
+	lock, err := vmm.Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,12 +168,12 @@ func TestBystander(t *testing.T) {
 	after := start(t, "exec sleep 60", opened)
 	lock.Close()
 	opened.Close()
-	if pid, err := Holder(path); err != nil || pid != child.PID() {
+	if pid, err := vmm.Holder(path); err != nil || pid != child.PID() {
 		t.Errorf("got %d, %v, want %d; bystanders are %d and %d", pid, err, child.PID(), before.PID(), after.PID())
 	}
 	child.Kill()
 	<-child.Done()
-	if _, err := OpenHolder(path); !errors.Is(err, ErrGone) {
+	if _, err := OpenHolder(path); !errors.Is(err, vmm.ErrGone) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -213,7 +215,7 @@ func TestDirSockets(t *testing.T) {
 // lock: this one's own descriptor plays that part, for it is not looked at.
 func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lock")
-	lock, err := Lock(path)
+	lock, err := vmm.Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,15 +239,15 @@ func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 		waiting = waits.Match(locks)
 	}
 	lock.Close()
-	if err := <-told; !errors.Is(err, ErrGone) {
+	if err := <-told; !errors.Is(err, vmm.ErrGone) {
 		t.Errorf("got %v", err)
 	}
-	again, err := Lock(path)
+	again, err := vmm.Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	again.Close()
-	stays, err := Lock(path)
+	stays, err := vmm.Lock(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,11 +261,11 @@ func TestOpenHolderWaitsForTheLastThread(t *testing.T) {
 func TestCloseWaitsForTheEnding(t *testing.T) {
 	process := start(t, "true")
 	begun, goOn, told := make(chan struct{}), make(chan struct{}), false
-	life := NewLife(process, func() Exit {
+	life := NewLife(process, func() vmm.Exit {
 		close(begun)
 		<-goOn
 		told = true
-		return Exit{}
+		return vmm.Exit{}
 	})
 	<-begun
 	close(goOn)

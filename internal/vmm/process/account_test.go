@@ -1,4 +1,4 @@
-package vmm_test
+package process_test
 
 import (
 	"errors"
@@ -8,8 +8,9 @@ import (
 	"sync"
 	"testing"
 
+	"banger/internal/vmm/process"
+
 	"banger"
-	"banger/internal/vmm"
 )
 
 const (
@@ -20,9 +21,9 @@ const (
 )
 
 // rootOn is root of a host that tells this of itself.
-func rootOn(t *testing.T, uidMap, status string) vmm.Host {
+func rootOn(t *testing.T, uidMap, status string) process.Host {
 	t.Helper()
-	host := vmm.Host{Root: true, Self: t.TempDir(), KVM: "/nonexistent/kvm"}
+	host := process.Host{Root: true, Self: t.TempDir(), KVM: "/nonexistent/kvm"}
 	for name, text := range map[string]string{"uid_map": uidMap, "status": status} {
 		if err := os.WriteFile(filepath.Join(host.Self, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -40,19 +41,19 @@ func TestAccountsDoNotCollide(t *testing.T) {
 	}
 	const id, vms = "0123456789ab", 20
 	above := t.TempDir()
-	dirs := make([]*vmm.Dir, vms)
+	dirs := make([]*process.Dir, vms)
 	for i := range dirs {
 		path := filepath.Join(above, fmt.Sprint(i))
 		err := os.Mkdir(path, 0o700)
 		if err == nil {
-			dirs[i], err = vmm.OpenDir(path)
+			dirs[i], err = process.OpenDir(path)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer dirs[i].Close()
 	}
-	assign := func() (all [vms]vmm.Account) {
+	assign := func() (all [vms]process.Account) {
 		var assigns sync.WaitGroup
 		for i, dir := range dirs {
 			assigns.Go(func() {
@@ -66,7 +67,7 @@ func TestAccountsDoNotCollide(t *testing.T) {
 		return all
 	}
 	first := assign()
-	seen := map[vmm.Account]bool{}
+	seen := map[process.Account]bool{}
 	for _, account := range first {
 		if !account.Is() || seen[account] {
 			t.Errorf("%v is none, or another VM's", account)
@@ -80,7 +81,7 @@ func TestAccountsDoNotCollide(t *testing.T) {
 
 // Each VM has an account, and always the same; a plain user's has none.
 func TestAccountsDiffer(t *testing.T) {
-	host, seen := rootOn(t, allUsers, mayAll), map[vmm.Account]banger.VMID{}
+	host, seen := rootOn(t, allUsers, mayAll), map[process.Account]banger.VMID{}
 	for i := range 1000 {
 		id := banger.VMID(fmt.Sprintf("%012x", i*0x9e3779b1))
 		account, err := host.Account(id)
@@ -102,8 +103,8 @@ func TestAccountsDiffer(t *testing.T) {
 }
 
 func TestRootOfALittleContainerHasNoAccounts(t *testing.T) {
-	for _, host := range []vmm.Host{rootOn(t, fewUsers, mayAll), rootOn(t, allUsers, mayLittle), rootOn(t, "", "")} {
-		if _, err := host.Account("0123456789ab"); !errors.Is(err, vmm.ErrNoAccounts) || banger.FixOf(err) == "" {
+	for _, host := range []process.Host{rootOn(t, fewUsers, mayAll), rootOn(t, allUsers, mayLittle), rootOn(t, "", "")} {
+		if _, err := host.Account("0123456789ab"); !errors.Is(err, process.ErrNoAccounts) || banger.FixOf(err) == "" {
 			t.Errorf("got %v", err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"sync"
 	"time"
 
 	"banger"
@@ -18,7 +19,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	out := flusher{w, http.NewResponseController(w)}
 	// A client that does not read must not delay the daemon's end.
 	defer context.AfterFunc(r.Context(), func() { out.SetWriteDeadline(time.Now()) })()
-	lines, begun := json.NewEncoder(out), false
+	begun, live := false, false
 	for e, err := range s.host.Events(r.Context()) {
 		switch {
 		case err != nil && begun: // the client or the daemon ends
@@ -30,10 +31,38 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", eventStream)
 			begun = true
 		}
-		if lines.Encode(e) != nil {
+		encode := encodeLine // a snapshot and a drop repeat the number of a change
+		if live && e.Kind != banger.EventDropped {
+			encode = s.newest.line
+		}
+		if _, err := out.Write(encode(e)); err != nil {
 			return
 		}
+		live = live || e.Kind == banger.EventReady
 	}
+}
+
+// newest keeps the line of the newest event, so that it is encoded once for all
+// readers.
+type newest struct {
+	mu   sync.Mutex
+	seq  uint64
+	text []byte
+}
+
+// line returns the line of a change.
+func (n *newest) line(e banger.Event) []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.seq != e.Seq {
+		n.seq, n.text = e.Seq, encodeLine(e)
+	}
+	return n.text
+}
+
+func encodeLine(e banger.Event) []byte {
+	text, _ := json.Marshal(e) // an Event has no field whose encoding can fail
+	return append(text, '\n')
 }
 
 // Events implements banger.HostService.

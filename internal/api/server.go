@@ -26,6 +26,7 @@ type Server struct {
 	log    *slog.Logger
 	mux    *http.ServeMux
 	http   *http.Server
+	newest newest
 
 	ctx    context.Context // of every request; ends when the server stops
 	cancel context.CancelFunc

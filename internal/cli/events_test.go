@@ -76,6 +76,8 @@ func publishChanges(hub *event.Hub) {
 	stop.Step = &banger.Step{VM: "otter", Step: "shut\x1bdown"}
 	hub.Publish(operating(stop))
 	hub.Publish(published(otter, false))
+	otter.Ending = banger.EndedReboot // which is shown once it is stopped
+	hub.Publish(published(otter, false))
 	hub.Publish(published(wombat, false))
 	stop.Step = &banger.Step{VM: "otter", Step: "shutdown", Note: "slow"}
 	hub.Publish(operating(stop))
@@ -161,7 +163,7 @@ func TestEventsJSON(t *testing.T) {
 		}
 		got = append(got, e)
 	}
-	if len(got) != 14 || got[0].VM == nil || got[2].Operation == nil || got[13].Seq != 12 || r.code != exitInterrupted {
+	if len(got) != 15 || got[0].VM == nil || got[2].Operation == nil || got[14].Seq != 13 || r.code != exitInterrupted {
 		t.Errorf("exit code %d, %+v", r.code, got)
 	}
 }
@@ -215,7 +217,7 @@ func TestListWatch(t *testing.T) {
 			got += vm.Name + " " + string(vm.State) + ", "
 		}
 	}
-	if want := "otter running, otter stopping, otter stopping, wombat stopped, badger stopped, wombat stopped, wombat stopped, "; got != want {
+	if want := "otter running, otter stopping, otter stopping, otter stopping, wombat stopped, badger stopped, wombat stopped, wombat stopped, "; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -44,18 +44,20 @@ func (a *app) watchList(ctx context.Context, svc service, quiet bool) error {
 	})
 }
 
-// listed returns what a list of vms shows of them.
+// listed returns what a list of vms shows of them, without their age.
 func (a *app) listed(vms []banger.VM, quiet bool) any {
 	if a.json {
 		return vms
 	}
-	all := summaries(vms)
-	if quiet {
-		for i := range all {
-			all[i] = banger.VMSummary{Name: all[i].Name}
+	shown := make([]banger.VMSummary, len(vms))
+	for i, vm := range summaries(vms) {
+		shown[i].Name = vm.Name
+		if !quiet {
+			shown[i] = banger.VMSummary{Name: vm.Name, State: banger.State(listedState(vm)), Image: vm.Image,
+				VCPUs: vm.VCPUs, Memory: vm.Memory, Disk: vm.Disk}
 		}
 	}
-	return all
+	return shown
 }
 
 // separate separates what --watch prints from what it printed before.

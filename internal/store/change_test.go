@@ -22,10 +22,10 @@ func TestSettingsAndNames(t *testing.T) {
 	}
 	want = changed
 	want.Name = "brisk-otter"
-	if got, err := s.VM(ctx, want.ID); err != nil || !reflect.DeepEqual(got, want) {
+	if got, err := s.vm(ctx, want.ID); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 	}
-	if got, err := s.VM(ctx, other.ID); err != nil || !reflect.DeepEqual(got, other) {
+	if got, err := s.vm(ctx, other.ID); err != nil || !reflect.DeepEqual(got, other) {
 		t.Errorf("the other: %+v, %v", got, err)
 	}
 	for _, err := range []error{s.Rename(ctx, "ffffffffffff", "new"), s.SetSettings(ctx, VM{ID: "ffffffffffff"})} {

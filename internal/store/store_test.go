@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -86,14 +87,14 @@ func TestVMRoundTrip(t *testing.T) {
 		}
 	}
 	want.Phase, want.Wanted, want.Ending, want.EndingBy, want.EndedAt = Ready, banger.WantStopped, banger.EndedCrashed, "panic: oops", ended
-	got, err := s.VM(ctx, want.ID)
+	got, err := s.vm(ctx, want.ID)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
 	}
 	if err := s.DeleteVM(ctx, want.ID); err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{s.DeleteVM(ctx, want.ID), s.SetPhase(ctx, want.ID, Ready), second(s.VM(ctx, want.ID))} {
+	for _, err := range []error{s.DeleteVM(ctx, want.ID), s.SetPhase(ctx, want.ID, Ready), second(s.vm(ctx, want.ID))} {
 		if banger.KindOf(err) != banger.NotFound {
 			t.Errorf("of a VM that is gone: %v", err)
 		}
@@ -148,35 +149,6 @@ func TestOneNameOneWinner(t *testing.T) {
 	}
 	if won != 1 {
 		t.Errorf("%d inserts won", won)
-	}
-}
-
-func TestFindVM(t *testing.T) {
-	s, ctx := openStocked(t), t.Context()
-	for id, name := range map[string]string{"abc000000001": "otter", "abc000000002": "mole", "def000000003": "abc", "0dd000000004": "def000000003"} {
-		if err := s.InsertVM(ctx, sample(id, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.SetPhase(ctx, "abc000000002", Deleting); err != nil {
-		t.Fatal(err)
-	}
-	for ref, want := range map[string]banger.VMID{
-		"otter": "abc000000001", "mole": "abc000000002", "abc000000001": "abc000000001",
-		"abc":          "def000000003", // a name goes before a prefix,
-		"def000000003": "0dd000000004", // and before an ID
-		"0dd":          "0dd000000004",
-	} {
-		if got, err := s.FindVM(ctx, ref); err != nil || got.ID != want {
-			t.Errorf("%s: got %s, %v; want %s", ref, got.ID, err, want)
-		}
-	}
-	for ref, kind := range map[string]banger.Kind{
-		"abc0": banger.Conflict, "0d": banger.NotFound, "fff": banger.NotFound, "": banger.NotFound, "***": banger.NotFound, "ab?": banger.NotFound,
-	} {
-		if _, err := s.FindVM(ctx, ref); banger.KindOf(err) != kind || banger.FixOf(err) == "" {
-			t.Errorf("%q: got %v, want %s", ref, err, kind)
-		}
 	}
 }
 
@@ -297,4 +269,15 @@ func TestFullDisk(t *testing.T) {
 	if !errors.Is(err, ErrFull) || banger.KindOf(err) != banger.Unready || !strings.HasPrefix(banger.FixOf(err), "free space on /") {
 		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
 	}
+}
+
+// vm returns the VM with that ID; NotFound otherwise.
+func (s *Store) vm(ctx context.Context, id banger.VMID) (VM, error) {
+	all, err := s.VMs(ctx)
+	for _, vm := range all {
+		if vm.ID == id {
+			return vm, err
+		}
+	}
+	return VM{}, errors.Join(err, absent(sql.ErrNoRows))
 }

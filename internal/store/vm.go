@@ -85,7 +85,7 @@ func (s *Store) Rename(ctx context.Context, id banger.VMID, name string) error {
 		case err == nil && holder == id:
 			return nil
 		case err == nil:
-			return &banger.Error{Kind: banger.Conflict, Why: errors.New("the name is taken"), Fix: "choose another name: banger vm list"}
+			return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("a VM named %q already exists", name), Fix: "choose another name: banger vm list"}
 		case !errors.Is(err, sql.ErrNoRows):
 			return err
 		}
@@ -109,14 +109,14 @@ func vacant(ctx context.Context, tx *sql.Tx, v VM) error {
 	if err != nil {
 		return err
 	}
-	taken := &banger.Error{Kind: banger.Conflict, Why: errors.New("the name is taken"), Fix: "choose another --name"}
+	taken := &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("a VM named %q already exists", v.Name), Fix: "choose another --name"}
 	switch {
 	case other.Name != v.Name:
 		taken.Why, taken.Fix = fmt.Errorf("the ID %s is taken by VM %q", v.ID, other.Name), ""
 	case other.Phase == Creating:
-		taken.Why = errors.New("a VM of that name is being created")
+		taken.Why = fmt.Errorf("a VM named %q is being created", v.Name)
 	case other.Phase == Deleting:
-		taken.Why, taken.Fix = errors.New("a VM of that name is being deleted"), fmt.Sprintf("banger vm delete %s, to finish that", v.Name)
+		taken.Why, taken.Fix = fmt.Errorf("a VM named %q is being deleted", v.Name), fmt.Sprintf("banger vm delete %s, to finish that", v.Name)
 	}
 	return taken
 }
@@ -130,75 +130,10 @@ func imageKnown(ctx context.Context, tx *sql.Tx, v VM) error {
 	return &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("image %q has just been deleted", v.Image), Fix: "banger image list"}
 }
 
-// VM returns the VM with that ID; NotFound otherwise.
-func (s *Store) VM(ctx context.Context, id banger.VMID) (VM, error) {
-	v, err := scanVM(s.readers.QueryRowContext(ctx, "SELECT "+vmColumns+" FROM vms WHERE id = ?", id))
-	return v, during(absent(err), "find VM %s", id)
-}
-
 // VMs returns all VMs by name, in whatever phase.
 func (s *Store) VMs(ctx context.Context) ([]VM, error) {
 	all, err := collect(ctx, s.readers, scanVM, "SELECT "+vmColumns+" FROM vms ORDER BY name")
 	return all, during(err, "list VMs")
-}
-
-// Summary is what a list tells of a VM.
-type Summary struct {
-	ID        banger.VMID
-	Name      string
-	Image     string
-	VCPUs     int
-	Memory    banger.Size
-	Disk      banger.Size
-	CreatedAt time.Time
-	Phase     Phase
-	Ending    banger.Ending
-}
-
-// Summaries returns those of all VMs by name, in whatever phase.
-func (s *Store) Summaries(ctx context.Context) ([]Summary, error) {
-	all, err := collect(ctx, s.readers, func(row scanner) (Summary, error) {
-		var v Summary
-		var created int64
-		err := row.Scan(&v.ID, &v.Name, &v.Image, &v.VCPUs, &v.Memory, &v.Disk, &created, &v.Phase, &v.Ending)
-		v.CreatedAt = instant(created)
-		return v, err
-	}, "SELECT id, name, image, vcpus, memory, disk, created_at, phase, ending FROM vms ORDER BY name")
-	return all, during(err, "list VMs")
-}
-
-// minPrefix is the shortest prefix of an ID that names a VM.
-const minPrefix = 3
-
-// FindVM returns the VM that ref names, in whatever phase: by its name, its ID,
-// or a prefix of its ID that no other VM shares. A shared prefix is a Conflict.
-func (s *Store) FindVM(ctx context.Context, ref string) (VM, error) {
-	v, err := s.findVM(ctx, ref)
-	return v, during(err, "find VM %q", ref)
-}
-
-func (s *Store) findVM(ctx context.Context, ref string) (VM, error) {
-	v, err := scanVM(s.readers.QueryRowContext(ctx,
-		"SELECT "+vmColumns+" FROM vms WHERE name = ?1 OR id = ?1 ORDER BY name = ?1 DESC LIMIT 1", ref))
-	if !errors.Is(err, sql.ErrNoRows) {
-		return v, err
-	}
-	if len(ref) < minPrefix || strings.Trim(ref, "0123456789abcdef") != "" {
-		return VM{}, absent(sql.ErrNoRows)
-	}
-	found, err := collect(ctx, s.readers, scanVM, "SELECT "+vmColumns+" FROM vms WHERE id GLOB ? ORDER BY name LIMIT 3", ref+"*")
-	switch {
-	case err != nil:
-		return VM{}, err
-	case len(found) == 0:
-		return VM{}, absent(sql.ErrNoRows)
-	case len(found) > 1:
-		return VM{}, &banger.Error{
-			Kind: banger.Conflict, Why: fmt.Errorf("the IDs of %s and %s both begin so", found[0].Name, found[1].Name),
-			Fix: "write the VM's name",
-		}
-	}
-	return found[0], nil
 }
 
 // SetPhase stores how far the VM's life has come.

@@ -73,7 +73,10 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 		return banger.VM{}, operation.Name(err, "vm", banger.Kill, ref)
 	}
 	row, state, r := o.now()
-	if _, ok := state.On(banger.Kill); !ok && (state != banger.Stopped || o.noStranger() == nil) {
+	_, ok := state.On(banger.Kill)
+	if ok {
+		o.traced(state, banger.Kill)
+	} else if state != banger.Stopped || o.noStranger() == nil {
 		return banger.VM{}, banger.Refuse(banger.Kill, row.Name, state)
 	}
 	op := v.Operations.Begin("vm", banger.Kill, row.Name, o.id, progress)

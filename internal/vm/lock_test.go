@@ -49,7 +49,7 @@ func TestWantedBeforeItIsLaunched(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Operations.Before = func(step string) error {
-		if row, err := w.Store.VM(t.Context(), vm.ID); step == "launch" && (err != nil || row.Wanted != banger.WantRunning) {
+		if row, err := w.row(vm.ID); step == "launch" && (err != nil || row.Wanted != banger.WantRunning) {
 			t.Errorf("as it is launched it is wanted %s, %v", row.Wanted, err)
 		}
 		return nil

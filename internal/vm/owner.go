@@ -89,6 +89,7 @@ func (o *owner) goesDown(verb banger.Verb) (bool, error) {
 	if !ok {
 		return false, banger.Refuse(verb, row.Name, state)
 	}
+	o.traced(state, verb)
 	return t.Wait || state.Up() && r != nil && r.dying(), nil
 }
 
@@ -152,11 +153,17 @@ func (o *owner) become(verb banger.Verb) {
 		o.v.Log.Error("a transition that does not exist", "vm", o.row.Name, "id", o.id, "state", o.state, "verb", verb)
 		return
 	}
+	o.traced(o.state, verb)
 	o.state = t.To
 	if o.state == banger.Stopped || o.state == banger.Gone {
 		o.run = nil
 	}
 	o.tell()
+}
+
+// traced writes a transition to the log of a daemon that is being debugged.
+func (o *owner) traced(from banger.State, verb banger.Verb) {
+	o.v.Log.Debug("transition", "id", o.id, "from", from, "verb", verb)
 }
 
 // happen is become for a caller that does not hold mu.

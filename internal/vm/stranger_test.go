@@ -175,7 +175,7 @@ func TestStopThatWasNotBegun(t *testing.T) {
 				cancel()
 			}
 		})
-		row, failed := w.Store.VM(t.Context(), id)
+		row, failed := w.row(id)
 		if banger.KindOf(err) != banger.Canceled || failed != nil || row.Wanted != banger.WantRunning {
 			t.Errorf("%+v: %v; wanted %s, %v", c.opts, err, row.Wanted, failed)
 		}

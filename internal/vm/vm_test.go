@@ -52,6 +52,11 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldWith(t, slog.New(slog.DiscardHandler))
+}
+
+func newWorldWith(t *testing.T, log *slog.Logger) *world {
+	t.Helper()
 	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
 		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
 	}
@@ -61,6 +66,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	host.Log = log
 	install(t, host)
 	w.disk = durabletest.New(t, root)
 	w.open(host)
@@ -192,6 +198,17 @@ func (w *world) String() string {
 		return nil
 	})
 	return out.String()
+}
+
+// row returns a VM's row as the store has it.
+func (w *world) row(id banger.VMID) (store.VM, error) {
+	rows, err := w.Store.VMs(w.t.Context())
+	for _, row := range rows {
+		if row.ID == id {
+			return row, err
+		}
+	}
+	return store.VM{}, errors.Join(err, errors.New("it has no row"))
 }
 
 // owner returns a VM's, or nil.

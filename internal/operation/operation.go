@@ -180,7 +180,8 @@ func (o *Operation) End(ctx context.Context, err *error) {
 		o.publish()
 		return
 	}
-	*err = Name(*err, o.now.Noun, o.now.Verb, o.now.Name)
+	whole := *err
+	*err = Name(Plain(whole), o.now.Noun, o.now.Verb, o.now.Name)
 	if !o.stepped {
 		return
 	}
@@ -189,9 +190,21 @@ func (o *Operation) End(ctx context.Context, err *error) {
 		e.Op = o.now.ID
 	}
 	kind := banger.KindOf(*err)
-	o.log.Warn("failed", "took", o.now.Took, "err", *err, "kind", kind)
+	o.log.Warn("failed", "took", o.now.Took, "err", whole, "kind", kind)
 	o.now.Failure = &banger.Failure{Kind: kind, Message: (*err).Error(), Fix: banger.FixOf(*err)}
 	o.publish()
+}
+
+// Plain returns an error as a user should read it: if part of it was written for
+// users, that part, without the path of steps and calls that led there. The log
+// has the path. An undo that failed is never left out.
+func Plain(err error) error {
+	var user *banger.Error
+	var both *joined
+	if errors.As(err, &both) || !errors.As(err, &user) {
+		return err
+	}
+	return user
 }
 
 // nouns maps an operation's noun to the word that errors use.

@@ -60,7 +60,7 @@ func (s *Store) find(ctx context.Context, on shelf, ref string) (artifact, error
 	}
 	a, err := scanArtifact(s.readers.QueryRowContext(ctx, query, ref))
 	if errors.Is(err, sql.ErrNoRows) {
-		err = &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("there is no such %s", on.noun), Fix: "banger " + on.noun + " list"}
+		err = &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("there is no %s %q", on.noun, ref), Fix: "banger " + on.noun + " list"}
 	}
 	return a, during(err, "find %s %q", on.noun, ref)
 }
@@ -94,7 +94,7 @@ func (s *Store) AddImage(ctx context.Context, i banger.Image) error {
 
 // ImageTaken is the Conflict of a name that an image has.
 func ImageTaken(name string) error {
-	return &banger.Error{Kind: banger.Conflict, Why: errors.New("an image has that name"),
+	return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("an image named %q already exists", name),
 		Fix: "banger image delete " + name + ", or choose another name"}
 }
 
@@ -137,7 +137,7 @@ func unused(ctx context.Context, tx *sql.Tx, ref string, id banger.Digest) error
 	if err != nil || !users.Valid {
 		return err
 	}
-	return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("VMs were made from it: %s", strings.ReplaceAll(users.String, " ", ", ")),
+	return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("it is in use by %s", strings.ReplaceAll(users.String, " ", ", ")),
 		Fix: "banger vm delete " + users.String + ", then: banger image delete " + ref}
 }
 

@@ -182,15 +182,10 @@ func absent(err error) error {
 	return &banger.Error{Kind: banger.NotFound, Why: errors.New("there is no such VM"), Fix: "banger vm list"}
 }
 
-// during says what was attempted, in the error itself where it has no words for
-// that yet.
+// during says what was attempted, unless the error was written for users.
 func during(err error, format string, args ...any) error {
-	if err == nil {
-		return nil
+	if _, ok := err.(*banger.Error); ok || err == nil {
+		return err
 	}
-	what := fmt.Sprintf(format, args...)
-	if e, ok := err.(*banger.Error); ok && e.What == "" {
-		return &banger.Error{Kind: e.Kind, What: what, Why: e.Why, Fix: e.Fix}
-	}
-	return fmt.Errorf("%s: %w", what, err)
+	return fmt.Errorf(format+": %w", append(args, err)...)
 }

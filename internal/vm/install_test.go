@@ -122,7 +122,7 @@ func TestABundleThatCannotBring(t *testing.T) {
 	if err := os.Remove(b.Dir.Kernel().Vmlinux()); err != nil {
 		t.Fatal(err)
 	}
-	fails(create(t.Context()), "install kernel: ", "make runtime, then: banger daemon stop")
+	fails(create(t.Context()), "runtime/kernel/vmlinux", "make runtime, then: banger daemon stop")
 	full := fmt.Errorf("copy: %w", syscall.ENOSPC)
 	fails(w.install(t.Context(), func(context.Context, config.Dirs) error { return full }), "no space", w.freeSpace())
 	w.Bundle, w.Installed, w.Missing = nil, bundle.Installed{Agent: w.Installed.Agent}, full
@@ -131,5 +131,5 @@ func TestABundleThatCannotBring(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = w.CreateVM(t.Context(), banger.CreateVM{Name: "otter", Image: "docker"}, nil)
-	fails(err, `install kernel: the kernel "6.13" was never taken over from a runtime bundle: copy: no space`, w.freeSpace()+", then: banger daemon stop")
+	fails(err, `create VM "otter": the kernel "6.13" was never taken over from a runtime bundle: copy: no space`, w.freeSpace()+", then: banger daemon stop")
 }

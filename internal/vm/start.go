@@ -409,7 +409,7 @@ func (r *run) whyGone() error {
 	r.o.mu.Unlock()
 	s.exit = r.machine.Exit()
 	how, detail := ending(s, words)
-	return fmt.Errorf("the VM ended while it booted: %s", cmp.Or(detail, string(how)))
+	return &banger.Error{Why: fmt.Errorf("the VM ended while it booted: %s", cmp.Or(detail, string(how)))}
 }
 
 // explain adds to a failed start what the console tells, and where to read on.
@@ -419,11 +419,12 @@ func (v *VMs) explain(err error, path string) error {
 	}
 	var failed *guest.BootError
 	if errors.As(err, &failed) && failed.Fix != "" {
-		return &banger.Error{Kind: banger.Unready, Why: err, Fix: printable(failed.Fix)}
+		return &banger.Error{Kind: banger.Unready, Why: failed, Fix: printable(failed.Fix)}
 	}
 	if errors.Is(err, syscall.ENOSPC) {
 		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
 	}
+	err = operation.Plain(err)
 	if words := console.Read(path, ""); words.Panic != "" {
 		err = fmt.Errorf("%w (%s)", err, words.Panic)
 	}

@@ -37,7 +37,7 @@ func TestDelete(t *testing.T) {
 	}
 	before := i.state(t)
 	err := i.DeleteImage(t.Context(), "two", nil)
-	if banger.KindOf(err) != banger.Conflict || err.Error() != `delete image "two": delete: VMs were made from it: otter` || !strings.HasPrefix(banger.FixOf(err), "banger vm delete otter") {
+	if banger.KindOf(err) != banger.Conflict || err.Error() != `delete image "two": it is in use by otter` || !strings.HasPrefix(banger.FixOf(err), "banger vm delete otter") {
 		t.Errorf("%v, fix %q", err, banger.FixOf(err))
 	}
 	if after := i.state(t); after != before {

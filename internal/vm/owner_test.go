@@ -366,38 +366,3 @@ func TestFind(t *testing.T) {
 		}
 	}
 }
-
-// TestKillBesideStart: asking whether a stopped VM has a VMM does not keep a start
-// from taking its lock.
-func TestKillBesideStart(t *testing.T) {
-	w := newWorld(t)
-	w.stopped("otter")
-	o, err := w.find("otter")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lock := o.dir().Lock()
-	stop := make(chan struct{})
-	var asking sync.WaitGroup
-	for range 4 {
-		asking.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-					o.noStranger()
-				}
-			}
-		})
-	}
-	defer asking.Wait()
-	defer close(stop)
-	for i := range 5000 {
-		held, err := vmm.Lock(lock)
-		if err != nil {
-			t.Fatalf("attempt %d: %v", i, err)
-		}
-		held.Close()
-	}
-}

@@ -117,7 +117,7 @@ func (w *Watch) note(label string, heard int64, text string) []wire.DiskErrors {
 
 // kernelErrors are what the kernel logs, before the device's name, when a file system
 // or a disk fails.
-var kernelErrors = []string{"EXT4-fs error (device ", "Aborting journal on device ", ioError}
+var kernelErrors = []string{"EXT4-fs error (device ", ioError}
 
 const ioError = "I/O error, dev "
 

@@ -17,7 +17,7 @@ func TestDiskError(t *testing.T) {
 	for record, want := range map[string]string{
 		"3,700,1,-;EXT4-fs error (device vdc): ext4_lookup:1855: inode #2: comm ls: deleted inode referenced: 12\n SUBSYSTEM=block\n": "vdc",
 		"2,700,1,-;EXT4-fs error (device vdd) in ext4_reserve_inode_write:5786: Journal has aborted\n":                                "vdd",
-		"3,700,1,-;Aborting journal on device vdc-8.\n":                                                                               "vdc",
+		"3,700,1,-;Aborting journal on device vdc-8.\n":                                                                               "", // follows an error
 		"3,700,1,-;I/O error, dev vdc, sector 8192 op 0x1:(WRITE) flags 0x800 phys_seg 1 prio class 2\n":                              "vdc",
 		"3,700,1,-;blk_update_request: I/O error, dev vdc, sector 0 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0\n":                "vdc",
 		"3,700,1,-;I/O error, dev vdc, sector 8192 op 0x3:(DISCARD) flags 0x800 phys_seg 1 prio class 2\n":                            "",

@@ -22,22 +22,27 @@ func inEmergency() bool {
 }
 
 // failedUnit returns which unit's failure led to the emergency mode, or an empty
-// string. Where the journal does not run yet, systemd logs to the kernel's log.
+// string. Until the journal runs, systemd logs to the kernel's log.
 func failedUnit() string {
-	return cmp.Or(readFailure(journal()), readFailure(log.Kernel()))
+	early, known := readFailure(log.Kernel())
+	if known {
+		return early
+	}
+	late, _ := readFailure(journal())
+	return cmp.Or(late, early)
 }
 
 // journal returns systemd's messages of this boot, as the image's journalctl shows them.
 func journal() []byte {
+	output("journalctl", "--sync") // what systemd has logged may still be on its way
 	return output("journalctl", "--boot", "--quiet", "--no-pager", "--output=cat", "_PID=1")
 }
 
-// readFailure returns the failure that kept a target from being reached, or else
-// the last one: other failures may have come before. Of a unit that could not be
-// started systemd logs "UNIT: Job UNIT/start failed with result 'RESULT'.". The units
-// that need it come first, with the result "dependency".
-func readFailure(messages []byte) string {
-	why, target := "", false
+// readFailure returns the failure that kept a target from being reached, or else the
+// last one, and reports which of the two: other failures may have come before. Of a
+// unit that could not be started systemd logs "UNIT: Job UNIT/start failed with result
+// 'RESULT'.". The units that need it come first, with the result "dependency".
+func readFailure(messages []byte) (why string, target bool) {
 	for line := range strings.Lines(string(messages)) {
 		unit, job, found := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "systemd[1]: "), ": Job ")
 		_, result, failed := strings.Cut(job, "/start failed with result '")
@@ -56,7 +61,7 @@ func readFailure(messages []byte) string {
 			break
 		}
 	}
-	return strings.ToValidUTF8(why, "")
+	return strings.ToValidUTF8(why, ""), target && why != ""
 }
 
 // maxUnit is how long systemd lets a unit's name be.

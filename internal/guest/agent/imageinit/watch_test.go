@@ -66,11 +66,12 @@ func TestReadFailure(t *testing.T) {
 	)
 	for want, log := range map[string][]string{
 		"dev-nope.device timed out": {modules, other, target, mount, device, modules},
-		"modules.service failed":    {other, mount, device, modules},
+		"modules.service failed":    {other, mount, device, modules}, // no target failed
 		"":                          {other, target, mount, strings.Repeat("x", 300) + device, "\xff\x00"},
 	} {
-		if got := readFailure([]byte(strings.Join(log, "\n"))); got != want {
-			t.Errorf("got %q, want %q", got, want)
+		got, known := readFailure([]byte(strings.Join(log, "\n")))
+		if got != want || known != (want == "dev-nope.device timed out") {
+			t.Errorf("got %q, %v, want %q", got, known, want)
 		}
 	}
 }

@@ -5,7 +5,7 @@ import "strings"
 // MaxName is the longest VM name: one DNS label.
 const MaxName = 63
 
-// CheckName says whether name may name a VM. Names become host names, DNS
+// CheckName returns an error unless name may name a VM. Names become host names, DNS
 // labels and file names' parts, so the grammar is a DNS label that starts with
 // a letter: lower-case letters, digits and inner hyphens, at most 63.
 func CheckName(name string) error {
@@ -27,7 +27,7 @@ func CheckName(name string) error {
 	return nil
 }
 
-// CheckImageName says whether name may name an image that is imported. It is
+// CheckImageName returns an error unless name may name an imported image. It is
 // the grammar of VMs with dots and underscores, as in debian-12.8.
 func CheckImageName(name string) error {
 	const fix = "use lower-case letters, digits, hyphens, dots and underscores, starting with a letter: debian-12.8"

@@ -49,6 +49,14 @@ func TestExecDirectStatuses(t *testing.T) {
 	}
 }
 
+// TestExecNamesTheMissingProgram, and does not speak of a file.
+func TestExecNamesTheMissingProgram(t *testing.T) {
+	r := newSSHGuest(t).execDirect(t, wire.Exec{Argv: bytesOf("no-such-program-anywhere")})
+	if want := "banger: the VM has no program no-such-program-anywhere in its PATH\r\n"; r.stderr != want {
+		t.Errorf("got %q, want %q", r.stderr, want)
+	}
+}
+
 func TestExecDirectWorkdirAndEnv(t *testing.T) {
 	g := newSSHGuest(t)
 	if err := os.Mkdir(filepath.Join(g.home, "sub"), 0o700); err != nil {

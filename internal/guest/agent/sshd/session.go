@@ -229,6 +229,13 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 	return user, cmd, err
 }
 
+// notInPATH is the error for a program that does not exist.
+type notInPATH string
+
+func (n notInPATH) Error() string { return "the VM has no program " + string(n) + " in its PATH" }
+
+func (notInPATH) Is(target error) bool { return target == fs.ErrNotExist }
+
 // findProgram returns the file that a shell in dir with this environment would run.
 func findProgram(name, dir string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
@@ -243,7 +250,7 @@ func findProgram(name, dir string, env []string) (string, error) {
 			path = value
 		}
 	}
-	err := error(&fs.PathError{Op: "find", Path: name, Err: fs.ErrNotExist})
+	err := error(notInPATH(name))
 	for _, at := range filepath.SplitList(path) {
 		if !filepath.IsAbs(at) {
 			at = dir + "/" + at

@@ -110,7 +110,7 @@ func explain(path string, err error) error {
 	}
 	return &banger.Error{
 		Kind: banger.Unready, What: "open " + path, Why: fmt.Errorf("the database is damaged: %w", err),
-		Fix: "restore " + path + " from a copy (banger.db.v*.bak beside it), or move " + filepath.Dir(path) + " away to start anew",
+		Fix: "restore " + path + " from a copy (banger.db.v*.bak beside it), or move " + filepath.Dir(path) + " away to start with an empty database",
 	}
 }
 

@@ -13,15 +13,15 @@ import (
 	"banger/internal/guest"
 )
 
-// newID is n random bytes in hexadecimal.
+// newID returns n random bytes in hexadecimal.
 func newID(n int) string {
 	b := make([]byte, n)
 	rand.Read(b)
 	return hex.EncodeToString(b)
 }
 
-// boot is what a later daemon must know of a VM's current boot and cannot ask
-// anybody for: the secrets that prove who the agent is.
+// boot is what the next daemon must know about a VM's current boot and cannot
+// find out: the secrets by which the agent proves its identity.
 type boot struct {
 	guest.Identity
 	StartedAt time.Time `json:"started_at"`
@@ -32,10 +32,10 @@ func newBoot() boot {
 	return boot{Identity: guest.Identity{Token: newID(32), Nonce: newID(16)}, StartedAt: time.Now().UTC(), Host: hostBoot()}
 }
 
-// hostBootID is the kernel's file with an id of its own for each of its boots.
+// hostBootID is the file with the id of the host's current boot.
 var hostBootID = "/proc/sys/kernel/random/boot_id"
 
-// hostBoot is the host's boot id, or empty where it has none.
+// hostBoot returns the host's boot id, or an empty string if it has none.
 func hostBoot() string {
 	id, err := os.ReadFile(hostBootID)
 	if err != nil {
@@ -52,8 +52,8 @@ func writeBoot(dir config.VMDir, b boot) error {
 	return os.WriteFile(dir.Boot(), data, 0o600)
 }
 
-// readBoot returns no secrets when there are none, also when they were cut off
-// as a daemon was killed: it had not come to the launch.
+// readBoot returns no secrets if there are none, or if a daemon was killed while it
+// wrote them: it had not launched the VMM yet.
 func readBoot(dir config.VMDir) (boot, error) {
 	data, err := os.ReadFile(dir.Boot())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -20,8 +20,7 @@ const (
 	promptly = time.Second
 )
 
-// hostClock tells when the host's clock was set, which it also is when the host
-// has slept.
+// hostClock reports when the host's clock was set, also by a resume of the host.
 type hostClock struct{ timer *os.File }
 
 func openHostClock() (hostClock, error) {
@@ -32,8 +31,8 @@ func openHostClock() (hostClock, error) {
 	return hostClock{os.NewFile(uintptr(fd), "timer")}, nil
 }
 
-// wait returns when the clock was set or the interval is over; and, with an
-// error, after Close.
+// wait returns when the clock was set or the interval is over. After Close, it
+// returns an error.
 func (c hostClock) wait(interval time.Duration) error {
 	at := unix.ItimerSpec{Value: unix.NsecToTimespec(time.Now().Add(interval).UnixNano())}
 	raw, err := c.timer.SyscallConn()
@@ -56,7 +55,7 @@ func (c hostClock) wait(interval time.Duration) error {
 // Close ends the wait.
 func (c hostClock) Close() error { return c.timer.Close() }
 
-// watchClock has every guest told the time when the host's clock was set.
+// watchClock tells every guest the time when the host's clock was set.
 func (v *VMs) watchClock(ctx context.Context) {
 	clock, err := openHostClock()
 	if err != nil {
@@ -76,7 +75,7 @@ func (v *VMs) watchClock(ctx context.Context) {
 	}
 }
 
-// tellTime has every guest told the time.
+// tellTime tells every guest the time.
 func (v *VMs) tellTime() {
 	for _, o := range v.all() {
 		if r := o.running(); r != nil {
@@ -85,7 +84,7 @@ func (v *VMs) tellTime() {
 	}
 }
 
-// askTime has the guest told the time, once more if it is being told already.
+// askTime asks for the guest to be told the time: once more if that is going on.
 func (r *run) askTime() {
 	select {
 	case r.timeAsked <- struct{}{}:
@@ -93,7 +92,7 @@ func (r *run) askTime() {
 	}
 }
 
-// keepTime tells the guest the time whenever that is asked for.
+// keepTime tells the guest the time whenever askTime asks for it.
 func (r *run) keepTime(ctx context.Context) {
 	for {
 		select {
@@ -110,8 +109,8 @@ func (r *run) keepTime(ctx context.Context) {
 	}
 }
 
-// setTime sets the guest's clock by the host's. A guest that was paused hears a
-// time that is past, and is told once more.
+// setTime sets the guest's clock to the host's, again if the guest was paused
+// meanwhile and took a stale time.
 func setTime(ctx context.Context, control *guest.Control) error {
 	for {
 		begun := time.Now().Round(0) // by the clock on the wall: the host may sleep meanwhile

@@ -20,10 +20,10 @@ import (
 	"banger/internal/vmm"
 )
 
-// smallestMemory is what a Debian guest with systemd boots in.
+// smallestMemory is the least memory that a Debian guest with systemd boots with.
 const smallestMemory = 192 * banger.MiB
 
-// creating is what the steps of a create hand on to each other.
+// creating is the state that the steps of a create share.
 type creating struct {
 	*operation.Operation
 	v     *VMs
@@ -64,7 +64,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 	return c.owner.show(), nil
 }
 
-// plan checks what was asked for and fills in the defaults.
+// plan validates the request and fills in the defaults.
 func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Capabilities, error) {
 	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Network: "none",
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
@@ -96,7 +96,7 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Cap
 	return row, caps, err
 }
 
-// checkResources checks those resources of a VM that are given.
+// checkResources validates the resources that are set.
 func (v *VMs) checkResources(r banger.SetVM, caps vmm.Capabilities) error {
 	for _, disk := range []struct {
 		flag string
@@ -107,7 +107,7 @@ func (v *VMs) checkResources(r banger.SetVM, caps vmm.Capabilities) error {
 		}
 	}
 	if r.VCPUs < 0 || r.VCPUs > caps.MaxVCPUs {
-		return banger.Invalidf(fmt.Sprintf("--vcpu 1 to --vcpu %d", caps.MaxVCPUs), "%d vCPUs are not possible here", r.VCPUs)
+		return banger.Invalidf(fmt.Sprintf("--vcpu %d", caps.MaxVCPUs), "--vcpu must be from 1 to %d, not %d", caps.MaxVCPUs, r.VCPUs)
 	}
 	if r.Memory == 0 {
 		return nil
@@ -131,7 +131,7 @@ func (v *VMs) checkMemory(size banger.Size) error {
 		return err
 	}
 	if size > total {
-		return banger.Invalidf(fmt.Sprintf("--memory %d", total/banger.MiB/2), "--memory of %v is more than the host's %v", size, total)
+		return banger.Invalidf("--memory "+exact(total/2), "--memory of %v is more than the host's %v", size, total)
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, er
 		return "", "", &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("the default image %q has been deleted", name), Fix: "banger daemon stop, then run the command again: the daemon takes it from the runtime bundle"}
 	}
 	if asked == "" && banger.KindOf(err) == banger.NotFound {
-		return "", "", v.missing(fmt.Sprintf("the default image %q is not there", name))
+		return "", "", v.missing(fmt.Sprintf("the default image %q is missing", name))
 	}
 	return image.Name, image.ID, err
 }
@@ -158,7 +158,7 @@ func (v *VMs) kernel(ctx context.Context) (string, banger.Digest, error) {
 		return "", "", err
 	}
 	if len(kernels) == 0 {
-		return "", "", v.missing("there is no kernel")
+		return "", "", v.missing("no kernel is installed")
 	}
 	newest := kernels[0]
 	for _, kernel := range kernels {
@@ -204,8 +204,8 @@ func (c *creating) discard(ctx context.Context) error {
 	return c.owner.remove(ctx)
 }
 
-// makeDir puts the VM's directory together under a name that says it is not
-// finished yet.
+// makeDir creates the VM's directory under a temporary name, which marks it as
+// unfinished.
 func (c *creating) makeDir(ctx context.Context) error {
 	if err := disk.CheckRoom(c.v.Dirs.VMs(), 2); err != nil { // beside what the bundle has brought
 		return err
@@ -230,7 +230,7 @@ func (c *creating) makeDir(ctx context.Context) error {
 	return c.v.knowHost(c.row.ID, c.row.Name, public)
 }
 
-// makeDisks makes both disks at once: each waits for the host's disk at its end.
+// makeDisks creates both disks in parallel, since each waits for the host's disk.
 func (c *creating) makeDisks(ctx context.Context, dir config.VMDir) error {
 	overlay := make(chan error, 1)
 	go func() { overlay <- disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay) }()
@@ -244,8 +244,8 @@ func (c *creating) makeDisks(ctx context.Context, dir config.VMDir) error {
 	return nil
 }
 
-// linkShared gives a VM's directory names for the files that it shares with
-// others: hard links of immutable files in the same state directory.
+// linkShared links the kernel, the modules and the image into a VM's directory:
+// they are immutable files that VMs share.
 func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
 	kernel := v.Dirs.Kernel(row.KernelID)
 	for _, link := range []struct{ from, to string }{
@@ -258,13 +258,13 @@ func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
 		}
 		err := os.Link(link.from, link.to)
 		if err != nil && !errors.Is(err, os.ErrExist) {
-			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("link to what the VM was made from: %w", err), Fix: "banger doctor"}
+			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("link the image and the kernel: %w", err), Fix: "banger doctor"}
 		}
 	}
 	return nil
 }
 
-// place makes the VM real: its directory gets its name, then its row does.
+// place completes the VM: it renames the directory, then updates the row.
 func (c *creating) place(ctx context.Context) error {
 	dir := string(c.v.Dirs.NewVM(c.row.ID))
 	if err := durable.Sync(dir); err != nil {

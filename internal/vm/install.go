@@ -13,8 +13,8 @@ import (
 	"banger/internal/operation"
 )
 
-// installs are the steps that take over from the runtime bundle what the VM is
-// the first to need. They come after its row: what a row needs is not deleted.
+// installs returns the steps that copy from the runtime bundle what the VM is the
+// first to need. They run after its row exists, since what a row needs is not deleted.
 func (c *creating) installs() []operation.Step {
 	v, row := c.v, c.row
 	var steps []operation.Step
@@ -31,7 +31,7 @@ func (c *creating) installs() []operation.Step {
 		}
 		steps = append(steps, operation.Step{Name: part.name, Do: func(ctx context.Context) error {
 			if !part.bundled {
-				return v.missing(part.what + " was never taken over from a runtime bundle")
+				return v.missing(part.what + " was never installed from a runtime bundle")
 			}
 			return v.install(ctx, part.bring)
 		}})
@@ -39,7 +39,7 @@ func (c *creating) installs() []operation.Step {
 	return steps
 }
 
-// install brings a part, one at a time: whoever waits finds it there.
+// install copies one part at a time; whoever waited finds it installed.
 func (v *VMs) install(ctx context.Context, bring func(context.Context, config.Dirs) error) error {
 	select {
 	case v.installing <- struct{}{}:
@@ -57,7 +57,7 @@ func (v *VMs) install(ctx context.Context, bring func(context.Context, config.Di
 	return v.unready(err)
 }
 
-// missing is the error for a part that the runtime bundle should have.
+// missing returns the error for a part that the runtime bundle should have.
 func (v *VMs) missing(what string) error {
 	if v.Missing == nil {
 		return v.unready(errors.New(what))
@@ -65,8 +65,8 @@ func (v *VMs) missing(what string) error {
 	return v.unready(fmt.Errorf("%s: %w", what, v.Missing))
 }
 
-// unready is the error for a bundle that has to be mended. The next daemon looks
-// at it again.
+// unready returns the error for a bundle that must be repaired. The next daemon
+// reads it again.
 func (v *VMs) unready(why error) error {
 	fix := "make runtime"
 	switch known := banger.FixOf(why); {

@@ -131,5 +131,5 @@ func TestABundleThatCannotBring(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = w.CreateVM(t.Context(), banger.CreateVM{Name: "otter", Image: "docker"}, nil)
-	fails(err, `create VM "otter": the kernel "6.13" was never taken over from a runtime bundle: copy: no space`, w.freeSpace()+", then: banger daemon stop")
+	fails(err, `create VM "otter": the kernel "6.13" was never installed from a runtime bundle: copy: no space`, w.freeSpace()+", then: banger daemon stop")
 }

@@ -29,7 +29,7 @@ func (v *VMs) VMLogs(ctx context.Context, ref string, opts banger.VMLogs) (io.Re
 	}
 	log, err := v.logs.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, &banger.Error{Kind: banger.NotFound, Why: errors.New("the VM has not been started yet: it has no log"), Fix: "banger vm start " + row.Name}
+		return nil, &banger.Error{Kind: banger.NotFound, Why: errors.New("the VM has no log: it was never started"), Fix: "banger vm start " + row.Name}
 	}
 	return log, err
 }

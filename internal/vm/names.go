@@ -33,7 +33,8 @@ var animals = strings.Fields(`adder alpaca ant ape auk badger bat bear beaver be
 	rabbit raccoon ram raven ray robin rook salmon seal shark sheep shrew skunk sloth snail sparrow squid stag starling stoat stork swan tapir
 	tern tiger toad trout tuna turkey turtle viper vole walrus wasp weasel whale wolf wombat wren yak zebra`)
 
-// newName makes a name up, or asks the program that the user set for it.
+// newName returns a generated name, or the output of the program that the user
+// configured for that.
 func (v *VMs) newName(ctx context.Context) (string, error) {
 	program := v.Config.NamegenPath
 	if program == "" {
@@ -43,7 +44,7 @@ func (v *VMs) newName(ctx context.Context) (string, error) {
 	defer cancel()
 	out, err := v.Run.Run(ctx, hostcmd.Cmd{Argv: []string{program}})
 	if err != nil {
-		return "", fmt.Errorf("ask namegen_path for a name: %w", err)
+		return "", fmt.Errorf("run namegen_path: %w", err)
 	}
 	name := strings.TrimSpace(string(out))
 	if err := banger.CheckName(name); err != nil {
@@ -60,7 +61,7 @@ func pick(words []string) string {
 	return words[n.Int64()]
 }
 
-// hostMemory is the host's memory, from /proc/meminfo.
+// hostMemory returns the size of the host's memory.
 func hostMemory() (banger.Size, error) {
 	file, err := os.Open("/proc/meminfo")
 	if err != nil {
@@ -74,5 +75,5 @@ func hostMemory() (banger.Size, error) {
 			return banger.Size(kib) * banger.KiB, err
 		}
 	}
-	return 0, errors.New("/proc/meminfo does not tell the host's memory")
+	return 0, errors.New("/proc/meminfo has no MemTotal")
 }

@@ -7,9 +7,9 @@ import (
 	"banger/internal/disk"
 )
 
-// checkPromise refuses a disk that the host's file system could never hold, were
-// it empty. What was not asked for is not refused: a default is for large hosts
-// and small ones, and a disk that is sparse takes only what is written to it.
+// checkPromise returns an error if a requested disk is larger than the host's file
+// system. It ignores defaults, which suit small hosts as well: a sparse disk uses
+// only what is written to it.
 func (v *VMs) checkPromise(overlay, work banger.Size) error {
 	total, _, err := disk.Space(v.Dirs.VMs())
 	if err != nil {
@@ -32,7 +32,7 @@ func (v *VMs) checkPromise(overlay, work banger.Size) error {
 func (v *VMs) spaceWarning(overlay, work, taken banger.Size) string {
 	_, free, err := disk.Space(v.Dirs.VMs())
 	if more := overlay + work - taken; err == nil && more > free {
-		return fmt.Sprintf("its disks may grow by %v, and %s has %v free now: the VM stops working when that is used up",
+		return fmt.Sprintf("its disks may grow by %v, but %s has only %v free now: a full host pauses the VM",
 			more, disk.MountPoint(v.Dirs.VMs()), free)
 	}
 	return ""

@@ -27,7 +27,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{log, banger.Invalid, `there is no log "lunch"`, "use console or vmm"},
 		{port, banger.Invalid, `0 is not a port`, "use a port from 1 to 65535"},
-		{nothing, banger.Invalid, `set VM "otter": nothing is to be changed`, "banger vm set --memory 2048 otter"},
+		{nothing, banger.Invalid, `set VM "otter": no setting is given`, "banger vm set --memory 2048 otter"},
 		{start, banger.Conflict, `cannot start VM "otter" while it is being deleted`, "banger vm delete otter"},
 		{restart, banger.Conflict, `cannot restart VM "otter" while it is being deleted`, "banger vm delete otter"},
 		{set, banger.Conflict, `cannot set VM "otter" while it is being deleted`, "banger vm delete otter"},

@@ -19,7 +19,7 @@ import (
 // growTime bounds how long a guest may take to grow its file systems.
 const growTime = 2 * time.Minute
 
-// setting is what the steps of a set hand on to each other.
+// setting is the state that the steps of a set share.
 type setting struct {
 	*operation.Operation
 	*owner
@@ -29,7 +29,7 @@ type setting struct {
 	caps  vmm.Capabilities // of the driver that it will have
 }
 
-// growing is a disk that is asked to grow.
+// growing is a disk and its new size.
 type growing struct {
 	flag, label, path string
 	role              vmm.Role
@@ -65,13 +65,13 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 	return o.show(), nil
 }
 
-// plan checks what was asked for, fills in the rest and reports whether it needs
-// a restart.
+// plan validates the request, fills in the rest and reports whether it needs a
+// restart.
 func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, err error) {
 	asked := opts
 	asked.Apply = false
 	if asked == (banger.SetVM{}) {
-		return false, banger.Invalidf("banger vm set --memory 2048 "+s.row.Name, "nothing is to be changed")
+		return false, banger.Invalidf("banger vm set --memory 2048 "+s.row.Name, "no setting is given")
 	}
 	driver, caps, err := s.v.Drivers.Choose(ctx, cmp.Or(opts.Driver, s.was.Driver))
 	if err != nil {
@@ -103,7 +103,7 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	case s.row.Memory != s.was.Memory && (!caps.Balloon || r.launched == 0):
 		why = "memory cannot change while it runs"
 	case s.row.Memory != s.was.Memory && s.row.Memory > r.launched:
-		why = fmt.Sprintf("it was started with %v of memory, and can have no more while it runs", r.launched)
+		why = fmt.Sprintf("it was started with %v of memory, the maximum until it is restarted", r.launched)
 	case s.row.Driver != s.was.Driver:
 		why = "the driver cannot change while it runs"
 	case len(s.disks) > 0 && !caps.GrowOnline:
@@ -117,7 +117,7 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	return true, nil
 }
 
-// planDisks refuses to make disks smaller than their files are.
+// planDisks returns an error if a disk would have to shrink.
 func (s *setting) planDisks(opts banger.SetVM) error {
 	dir := s.dir()
 	for _, d := range []growing{
@@ -140,7 +140,7 @@ func (s *setting) planDisks(opts banger.SetVM) error {
 	return nil
 }
 
-// flagsOf is what to write on a command line to ask for the same again.
+// flagsOf returns the command line flags that ask for the same change.
 func flagsOf(opts banger.SetVM) string {
 	text := ""
 	if opts.VCPUs != 0 {
@@ -160,7 +160,7 @@ func flagsOf(opts banger.SetVM) string {
 	return text
 }
 
-// exact is a size as a flag takes it, without rounding.
+// exact formats a size as a flag, without rounding.
 func exact(size banger.Size) string {
 	if size%banger.MiB == 0 {
 		return fmt.Sprintf("%dM", size/banger.MiB)
@@ -209,8 +209,8 @@ func (s *setting) set(ctx context.Context) error {
 	return s.Run(ctx, steps...)
 }
 
-// setMemory has the guest give memory back, or get some again. It is not waited
-// for: a guest gives what it can spare, and takes it again before it kills programs.
+// setMemory inflates or deflates the guest's balloon. It does not wait for the
+// guest, which gives what it can spare and takes memory back before it kills programs.
 func (s *setting) setMemory(ctx context.Context) error {
 	r := s.running()
 	if r == nil {
@@ -241,14 +241,14 @@ func (s *setting) growFiles(ctx context.Context) error {
 		}
 		if r := s.running(); r != nil {
 			if err := r.machine.Grow(ctx, d.role, d.size); err != nil {
-				return fmt.Errorf("tell the VMM of %s: %w", d.role, err)
+				return fmt.Errorf("resize %s in the VMM: %w", d.role, err)
 			}
 		}
 	}
 	return nil
 }
 
-// doubt notes that the host may not have the room that is promised.
+// doubt adds a note if the host may run out of space for the disks.
 func (s *setting) doubt() error {
 	dir := s.dir()
 	overlay, errOverlay := allocated(dir.Overlay())
@@ -274,8 +274,8 @@ func (o *owner) settings(ctx context.Context, to store.VM) error {
 	})
 }
 
-// growGuest has the running guest grow its file systems. One that does not can
-// do it at its next boot: the disks have grown already.
+// growGuest asks the running guest to grow its file systems. A guest that fails
+// grows them at its next boot, since the disks have grown already.
 func (s *setting) growGuest(ctx context.Context) error {
 	r := s.running()
 	if r == nil {
@@ -289,7 +289,7 @@ func (s *setting) growGuest(ctx context.Context) error {
 	defer cancel()
 	err := r.ask(bounded, wire.MethodGrow, wire.GrowParams{Disks: sizes})
 	if err != nil && ctx.Err() == nil && r.alive() {
-		return &banger.Error{Why: fmt.Errorf("the disks have grown, their file systems have not: %w", err),
+		return &banger.Error{Why: fmt.Errorf("the disks have grown, but not their file systems: %w", err),
 			Fix: "banger vm restart " + s.row.Name + ": the guest grows them when it boots"}
 	}
 	return ctx.Err()

@@ -160,14 +160,14 @@ func TestSetRefused(t *testing.T) {
 		kind banger.Kind
 		why  string
 	}{
-		"nothing":      {banger.SetVM{Apply: true}, banger.Invalid, "nothing"},
+		"nothing":      {banger.SetVM{Apply: true}, banger.Invalid, "no setting"},
 		"shrink":       {banger.SetVM{Disk: 63 * banger.MiB}, banger.Invalid, "not between"},
 		"large disk":   {banger.SetVM{Overlay: 1 << 60}, banger.Invalid, "not between"},
 		"negative":     {banger.SetVM{Overlay: -1}, banger.Invalid, "not between"},
 		"small memory": {banger.SetVM{Memory: banger.MiB, Apply: true}, banger.Invalid, "less than"},
 		"large memory": {banger.SetVM{Memory: 1 << 60}, banger.Invalid, "more than"},
-		"many vCPUs":   {banger.SetVM{VCPUs: 9, Apply: true}, banger.Invalid, "not possible"},
-		"no vCPUs":     {banger.SetVM{VCPUs: -1}, banger.Invalid, "not possible"},
+		"many vCPUs":   {banger.SetVM{VCPUs: 9, Apply: true}, banger.Invalid, "must be from"},
+		"no vCPUs":     {banger.SetVM{VCPUs: -1}, banger.Invalid, "must be from"},
 	} {
 		_, err := w.SetVM(t.Context(), "otter", c.opts, nil)
 		if banger.KindOf(err) != c.kind || banger.FixOf(err) == "" || !strings.Contains(err.Error(), c.why) {

@@ -24,11 +24,11 @@ import (
 	"banger/internal/vmm"
 )
 
-// direct are the directories that cannot live on overlayfs: what Docker,
-// containerd and Podman stack their own overlays in.
+// direct are the directories that cannot be on an overlay file system, since
+// Docker, containerd and Podman create overlays in them.
 var direct = []string{"/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"}
 
-// workMount is where every VM's work disk goes.
+// workMount is where the work disk is mounted.
 const workMount = "/root"
 
 // StartVM implements banger.VMService. A VM that runs is left alone, once its
@@ -69,7 +69,7 @@ func (r *run) staysUp(ctx context.Context) bool {
 	return now == r && state.Up() && !r.dying()
 }
 
-// starting is what the steps of a start hand on to each other.
+// starting is the state that the steps of a start share.
 type starting struct {
 	*operation.Operation
 	*owner
@@ -144,7 +144,7 @@ func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm
 	return nil
 }
 
-// fail makes a VM whose start was undone a stopped one.
+// fail marks a VM as stopped after its start was undone.
 func (o *owner) fail(ctx context.Context) error {
 	err := o.move(context.WithoutCancel(ctx), banger.Failed)
 	if err != nil {
@@ -263,8 +263,8 @@ func (s *starting) configure(context.Context) error {
 	return initrd.Make(s.dir().Initrd(), base, data)
 }
 
-// forgetBoot removes the secrets of a boot, also where they were being written
-// when a daemon was killed.
+// forgetBoot removes the secrets of a boot, and the temporary files of a daemon
+// that was killed while it wrote them.
 func forgetBoot(dir config.VMDir) error {
 	return errors.Join(removeAny(dir.Initrd()), removeAny(dir.Boot()), removeAll(dir.Path("."+config.InitrdName+"-*")))
 }
@@ -284,8 +284,8 @@ func removeAny(path string) error {
 	return nil
 }
 
-// baseInitrd is the part of an initrd that all boots with a kernel and an
-// agent share. It is kept in the cache, by the digests of both.
+// baseInitrd returns the part of an initrd that all boots with a kernel and an
+// agent share. It is cached by the digests of both.
 func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 	agent := v.Installed.Agent
 	if agent == "" {
@@ -302,7 +302,7 @@ func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
 		return initrd.WriteBase(file, v.Dirs.Agent(agent), v.Dirs.Kernel(kernel).BootModules())
 	})
 	if err != nil {
-		return "", fmt.Errorf("make the base initrd: %w", err)
+		return "", fmt.Errorf("create the base initrd: %w", err)
 	}
 	return path, nil
 }
@@ -412,7 +412,7 @@ func (r *run) whyGone() error {
 	return &banger.Error{Why: fmt.Errorf("the VM ended while it booted: %s", cmp.Or(detail, string(how)))}
 }
 
-// explain adds to a failed start what the console tells, and where to read on.
+// explain adds what the console says to the error of a failed start, and its fix.
 func (v *VMs) explain(err error, path string) error {
 	if banger.FixOf(err) != "" || errors.Is(err, context.Canceled) {
 		return err

@@ -63,7 +63,7 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 	return s, ctx.Err()
 }
 
-// allocated is what a sparse file really takes on the host.
+// allocated returns the space that a sparse file uses on the host.
 func allocated(path string) (banger.Size, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
@@ -72,7 +72,7 @@ func allocated(path string) (banger.Size, error) {
 	return banger.Size(stat.Blocks) * 512, nil
 }
 
-// cost looks at the VMM's process.
+// cost reads the CPU time and the memory of the VMM's process.
 func (r *run) cost(s *banger.VMStats) error {
 	pid := r.machine.PID()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -93,7 +93,7 @@ func readStat(stat []byte) (cpu time.Duration, resident banger.Size, err error) 
 	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
 	fields := bytes.Fields(rest)
 	if len(fields) <= rss {
-		return 0, 0, errors.New("/proc tells too little of the VMM")
+		return 0, 0, errors.New("unexpected format of /proc/PID/stat")
 	}
 	var values [3]int64
 	for i, field := range []int{user, system, rss} {
@@ -104,7 +104,7 @@ func readStat(stat []byte) (cpu time.Duration, resident banger.Size, err error) 
 	return time.Duration(values[0]+values[1]) * (time.Second / ticks), banger.Size(values[2] * int64(os.Getpagesize())), nil
 }
 
-// guestStats asks the agent, if it is there and knows how to answer.
+// guestStats asks the agent, if it is connected and knows how to answer.
 func (r *run) guestStats(ctx context.Context) (*banger.GuestStats, error) {
 	r.o.mu.Lock()
 	control, features := r.control, r.hello.Features

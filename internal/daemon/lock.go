@@ -29,10 +29,10 @@ type taken struct {
 
 func (t *taken) Unwrap() error { return t.error }
 
-// admit takes the lock at path. Starters queue at the gate, a lock on the
-// directory that each keeps until its record is written: whoever finds the
-// lock held finds the holder's record complete. A holder that is stopping is
-// waited for; any other makes a Conflict that names it.
+// admit takes the lock at path. Daemons that start queue at the gate, a lock on the
+// directory that each keeps until its record is written: if the lock is held, the record
+// is complete. admit waits for a holder that is stopping; any other is a Conflict that
+// names it.
 func admit(ctx context.Context, path string) (*lock, error) {
 	gate, err := os.Open(filepath.Dir(path))
 	if err != nil {
@@ -72,8 +72,8 @@ func (l *lock) queue(ctx context.Context, path string) error {
 	}}
 }
 
-// publish writes the record and opens the gate. An empty socket says that the
-// daemon is stopping.
+// publish writes the record and opens the gate. An empty socket means that the daemon is
+// stopping.
 func (l *lock) publish(socket string) error {
 	data, err := json.Marshal(api.Record{PID: os.Getpid(), Socket: socket})
 	if err != nil {
@@ -83,8 +83,8 @@ func (l *lock) publish(socket string) error {
 	if err != nil {
 		return err
 	}
-	// Padded over what is there, so that one write does it and no reader sees a
-	// part of two records.
+	// Padded to the length of the file, so that one write replaces the record and no
+	// reader sees parts of two.
 	rest := max(0, int(info.Size())-len(data)-1)
 	data = append(append(data, bytes.Repeat([]byte(" "), rest)...), '\n')
 	if _, err := l.file.WriteAt(data, 0); err != nil {

@@ -14,11 +14,11 @@ import (
 	"banger/internal/detach"
 )
 
-// maxLog is how large the log becomes before it is put aside.
+// maxLog is the size at which the log becomes the old log.
 const maxLog = 10 * banger.MiB
 
-// logFile is the daemon's log, a file of JSON lines. It is bounded: a large one
-// takes the place of the one before, also while the daemon runs.
+// logFile is the daemon's log, a file of JSON lines. It is bounded: when it is large it
+// becomes the old log, also while the daemon runs.
 type logFile struct {
 	path, old string
 	most      int64
@@ -38,7 +38,7 @@ func openLog(dirs config.Dirs, level slog.Level) (*slog.Logger, *logFile, error)
 	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: level})), l, nil
 }
 
-// open goes on with the file at path, and leaves the one before alone if it cannot.
+// open continues with the file at path. If it cannot, it keeps the file that is open.
 func (l *logFile) open() error {
 	file, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -61,8 +61,7 @@ func (l *logFile) open() error {
 	return nil
 }
 
-// Write appends one line. One that does not fit on the disk is lost as a whole,
-// so that it does not spoil the next.
+// Write appends one line. If only a part fits on the disk, it removes that part.
 func (l *logFile) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,8 +76,8 @@ func (l *logFile) Write(line []byte) (int, error) {
 	return n, err
 }
 
-// putAside begins the log anew. Where that is impossible, as on a full disk, the
-// log is emptied: that it is bounded comes before that it is whole.
+// putAside renames the log and starts a new one. If that fails, as on a full disk, it
+// empties the log: a bound is more important than old lines.
 func (l *logFile) putAside() {
 	err := os.Rename(l.path, l.old)
 	if err == nil || errors.Is(err, os.ErrNotExist) {
@@ -98,8 +97,7 @@ func (l *logFile) Close() error {
 	return l.file.Close()
 }
 
-// tellProblems logs what the daemon has from the shell that started it, and could not
-// reset.
+// tellProblems logs what the daemon has inherited from the shell and could not reset.
 func (d *daemon) tellProblems() {
 	err := detach.Limits() // in the foreground, Exec has not done it
 	problems, failed := detach.Problems(os.Getpid())
@@ -111,8 +109,8 @@ func (d *daemon) tellProblems() {
 	}
 }
 
-// leaveShell leaves the directory the daemon was started in and sends what the
-// runtime itself says, a panic, to the log: nobody reads stderr.
+// leaveShell changes to the root directory, and redirects stderr to the log: nobody else
+// would read a panic.
 func leaveShell(log *logFile) error {
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("detach: %w", err)

@@ -24,16 +24,16 @@ import (
 	"banger/internal/vmm"
 )
 
-// Env is what a daemon has from outside of itself.
+// Env is what a daemon gets from outside.
 type Env struct {
 	Getenv         func(string) string
 	Stdout, Stderr io.Writer
 
-	// Drivers makes the ways to run VMs, the one that is wanted most first.
-	// firecracker is what the bundle brought, if it did.
+	// Drivers returns the ways to run VMs, the preferred one first. firecracker is the
+	// path of the bundle's Firecracker, or empty.
 	Drivers func(c config.Config, firecracker string) vmm.Drivers
 
-	// Isolate gives a VMM a control group of its own; nil: none is given.
+	// Isolate gives a VMM a control group of its own. It may be nil.
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 
 	// Open opens what the daemon serves.
@@ -46,7 +46,7 @@ type Env struct {
 func Main(ctx context.Context, env Env, args []string) int {
 	flags := flag.NewFlagSet("bangerd", flag.ContinueOnError)
 	flags.SetOutput(env.Stderr)
-	ready := flags.Int("ready-fd", 0, "descriptor on which to say once that the daemon serves, or why not")
+	ready := flags.Int("ready-fd", 0, "descriptor to report on, once, that the daemon serves or why it does not")
 	detached := flags.Bool("detached", false, "set by bangerd itself once it is free of the shell that started it")
 	printVersion := flags.Bool("version", false, "print the version")
 	if err := flags.Parse(args); err != nil {
@@ -62,7 +62,7 @@ func Main(ctx context.Context, env Env, args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	// Caught, not ignored: what is ignored would be so in every program we start.
+	// Caught, not ignored: programs that the daemon starts would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGPIPE)
 
 	d := &daemon{env: env, stop: make(chan struct{}, 1)}
@@ -82,13 +82,13 @@ func Main(ctx context.Context, env Env, args []string) int {
 	return 0
 }
 
-// closeInherited closes what whoever started the daemon had open: a shell's lock
-// or pipe would be held for the daemon's life. Only what was inherited lacks the
-// close-on-exec flag: all that Go opens has it, and by now the ready descriptor.
+// closeInherited closes the descriptors that the daemon has inherited: otherwise it would
+// hold a shell's lock or pipe as long as it runs. Only inherited descriptors lack the
+// close-on-exec flag: Go sets it, and Main has set it on the ready descriptor.
 func closeInherited() {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		return // held open is no reason not to run
+		return // the daemon can run with them
 	}
 	for _, entry := range entries {
 		fd, err := strconv.Atoi(entry.Name())
@@ -101,7 +101,7 @@ func closeInherited() {
 	}
 }
 
-// report tells whoever started the daemon how that went: once.
+// report tells the client that started the daemon once whether the daemon serves.
 func (d *daemon) report(socket string, err error) {
 	if d.ready == nil {
 		if err == nil {
@@ -112,7 +112,7 @@ func (d *daemon) report(socket string, err error) {
 	if other := (*taken)(nil); errors.As(err, &other) {
 		socket = other.socket
 	}
-	// Whoever started the daemon may have gone by now; that changes nothing.
+	// The client may have ended by now, which changes nothing.
 	api.WriteReady(d.ready, socket, err)
 	d.ready.Close()
 	d.ready = nil

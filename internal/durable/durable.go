@@ -1,6 +1,5 @@
-// Package durable brings files and names onto the disk, so that they are there
-// after the host's power was cut: content first, then the name that leads to
-// it. What need not outlive the host does not go through here.
+// Package durable writes files and names so that they survive a power cut of the host:
+// first the content, then the name. Files that need not survive do not use it.
 package durable
 
 import (
@@ -14,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch, when set, is told what is done: "synced" of a file or a directory,
-// "all synced" of a file system by a path on it, and "naming", before it is
-// done, of what gets its name. Tests use it to know what is on the disk.
+// Watch, if set, is called with each action and its path: "synced" for a file or
+// directory, "all synced" for the file system of the path, and "naming" before a rename.
+// Tests use it to model the disk.
 var Watch atomic.Pointer[func(what, path string)]
 
 func tell(what, path string) {
@@ -25,7 +24,7 @@ func tell(what, path string) {
 	}
 }
 
-// Sync brings the content of a file onto the disk, or the names in a directory.
+// Sync writes the content of a file, or the names in a directory, to the disk.
 func Sync(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -42,7 +41,7 @@ func sync(file *os.File) error {
 	return nil
 }
 
-// SyncAll does so with everything on the file system that path is on.
+// SyncAll writes everything on the file system of path to the disk.
 func SyncAll(path string) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -56,7 +55,7 @@ func SyncAll(path string) error {
 	return nil
 }
 
-// Rename gives what is on the disk at from the name to, for good.
+// Rename renames from, which must be on the disk, durably.
 func Rename(from, to string) error {
 	tell("naming", from)
 	if err := os.Rename(from, to); err != nil {
@@ -65,7 +64,7 @@ func Rename(from, to string) error {
 	return syncParents(to, from)
 }
 
-// Exchange is Rename to a name that another has, which then has a's.
+// Exchange swaps the names a and b durably.
 func Exchange(a, b string) error {
 	tell("naming", a)
 	if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err != nil {
@@ -81,8 +80,8 @@ func syncParents(a, b string) error {
 	return Sync(filepath.Dir(b))
 }
 
-// Write makes a file that is there whole or not at all: it grows aside, under a
-// name that begins with a dot and the file's own, and replaces what was there.
+// Write creates or replaces a file, wholly or not at all. fill writes to a temporary file
+// beside it, whose name begins with a dot and the file's own name.
 func Write(path string, mode fs.FileMode, fill func(*os.File) error) (err error) {
 	aside, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".") // 0600
 	if err != nil {
@@ -106,7 +105,7 @@ func Write(path string, mode fs.FileMode, fill func(*os.File) error) (err error)
 	return Rename(aside.Name(), path)
 }
 
-// WriteFile is Write for content that is at hand.
+// WriteFile is Write for data in memory.
 func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return Write(path, mode, func(file *os.File) error {
 		_, err := bytes.NewReader(data).WriteTo(file)
@@ -114,10 +113,10 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	})
 }
 
-// MkdirAll makes a directory and those above it that are missing.
+// MkdirAll creates a directory and its missing parents durably.
 func MkdirAll(path string, mode fs.FileMode) error {
 	if _, err := os.Stat(path); err == nil {
-		return os.MkdirAll(path, mode) // an error where it is no directory
+		return os.MkdirAll(path, mode) // an error if it is not a directory
 	}
 	above := filepath.Dir(path)
 	if err := MkdirAll(above, mode); err != nil {

@@ -1,7 +1,6 @@
-// Package hostcmd is the one door to the host's commands. It runs them with a
-// bounded output and turns a failure into an error that shows the full
-// command, its exit status and the end of what it said. It does not know what
-// the commands do.
+// Package hostcmd runs the host's commands; no other package does. A failure becomes an
+// error with the whole command, its exit status and the end of its stderr. The package
+// does not know what the commands do.
 package hostcmd
 
 import (
@@ -25,13 +24,13 @@ type Cmd struct {
 	Env    []string  // nil: the caller's environment
 	Stdin  io.Reader // nil: nothing to read
 	Stdout io.Writer // nil: collected and returned
-	Stderr io.Writer // nil: only its end is kept, for the error; else it is copied there too
+	Stderr io.Writer // nil: only its end is kept, for the error; otherwise all is copied there too
 }
 
 // tail is how much of stderr an error shows.
 const tail = 2048
 
-// Error is a command that could not be run or that failed.
+// Error is a command that could not be run, or failed.
 type Error struct {
 	Argv   []string
 	Status int // the exit status, or -1 when it did not exit by itself
@@ -51,8 +50,8 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Runner runs commands. The host's own is Host; tests model another.
 type Runner interface {
-	// Run waits for the command and returns what it wrote to stdout, unless
-	// Stdout was set. Cancelling ctx ends the command's whole process group.
+	// Run waits for the command and returns its stdout, unless Stdout is set. When ctx
+	// ends, so does the command's whole process group.
 	Run(ctx context.Context, cmd Cmd) ([]byte, error)
 	// Look returns the path of a command, or an Unready error that names it.
 	Look(name string) (string, error)
@@ -90,8 +89,8 @@ func (Host) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Look implements Runner. Besides PATH it looks where Debian keeps the tools
-// of the administrator, which a plain user's PATH leaves out.
+// Look implements Runner. It also finds Debian's administration tools, which are not in a
+// plain user's PATH.
 func (Host) Look(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil

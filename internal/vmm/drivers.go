@@ -11,10 +11,10 @@ import (
 // Auto stands for the first driver that works on this host.
 const Auto = "auto"
 
-// Drivers are the ways to run VMs, the one that is wanted most first.
+// Drivers are the ways to run VMs, the preferred one first.
 type Drivers []Driver
 
-// Names are what a user can choose from.
+// Names returns the list that a user can choose from.
 func (d Drivers) Names() string {
 	names := []string{Auto}
 	for _, driver := range d {
@@ -33,8 +33,8 @@ func (d Drivers) Named(name string) (Driver, error) {
 	return nil, banger.Invalidf("--driver with one of "+d.Names(), "there is no driver %q", name)
 }
 
-// Choose returns the driver of a name, or for Auto the first that works here, and
-// what it can do. Where none works, the driver is the last one, and the error its.
+// Choose returns the driver with this name, or for Auto the first that works here, and
+// its capabilities. If none works, it returns the last driver, and its error.
 func (d Drivers) Choose(ctx context.Context, name string) (Driver, Capabilities, error) {
 	if name != Auto {
 		driver, err := d.Named(name)

@@ -34,13 +34,13 @@ type Driver interface {
 	// ErrGone when the lock becomes free instead.
 	Adopt(ctx context.Context, dir string) (Machine, error)
 
-	// Ending tells how the last VMM in dir ended, which nobody watched, by what is
-	// left in its log. The reason is unknown where that does not tell.
+	// Ending returns how the last VMM in dir ended, for one that nobody watched. It
+	// reads the log; if that does not show the reason, the reason is unknown.
 	Ending(dir string) Exit
 }
 
-// Capabilities are what a driver can do here, as data: callers ask them instead
-// of switching on names.
+// Capabilities are what a driver can do on this host. Callers use them instead of the
+// driver's name.
 type Capabilities struct {
 	Version      string // of the VMM
 	Accelerator  string // "kvm", "tcg"
@@ -49,11 +49,11 @@ type Capabilities struct {
 	MaxVCPUs     int
 	DefaultVCPUs int
 	GrowOnline   bool
-	Balloon      bool          // a running guest can be given less memory, and that back
-	TellsBalloon bool          // and how much it has given back
+	Balloon      bool          // the memory of a running guest can be lowered and raised again
+	TellsBalloon bool          // the VMM reports how much the guest has given back
 	PowersOff    bool          // the guest's power-off ends the VMM; else only a reset does
 	Pauses       bool          // a guest is paused while its disk cannot be written; else it gets an error
-	BootTimeout  time.Duration // a sane bound for the wait for the agent
+	BootTimeout  time.Duration // how long to wait for the agent
 }
 
 // Role names a disk of a VM.
@@ -102,12 +102,12 @@ type Machine interface {
 	// Grow tells the VMM that the file behind a disk has grown to size.
 	Grow(ctx context.Context, role Role, size banger.Size) error
 
-	// SetMemory has the guest make do with less memory than the VMM was launched
-	// with, or gives some back. It does not wait: a guest gives what it can spare.
+	// SetMemory changes how much memory the guest has, up to what the VMM was launched
+	// with. It does not wait: a guest gives back what it can spare.
 	SetMemory(ctx context.Context, size banger.Size) error
 
-	// Memory asks the VMM what the guest has. It fails for a VMM that was
-	// launched without a balloon.
+	// Memory returns what the guest has. It fails for a VMM that was launched without
+	// a balloon.
 	Memory(ctx context.Context) (Memory, error)
 
 	// DiskErrors returns the disks that fail now, and a channel that is closed when
@@ -119,17 +119,17 @@ type Machine interface {
 	// be called twice, and after the end.
 	Kill() error
 
-	// Signal sends the VMM a signal. SIGKILL is Kill; what the others do is the
-	// VMM's business. After the end it does nothing.
+	// Signal sends the VMM a signal. SIGKILL is Kill; the VMM may handle the others.
+	// After the end it does nothing.
 	Signal(signal unix.Signal) error
 
 	// Ended is closed when the VMM process is gone and its lock is free.
 	Ended() <-chan struct{}
 
-	// Exit says how it ended; valid once Ended is closed.
+	// Exit returns how it ended. It is valid once Ended is closed.
 	Exit() Exit
 
-	// Close lets go of the VMM without ending it.
+	// Close stops watching the VMM, which continues.
 	Close() error
 }
 
@@ -137,10 +137,10 @@ type Machine interface {
 type Memory struct {
 	Launched banger.Size `json:"launched"` // what the VMM was launched with: the most there can be
 	Balloon  banger.Size `json:"balloon"`  // what the guest has given back
-	Told     bool        `json:"told"`     // Balloon is known: not every VMM can tell
+	Told     bool        `json:"told"`     // Balloon is known: not every VMM reports it
 }
 
-// CheckMemory refuses more than the VMM was launched with.
+// CheckMemory returns an error if size is more than the VMM was launched with.
 func (m Memory) CheckMemory(size banger.Size) error {
 	if size < 0 || size > m.Launched {
 		return fmt.Errorf("the VM was started with %v of memory, and cannot have %v", m.Launched, size)
@@ -148,12 +148,12 @@ func (m Memory) CheckMemory(size banger.Size) error {
 	return nil
 }
 
-// Reason is what the VMM saw as the cause of its own end.
+// Reason is why a VMM ended.
 type Reason string
 
-// The reasons. A panic looks like a reset: only the guest's bye tells more.
+// The reasons. A panic looks like a reset: only the guest's bye distinguishes them.
 const (
-	ReasonUnknown  Reason = "unknown"  // it ended while nobody listened
+	ReasonUnknown  Reason = "unknown"  // it ended while nobody watched
 	ReasonPoweroff Reason = "poweroff" // the guest switched itself off
 	ReasonReset    Reason = "reset"    // the guest was reset
 	ReasonKilled   Reason = "killed"   // by Kill
@@ -161,7 +161,7 @@ const (
 	ReasonFailed   Reason = "failed"   // the VMM gave up
 )
 
-// Exit tells how a VMM ended.
+// Exit is how a VMM ended.
 type Exit struct {
 	Reason Reason
 	Detail string // one line: the signal, the last words of its log

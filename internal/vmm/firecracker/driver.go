@@ -20,8 +20,8 @@ const Name = "firecracker"
 
 // Places are where Firecracker may be besides in PATH.
 type Places struct {
-	Configured string // a path or a name: then nothing else is looked at
-	Bundled    string // a path; there need be nothing
+	Configured string // a path or a name; if set, no other place counts
+	Bundled    string // a path, which may not exist
 }
 
 // Driver implements vmm.Driver.
@@ -31,10 +31,10 @@ type Driver struct {
 	host   process.Host
 
 	mu   sync.Mutex
-	last program // what the Firecracker that is installed said of itself
+	last program // the result of the last inspect
 }
 
-// New returns the driver, which asks Firecracker about itself through run.
+// New returns the driver. It runs Firecracker by run to find out its version.
 func New(run hostcmd.Runner, places Places) *Driver {
 	return &Driver{run: run, places: places, host: process.ThisHost()}
 }
@@ -45,11 +45,11 @@ func (d *Driver) Name() string { return Name }
 // maxVCPUs is Firecracker's own bound.
 const maxVCPUs = 32
 
-// bootTime is for hosts that are VMs themselves: there a boot takes many times as
-// long as on hardware. A guest that cannot come up is mostly found out before.
+// bootTime is enough for hosts that are VMs themselves, where a boot takes many times as
+// long. A guest that cannot boot usually fails sooner.
 const bootTime = 3 * time.Minute
 
-// Probe implements vmm.Driver. What is quickest to tell comes first.
+// Probe implements vmm.Driver. The quickest check comes first.
 func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 	if err := d.host.CheckKVM(); err != nil {
 		return vmm.Capabilities{}, err
@@ -66,14 +66,14 @@ func (d *Driver) Probe(ctx context.Context) (vmm.Capabilities, error) {
 		DefaultVCPUs: min(2, runtime.NumCPU()), GrowOnline: true, Balloon: true, TellsBalloon: program.release.atLeast(tellsOfBalloon), BootTimeout: bootTime}, nil
 }
 
-// attachTime bounds how long a VMM that was found may take to answer: one that is
-// stopped takes the connection all the same.
+// attachTime is how long a VMM that was found may take to answer. One that is stopped
+// accepts the connection and does not answer.
 var attachTime = 30 * time.Second
 
 var errSilent = errors.New("it does not serve its API in time")
 
-// Adopt implements vmm.Driver. A VMM whose VM was never started cannot be: what
-// it was to be is not known any more. It is ended.
+// Adopt implements vmm.Driver. If a VMM holds the lock but never received
+// InstanceStart, Adopt kills it: nobody knows its configuration any more.
 func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
 	proc, err := process.OpenHolder(config.VMDir(path).Lock())
 	if err != nil {
@@ -125,7 +125,7 @@ func (d *Driver) adopt(ctx context.Context, proc *process.Process, dir *process.
 	return m, nil
 }
 
-// reach waits until Firecracker, which makes the socket itself, serves its API.
+// reach waits until Firecracker, which creates the socket itself, serves its API.
 func reach(ctx context.Context, proc *process.Process, dir *process.Dir) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)
 	defer cancel()

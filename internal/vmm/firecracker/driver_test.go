@@ -88,7 +88,7 @@ func TestProbe(t *testing.T) {
 		"not executable":  {configured(plain), "cannot be executed", "chmod +x " + plain},
 		"too old":         {old, "is Firecracker 1.11.9, and 1.12 is the oldest", "firecracker_bin"},
 		"bundled too old": {bundledOld, "is Firecracker 1.11.9, and 1.12 is the oldest", "make runtime-bundle"},
-		"something else":  {scripted(t, "echo bash 5"), "does not say that it is Firecracker", "firecracker_bin"},
+		"something else":  {scripted(t, "echo bash 5"), "unrecognised `--version` output", "firecracker_bin"},
 		"broken":          {scripted(t, "echo no >&2; exit 3"), "ask Firecracker for its version", "firecracker_bin"},
 		"no KVM":          {noKVM, "no virtualisation", "firmware"},
 		"root":            {root, "root cannot run VMs as somebody else", "plain user"},

@@ -17,8 +17,8 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// check refuses what Firecracker would accept, or tell of in words that help
-// nobody.
+// check returns an error for what Firecracker would accept, or refuse in words that do not
+// help.
 func check(spec vmm.Spec) error {
 	if spec.VCPUs < 1 || spec.VCPUs > maxVCPUs {
 		return banger.Invalidf("banger vm set --vcpu 2 "+spec.Name, "Firecracker gives a VM 1 to %d vCPUs, not %d", maxVCPUs, spec.VCPUs)
@@ -51,7 +51,7 @@ func fixOfFile(err error, path string) string {
 	return "put " + path + " back, from a backup if it is a disk"
 }
 
-// explainFork says why the process could not be started.
+// explainFork returns why the process could not be started.
 func explainFork(err error, p program) error {
 	fix := installFix
 	if errors.Is(err, fs.ErrPermission) {
@@ -60,7 +60,7 @@ func explainFork(err error, p program) error {
 	return &banger.Error{Kind: banger.Unready, What: "launch Firecracker", Why: err, Fix: fix}
 }
 
-// fixes are what helps against refusals, by words in them; the first that fits.
+// fixes are the fixes of refusals, by words in them. The first match counts.
 var fixes = []struct{ words, fix string }{
 	{"/dev/kvm", process.JoinKVM},
 	{"Error creating KVM object", process.JoinKVM},
@@ -68,13 +68,13 @@ var fixes = []struct{ words, fix string }{
 	{"Cannot allocate memory", "free memory on this host, or give the VM less: banger vm set --memory"},
 }
 
-// explain says why a Firecracker that was started did not come to run its VM.
+// explain returns why a Firecracker that was started does not run its VM.
 func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("launch Firecracker: %w", ctx.Err())
 	}
 	if refused := (*fault)(nil); !errors.As(err, &refused) {
-		select { // it may have closed its sockets, and be about to end
+		select { // it may have closed its sockets, and end soon
 		case <-proc.Done():
 			err = endedAtOnce(proc, dir, spec)
 		case <-ctx.Done():
@@ -107,7 +107,7 @@ func fixOf(err error, spec vmm.Spec) string {
 	return "less " + filepath.Join(spec.Dir, spec.Log)
 }
 
-// lastLines are the last lines of a log, without their stamps.
+// lastLines returns the last lines of a log, without their time stamps.
 func lastLines(path string) (lines []string) {
 	for _, line := range process.LastLines(path, 0) {
 		if text := oneLine(withoutStamp(line)); text != "" {
@@ -117,7 +117,7 @@ func lastLines(path string) (lines []string) {
 	return lines
 }
 
-// withoutStamp cuts "2026-11-24T14:27:26.332219536 [id:thread] " off a line.
+// withoutStamp removes "2026-11-24T14:27:26.332219536 [id:thread] " off a line.
 func withoutStamp(line string) string {
 	if len(line) > 20 && line[4] == '-' && line[10] == 'T' {
 		if _, text, found := strings.Cut(line, "] "); found {

@@ -18,9 +18,8 @@ const (
 	vsockSocket = "v.sock"
 )
 
-// cmdline is the guest's kernel command line, in full: Firecracker's own would
-// keep modules out. There is no secret in it, for every process of the guest can
-// read it.
+// cmdline is the whole kernel command line of the guest: Firecracker's default disables
+// modules. It may hold no secret, for every process of the guest can read it.
 const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
 	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off systemd.ssh_auto=no"
 
@@ -76,16 +75,15 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	return newMachine(proc, dir, api, knocks, spec.Log), nil
 }
 
-// fork starts Firecracker. It inherits the lock and nothing else, its environment
-// included.
+// fork starts Firecracker. It inherits the lock and nothing else.
 func fork(dir *process.Dir, p program, spec vmm.Spec, account process.Account) (*process.Process, error) {
-	// Never a pipe: each byte that finds no reader costs hundreds in the log.
+	// Never a pipe: Firecracker logs a line for each byte that nobody reads.
 	console, err := dir.Create(spec.Console, os.O_APPEND)
 	if err != nil {
 		return nil, fmt.Errorf("open console log: %w", err)
 	}
 	defer console.Close()
-	// It has to be there, and is written from its beginning.
+	// Firecracker does not create it, and writes from its beginning.
 	log, err := dir.Create(spec.Log, os.O_TRUNC)
 	if err != nil {
 		return nil, fmt.Errorf("create Firecracker's log: %w", err)
@@ -106,16 +104,16 @@ func fork(dir *process.Dir, p program, spec vmm.Spec, account process.Account) (
 	return proc, nil
 }
 
-// appendToLog has Firecracker, which opens its log to write wherever it was last,
-// append to it: else what it writes after a cut is behind a hole. It serves its
-// API after it has opened its log. Where the host forbids it, there are holes.
+// appendToLog makes Firecracker append to its log. By default it writes at an offset of
+// its own, and would leave a hole after the log is cut. Firecracker opens the log before
+// it serves its API. If the host forbids the change, there are holes.
 func appendToLog(proc *process.Process, dir *process.Dir, log string) {
 	if info, err := os.Stat(dir.Path(log)); err == nil {
 		proc.AppendOnly(info)
 	}
 }
 
-// configure says what the VM is, and starts it.
+// configure sends the VM's configuration, and starts the VM.
 func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error {
 	type step struct {
 		call call
@@ -145,7 +143,7 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 	return nil
 }
 
-// balloonOf is the balloon as far as a release knows it.
+// balloonOf returns the configuration of the balloon that a release accepts.
 func balloonOf(r release) any {
 	b := balloon{DeflateOnOOM: true}
 	if r.atLeast(tellsOfBalloon) {

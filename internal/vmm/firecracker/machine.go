@@ -23,14 +23,14 @@ type machine struct {
 	dir     *process.Dir
 	api     *client
 	knocks  *knocks
-	adopted bool // the guest may have knocked before we listened
+	adopted bool // the guest may have knocked before this daemon listened
 
-	noting  sync.WaitGroup // what reads the log
+	noting  sync.WaitGroup // noteDiskErrors
 	growing sync.Mutex
 	sizes   map[vmm.Role]int64 // of the files that have grown
 }
 
-// newMachine makes a machine, which owns all that it is given.
+// newMachine returns a machine, which owns its arguments.
 func newMachine(proc *process.Process, dir *process.Dir, api *client, knocks *knocks, log string) *machine {
 	m := &machine{proc: proc, dir: dir, api: api, knocks: knocks, sizes: map[vmm.Role]int64{},
 		Life: process.NewLife(proc, func() vmm.Exit { return ending(proc.Exit(), lastLines(dir.Path(log))) })}
@@ -42,16 +42,15 @@ func newMachine(proc *process.Process, dir *process.Dir, api *client, knocks *kn
 	return m
 }
 
-// Words of Firecracker's log about its end. A process that was killed says none
-// of them.
+// Words of Firecracker's log about its end. A killed process logs none of them.
 const (
 	saysStopping = "Vmm is stopping."
 	saysFault    = "KVM_EXIT_SHUTDOWN"
 	saysSignal   = "Shutting down VM after intercepting signal"
 )
 
-// ending tells how it ended. Its exit status is the same for all that a guest
-// can do, and an adopted process does not tell any: then the log does.
+// ending returns how Firecracker ended. Its exit status is the same for everything that a
+// guest can do, and unknown for an adopted process: then the log decides.
 func ending(exit vmm.Exit, log []string) vmm.Exit {
 	if exit.Reason == vmm.ReasonKilled || exit.Reason == vmm.ReasonSignal {
 		return exit
@@ -120,7 +119,7 @@ func (m *machine) Grow(ctx context.Context, role vmm.Role, size banger.Size) err
 	return nil
 }
 
-// fileOf asks Firecracker which file is behind a disk.
+// fileOf returns the file of a disk.
 func (m *machine) fileOf(ctx context.Context, role vmm.Role) (string, error) {
 	var c vmConfig
 	if err := m.api.do(ctx, describeConfig, nil, &c); err != nil {
@@ -167,7 +166,7 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 
 // Close implements vmm.Machine.
 func (m *machine) Close() error {
-	err := m.Life.Close() // first: what waits for the guest gives up
+	err := m.Life.Close() // first: it ends the calls that wait for the guest
 	m.noting.Wait()
 	m.api.close()
 	return errors.Join(err, m.knocks.close(), m.dir.Close())

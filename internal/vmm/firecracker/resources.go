@@ -1,8 +1,7 @@
 package firecracker
 
-// What is sent to the API and read from it. Firecracker refuses fields that it
-// does not know, so nothing may be here that the oldest supported one lacks,
-// unless a capability guards it.
+// The bodies of the API's calls and answers. Firecracker refuses unknown fields, so a
+// field that the oldest supported release lacks must depend on the release.
 
 type machineConfig struct {
 	VCPUs     int   `json:"vcpu_count"`
@@ -36,28 +35,27 @@ type vsock struct {
 	Socket   string `json:"uds_path"`
 }
 
-// guestCID is the address of every guest: each has a vsock of its own, and the
-// numbers below are taken.
+// guestCID is the address of every guest: each has a vsock of its own. Lower numbers are
+// reserved.
 const guestCID = 3
 
 type entropy struct{}
 
-// balloon gives memory back on demand only, and takes it again when the guest
-// is out of memory.
+// balloon takes memory only when it is told to, and returns it if the guest runs out of
+// memory.
 type balloon struct {
 	AmountMiB    int64 `json:"amount_mib"`
 	DeflateOnOOM bool  `json:"deflate_on_oom"`
 	Interval     int   `json:"stats_polling_interval_s"`
 }
 
-// reportingBalloon also has the guest tell which pages are free, and gives those
-// back to the host.
+// reportingBalloon also makes the guest report free pages, and returns them to the host.
 type reportingBalloon struct {
 	balloon
 	FreePages bool `json:"free_page_reporting"` // since 1.14
 }
 
-// statsInterval is how often, in seconds, the balloon tells of itself.
+// statsInterval is the time in seconds between two statistics of the balloon.
 const statsInterval = 5
 
 type balloonUpdate struct {
@@ -79,7 +77,7 @@ type tokenBucket struct {
 	RefillMS int64 `json:"refill_time"`
 }
 
-// consoleLimit keeps a guest from filling the host's disk by its console.
+// consoleLimit keeps a guest from filling the host's disk through its console.
 var consoleLimit = tokenBucket{Size: 64 << 10, Burst: 4 << 20, RefillMS: 1000}
 
 type action struct {

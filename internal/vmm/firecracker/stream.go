@@ -21,7 +21,7 @@ import (
 // of its host.
 var knockSocket = fmt.Sprintf("%s_%d", vsockSocket, wire.PortKnock)
 
-// dialVMM connects to a socket of the VMM and makes sure that it is the VMM's.
+// dialVMM connects to a socket of the VMM, and checks that the VMM listens on it.
 func dialVMM(ctx context.Context, dir *process.Dir, name string, proc *process.Process) (net.Conn, error) {
 	conn, err := dir.Dial(ctx, name)
 	if err != nil {
@@ -45,9 +45,9 @@ func checkPeer(conn net.Conn, name string, proc *process.Process) error {
 	return nil
 }
 
-// knocks hears the guest say that it serves its ports from now on: it connects
-// and hangs up. Anything in the guest can do that, and it only means that
-// connecting to the guest is worth a try.
+// knocks receives the guest's signal that it serves its ports from now on: the guest
+// connects and hangs up. Every process of the guest can do that; a knock only means that
+// it is worth trying to connect.
 type knocks struct {
 	listener net.Listener
 	ctx      context.Context // until close
@@ -74,7 +74,7 @@ func listenForKnocks(dir *process.Dir) (*knocks, error) {
 	return k, nil
 }
 
-// listenAgain listens in place of a daemon that is gone.
+// listenAgain listens in place of an earlier daemon.
 func listenAgain(dir *process.Dir) (*knocks, error) {
 	k, err := listenForKnocks(dir)
 	if err != nil {
@@ -90,7 +90,7 @@ func listenAgain(dir *process.Dir) (*knocks, error) {
 	return k, nil
 }
 
-// knockPause is between two knocks: one is worth a try as well as many.
+// knockPause is the least time between two knocks that count.
 const knockPause = 10 * time.Millisecond
 
 func (k *knocks) serve() {
@@ -99,7 +99,7 @@ func (k *knocks) serve() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		pause := 10 * knockPause // out of descriptors, say: the knock waits in the queue
+		pause := 10 * knockPause // no descriptor is free, for example: the knock waits in the queue
 		if err == nil {
 			conn.Close()
 			k.hear()
@@ -119,7 +119,7 @@ func (k *knocks) hear() {
 	k.next = make(chan struct{})
 }
 
-// state says whether there was a knock, and what is closed at the next one.
+// state reports whether there was a knock, and returns a channel that the next one closes.
 func (k *knocks) state() (heard bool, next <-chan struct{}) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -132,16 +132,16 @@ func (k *knocks) close() error {
 }
 
 const (
-	// patience is how long Firecracker waits for a guest to take a connection.
+	// patience is how long Firecracker waits for a guest to accept a connection.
 	patience = 2 * time.Second
-	// lostKnock is when a refused connection is tried again without a knock: the
-	// guest's queue may have been full, or Firecracker have had too many streams.
+	// lostKnock is when to retry a refused connection without a knock: the guest's
+	// queue may have been full, or Firecracker may have had too many streams.
 	lostKnock = time.Second
 )
 
-// dial connects to a guest port as soon as somebody serves it. A connection that
-// is tried before the guest has loaded its driver never succeeds, and one to a
-// port without a listener ends at once; both are made good by the next knock.
+// dial connects to a guest port as soon as the guest serves it. A connection that is
+// tried before the guest has loaded its driver never succeeds, and one to a port without
+// a listener ends at once. After the next knock, dial tries again.
 func (m *machine) dial(ctx context.Context, port int) (net.Conn, error) {
 	for {
 		heard, next := m.knocks.state()
@@ -177,8 +177,7 @@ var (
 	errKnock   = errors.New("the guest has only now begun to serve")
 )
 
-// try connects once. What waits for a guest that has never knocked is given up
-// at its first knock.
+// try connects once. If the guest has never knocked, try gives up at its first knock.
 func (m *machine) try(ctx context.Context, port int, heard bool, next <-chan struct{}) (net.Conn, error) {
 	conn, err := dialVMM(ctx, m.dir, vsockSocket, m.proc)
 	if err != nil {

@@ -16,17 +16,17 @@ import (
 // release is a version of Firecracker, without its patch level.
 type release struct{ major, minor int }
 
-// oldest is what the driver was made for and tried with.
+// oldest is the oldest release that the driver supports.
 var oldest = release{1, 12}
 
-// tellsOfBalloon is the first whose balloon's statistics can be read with kernels
-// from 6.12 on. Those before write a line to the log in each interval instead.
+// tellsOfBalloon is the first release whose balloon statistics work with kernels from 6.12
+// on. Older ones log a line in each interval instead.
 var tellsOfBalloon = release{1, 14}
 
-// reportsFreePages is the first whose guests give back, unasked, what they have freed.
+// reportsFreePages is the first release whose guests return free pages by themselves.
 var reportsFreePages = release{1, 14}
 
-// limitsSerial is the first that bounds what a guest says on its console.
+// limitsSerial is the first release that limits the output of the console.
 var limitsSerial = release{1, 16}
 
 func (r release) atLeast(other release) bool {
@@ -36,7 +36,7 @@ func (r release) atLeast(other release) bool {
 // binary is looked up in PATH.
 const binary = "firecracker"
 
-// installFix begins with what scripts/try.sh looks for.
+// installFix begins with the words that scripts/try.sh looks for.
 const installFix = "make runtime-bundle, or put firecracker into PATH, or set firecracker_bin in config.toml"
 
 // program is the Firecracker found on this host.
@@ -81,8 +81,8 @@ func (d *Driver) look(name string) (string, error) {
 	return "", unready(fmt.Errorf("there is no Firecracker at %s", name), d.anotherFix(name))
 }
 
-// anotherFix makes the driver find another Firecracker than the one at path, which
-// comes before those that are elsewhere.
+// anotherFix returns the fix that makes the driver find another Firecracker than the one
+// at path.
 func (d *Driver) anotherFix(path string) string {
 	switch {
 	case d.places.Configured != "": // then nothing else is looked at
@@ -100,7 +100,8 @@ func unready(why error, fix string) error {
 	return &banger.Error{Kind: banger.Unready, Why: why, Fix: fix}
 }
 
-// inspect asks the installed Firecracker about itself: once, until it is replaced.
+// inspect returns the version of the installed Firecracker. It runs Firecracker only if
+// that has changed.
 func (d *Driver) inspect(ctx context.Context) (program, error) {
 	path, err := d.find()
 	if err != nil {
@@ -136,7 +137,7 @@ func parseVersion(out string) (string, release, error) {
 	version, found := strings.CutPrefix(strings.TrimSpace(line), "Firecracker v")
 	var r release
 	if _, err := fmt.Sscanf(version, "%d.%d", &r.major, &r.minor); !found || err != nil {
-		return "", release{}, errors.New("it does not say that it is Firecracker, and which")
+		return "", release{}, errors.New("unrecognised `--version` output")
 	}
 	return oneLine(version), r, nil
 }

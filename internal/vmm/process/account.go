@@ -19,16 +19,16 @@ import (
 	"banger/internal/vmm"
 )
 
-// Account is the user, and the group of the same number, that the VMM of one VM
-// runs as where the daemon is root. The zero Account is none: there a VMM runs
-// as the daemon does, which is a plain user.
+// Account is the user, and the group with the same number, that the VMM of one VM
+// runs as if the daemon is root. The zero Account means that the VMM runs as the
+// daemon does, which is a plain user.
 type Account struct {
 	id  uint32
-	kvm uint32 // the group that may open KVM's device; 0 where none is needed
+	kvm uint32 // the group that may open /dev/kvm; 0 if none is needed
 }
 
-// The numbers of accounts. No distribution gives any of them to a user, to a
-// service or to a container.
+// The range of accounts. No distribution gives any of these numbers to a user, a
+// service or a container.
 const (
 	firstAccount = 0x7000_0000
 	accounts     = 0x0800_0000
@@ -107,8 +107,8 @@ func (h Host) Account(id banger.VMID) (Account, error) {
 	return a, nil
 }
 
-// ErrNoAccounts is for root of a container that is given few users, or may do
-// little with them.
+// ErrNoAccounts means that this root is the root of a container that has few users, or
+// lacks the capabilities to use them.
 var ErrNoAccounts = errors.New("root cannot run VMs as somebody else here")
 
 // needed are the capabilities without which a VMM of another user cannot be
@@ -131,14 +131,14 @@ func (h Host) hasAccount(a Account) error {
 	return &banger.Error{Kind: banger.Unready, Why: ErrNoAccounts, Fix: "run banger as a plain user of the group kvm"}
 }
 
-// capabilities are those in effect, as a process's status tells of them.
+// capabilities returns the effective capabilities in a process's status.
 func capabilities(status []byte) (set uint64) {
 	_, rest, _ := bytes.Cut(status, []byte("\nCapEff:"))
 	fmt.Sscanf(string(rest), "%x", &set)
 	return set
 }
 
-// maps says whether a user namespace, as its uid_map tells of it, has a user.
+// maps reports whether a user namespace with this uid_map has a user.
 func maps(uidMap []byte, id uint32) bool {
 	for lines := bufio.NewScanner(bytes.NewReader(uidMap)); lines.Scan(); {
 		var inside, outside, count uint64
@@ -149,7 +149,7 @@ func maps(uidMap []byte, id uint32) bool {
 	return false
 }
 
-// Is says whether there is an account.
+// Is reports whether a is not the zero Account.
 func (a Account) Is() bool { return a.id != 0 }
 
 func (a Account) credential() *syscall.Credential {
@@ -163,10 +163,10 @@ func (a Account) credential() *syscall.Credential {
 	return c
 }
 
-// Admit opens a VM's directory to its account: it may make its sockets there,
-// read what the VM is made of, and write to disks and logs. All of it stays
-// root's, and what is root's it can neither remove nor replace: it never decides
-// which file a name is that root opens.
+// Admit gives the account access to the VM's directory: it may create sockets there,
+// read the files of the VM, and write to disks and logs. Root stays the owner of all of
+// them, and the account can neither remove nor replace them: it never decides which
+// file root opens by a name.
 func (a Account) Admit(dir *Dir, spec vmm.Spec, more ...string) error {
 	if !a.Is() {
 		return nil
@@ -188,7 +188,7 @@ func (a Account) Admit(dir *Dir, spec vmm.Spec, more ...string) error {
 			return err
 		}
 	}
-	for _, name := range shared { // other VMs have it too: it cannot have each one's group
+	for _, name := range shared { // other VMs use it too, so it cannot have this VM's group
 		info, err := os.Stat(dir.Path(name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // as below
@@ -203,15 +203,15 @@ func (a Account) Admit(dir *Dir, spec vmm.Spec, more ...string) error {
 	return dir.file.Chmod(0o770 | os.ModeSticky)
 }
 
-// AdmitTo gives the account's group a file of root's.
+// AdmitTo gives the account's group access to a file of root's.
 func (a Account) AdmitTo(dir *Dir, name string, mode os.FileMode) error {
 	if !a.Is() {
 		return nil
 	}
-	// By descriptor, so that it is the very file that was looked at.
+	// By descriptor, so that it is the file that was checked.
 	file, err := os.OpenFile(dir.Path(name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the VMM tells of it
+		return nil // the VMM reports it
 	}
 	if err != nil {
 		return fmt.Errorf("open %s to the VMM: %w", name, err)
@@ -231,7 +231,7 @@ func (a Account) AdmitTo(dir *Dir, name string, mode os.FileMode) error {
 	return os.Chmod(path, mode)
 }
 
-// Account is whom the directory was opened to.
+// Account returns the account that has access to the directory.
 func (d *Dir) Account() (Account, error) {
 	info, err := d.file.Stat()
 	if err != nil {

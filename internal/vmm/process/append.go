@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AppendOnly has a process write to the end of a file from now on wherever it has
-// that open: it changes the process's own descriptor, whichever flags it was
-// opened with. The host can forbid that (yama's ptrace_scope).
+// AppendOnly makes the process append to the file from now on, for every descriptor
+// that it has open to it. The host can forbid that (yama's ptrace_scope).
 func (p *Process) AppendOnly(file os.FileInfo) error {
 	fds := filepath.Join("/proc", strconv.Itoa(p.pid), "fd")
 	names, err := os.ReadDir(fds)

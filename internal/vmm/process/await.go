@@ -13,10 +13,10 @@ import (
 	"banger/internal/linux"
 )
 
-// Await connects to a socket in the directory as soon as somebody listens on it,
-// within ctx: for VMMs that make their sockets themselves.
+// Await connects to a socket in the directory as soon as a process listens on it,
+// within ctx. It is for VMMs that create their sockets themselves.
 func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
-	// First without a watch: a user may have only so many.
+	// First without a watch: a user may have few of them.
 	if conn, err := d.Dial(ctx, name); err == nil {
 		return conn, nil
 	}
@@ -40,7 +40,7 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 			case <-ctx.Done():
 			}
 		case errors.Is(err, syscall.ECONNREFUSED):
-			// It has its name and nobody listens yet: nothing tells when that is over.
+			// It has a name but no listener yet, and there is no event for that.
 			err = Pause(ctx, time.Millisecond)
 		}
 		if ctx.Err() != nil {
@@ -52,7 +52,7 @@ func (d *Dir) Await(ctx context.Context, name string) (net.Conn, error) {
 	}
 }
 
-// Pause waits, within ctx, where there is no event to wait for.
+// Pause waits for d, within ctx. It is for what has no event.
 func Pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

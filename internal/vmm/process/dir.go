@@ -13,9 +13,9 @@ import (
 	"banger/internal/linux"
 )
 
-// Dir is a VM's directory, held open. Its sockets are reached through the
-// descriptor, since the 108 bytes of a socket's address are too few for many a
-// home directory.
+// Dir is a VM's directory, held open. Its sockets are reached through the descriptor:
+// the 108 bytes of a socket's address are too few for the path of many home
+// directories.
 type Dir struct {
 	file *os.File
 
@@ -32,7 +32,7 @@ func OpenDir(path string) (*Dir, error) {
 	return &Dir{file: file}, nil
 }
 
-// Path is a short path of a file in the directory, for this process only.
+// Path returns a short path of a file in the directory, for this process only.
 func (d *Dir) Path(name string) string {
 	return linux.Through(d.file, name)
 }
@@ -52,8 +52,8 @@ func (d *Dir) Dial(ctx context.Context, name string) (net.Conn, error) {
 	return conn, nil
 }
 
-// Listen makes a listening socket, to be inherited by a VMM: whoever connects
-// early waits in its queue. A socket that was left over is replaced.
+// Listen creates a listening socket for a VMM to inherit: clients that connect early
+// wait in its queue. It replaces an old socket.
 func (d *Dir) Listen(name string) (*os.File, error) {
 	if err := d.Remove(name); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (d *Dir) Listen(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Create opens a file for writing that is its owner's alone where it is new.
+// Create opens a file for writing, and creates it with mode 0600 if it is missing.
 func (d *Dir) Create(name string, flags int) (*os.File, error) {
 	return os.OpenFile(d.Path(name), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW|flags, 0o600)
 }
@@ -93,7 +93,7 @@ func (d *Dir) Remove(names ...string) error {
 	return errors.Join(errs...)
 }
 
-// Close lets go of the directory.
+// Close closes the directory.
 func (d *Dir) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -20,13 +20,13 @@ type Command struct {
 	Env     []string   // its whole environment: it has nothing of ours
 	Output  *os.File   // its standard output and errors
 	Inherit []*os.File // its descriptors from 3 on, and it gets no others
-	Account Account    // whom it runs as
+	Account Account    // who it runs as
 }
 
-// Start starts a VMM in the directory, in a session of its own. The process is
-// watched from the first moment; whoever starts it ends it.
+// Start starts a VMM in the directory, in a session of its own. The caller must end the
+// process.
 func (d *Dir) Start(c Command) (*Process, error) {
-	// What we were given open by whoever started us stays with us.
+	// A VMM inherits no descriptor that this process inherited.
 	unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	if err := detach.Limits(); err != nil {
 		return nil, err
@@ -37,7 +37,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 	}
 	defer null.Close()
 	attr := &os.ProcAttr{
-		// By descriptor: what leads to the directory need not be open to the account.
+		// By descriptor: the account may have no access to the path's other directories.
 		Dir: d.Path("."), Env: append([]string{}, c.Env...), Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.Account.credential()},
 	}
@@ -64,7 +64,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 	return proc, nil
 }
 
-// reachable says whether anybody may go to where a program is.
+// reachable reports whether every user may enter all directories of a path.
 func reachable(path string) bool {
 	path, err := filepath.EvalSymlinks(path)
 	for err == nil && path != "/" {
@@ -77,12 +77,12 @@ func reachable(path string) bool {
 	return err == nil
 }
 
-// OpenFiles is what a VMM may have open, where the host allows it: a stream is a
-// file, and Firecracker spins when it may not open one.
+// OpenFiles is how many files a VMM may need: each stream is one, and Firecracker spins
+// when it may not open another.
 const OpenFiles = 4096
 
-// FewFiles is what the user should know of a host that allows a VMM fewer, and what
-// helps; both are empty where it does not.
+// FewFiles returns a note and a fix for a host that allows a VMM fewer files. Both are
+// empty if there are enough.
 func (h Host) FewFiles() (note, fix string) {
 	if h.Files >= OpenFiles {
 		return "", ""
@@ -94,12 +94,12 @@ func (h Host) FewFiles() (note, fix string) {
 func mostFiles() uint64 {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
-		return OpenFiles // whoever sets it will tell
+		return OpenFiles // setting it will fail, too
 	}
 	return limit.Max
 }
 
-// End ends a process, waits for it and lets go of it.
+// End kills the process, waits for its end and closes it.
 func (p *Process) End() error {
 	defer p.Close()
 	if err := p.Kill(); err != nil {

@@ -14,24 +14,24 @@ import (
 	"banger"
 )
 
-// Host is the part of a host that decides how VMs run on it.
+// Host is what decides how VMs run on a host.
 type Host struct {
 	CPUInfo string // the kernel's file about the CPUs
 	KVM     string // KVM's device
 	Proc    string // the kernel's directory about processes
 	Self    string // and about this one
 	Files   uint64 // most that a process may have open
-	Root    bool   // we are root, which no VMM is to be
+	Root    bool   // this process is root, as which no VMM may run
 	Systemd Systemd
 }
 
-// ThisHost is the host we are on.
+// ThisHost returns the host that this process runs on.
 func ThisHost() Host {
 	return Host{CPUInfo: "/proc/cpuinfo", KVM: "/dev/kvm", Proc: "/proc", Self: "/proc/self", Files: mostFiles(), Root: os.Geteuid() == 0, Systemd: thisSystemd()}
 }
 
-// CheckKVM returns an Unready error with a fix where KVM cannot run VMs. It looks
-// at the CPU first: a device without its flags opens, and then runs nothing.
+// CheckKVM returns an Unready error with a fix if KVM cannot run VMs here. It checks the
+// CPU first: without its flags the device opens, but runs nothing.
 func (h Host) CheckKVM() error {
 	cpu, err := h.CPU()
 	if err != nil {
@@ -60,7 +60,7 @@ func (h Host) CheckKVM() error {
 	return &banger.Error{Kind: banger.Unready, Why: err, Fix: fix}
 }
 
-// checkGroup says whether the device opens for an account: root can open anything.
+// checkGroup returns an error if no account may open the device: root may open anything.
 func (h Host) checkGroup(device *os.File) error {
 	info, err := device.Stat()
 	if err != nil || !h.Root {
@@ -74,11 +74,11 @@ func (h Host) checkGroup(device *os.File) error {
 		Fix: "groupadd --force --system kvm && chgrp kvm " + h.KVM + " && chmod 660 " + h.KVM}
 }
 
-// JoinKVM is the fix where KVM's device does not open for the user. A daemon that
-// runs keeps the groups that it was started with.
+// JoinKVM is the fix if the user may not open /dev/kvm. A running daemon keeps the
+// groups that it was started with.
 const JoinKVM = "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"
 
-// CPU is what the kernel says of the first CPU, by field.
+// CPU returns the fields of the first CPU in /proc/cpuinfo.
 func (h Host) CPU() (map[string]string, error) {
 	data, err := os.ReadFile(h.CPUInfo)
 	if err != nil {

@@ -12,24 +12,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Life is what the machines of all drivers have in common: the process of a VMM
-// from when it is taken over until it ends, or is let go.
+// Life is the part of vmm.Machine that all drivers share: the process of a VMM until it
+// ends or is closed.
 type Life struct {
 	proc  *Process
 	ctx   context.Context
 	leave context.CancelCauseFunc
 	ended chan struct{}
 	exit  vmm.Exit      // set before ended is closed
-	done  chan struct{} // closed when nothing of it is looked at any more
+	done  chan struct{} // closed when nothing of it is used any more
 }
 
-// ErrEnded is the cause of what a VMM's end has cut short.
+// ErrEnded is the error of calls that the VMM's end has interrupted.
 var ErrEnded = errors.New("the VMM has ended")
 
-var errClosed = errors.New("the VM was let go")
+var errClosed = errors.New("the daemon no longer watches the VM")
 
-// NewLife watches a process, which it owns. ending is called once, after its end,
-// and tells how that came; it may ask Process.Exit.
+// NewLife watches a process, and owns it. It calls ending once, after the process has
+// ended: ending returns how, and may use Process.Exit.
 func NewLife(proc *Process, ending func() vmm.Exit) *Life {
 	l := &Life{proc: proc, ended: make(chan struct{}), done: make(chan struct{})}
 	l.ctx, l.leave = context.WithCancelCause(context.Background())
@@ -57,8 +57,8 @@ func (l *Life) While(ctx context.Context) (context.Context, context.CancelFunc) 
 	}
 }
 
-// Over is nil while the VMM runs and is not let go, and then says which of them it
-// is.
+// Over returns nil while the VMM runs and is not closed, and otherwise an error that
+// says which it is.
 func (l *Life) Over() error { return context.Cause(l.ctx) }
 
 // PID implements Machine.
@@ -76,19 +76,19 @@ func (l *Life) Ended() <-chan struct{} { return l.ended }
 // Exit implements Machine.
 func (l *Life) Exit() vmm.Exit { return l.exit }
 
-// Close lets go of the process. Once it returns, ending no longer runs: what that
-// looks at may be closed too.
+// Close stops watching the process. After it has returned, ending does not run any more,
+// so that what it uses can be closed.
 func (l *Life) Close() error {
 	l.leave(errClosed)
 	<-l.done
 	return l.proc.Close()
 }
 
-// wordsTail is how much of a log's end is looked at.
+// wordsTail is how much of a log's end LastLines reads.
 const wordsTail = 8 << 10
 
-// LastLines are the last lines of a log, of what was written after from. They are
-// not empty, and have no space around them.
+// LastLines returns the last lines of a log that were written after the offset from,
+// without space around them and without empty lines.
 func LastLines(path string, from int64) (lines []string) {
 	file, err := os.Open(path)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// Process is a VMM's process, whoever started it. A pid that another process
-// got later is never meant.
+// Process is a VMM's process, whether this process started it or not. It never means
+// another process that got the same pid later.
 type Process struct {
 	pid    int
 	fd     *os.File // a pidfd
@@ -31,8 +31,7 @@ type Process struct {
 	short  bool  // the host has been out of memory since; set before done is closed
 }
 
-// OpenProcess watches a process. For a child that nobody else waits for, it
-// takes the exit status and leaves no zombie.
+// OpenProcess watches a process. If it is a child, OpenProcess also waits for it.
 func OpenProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
@@ -47,14 +46,14 @@ func OpenProcess(pid int) (*Process, error) {
 	return p, nil
 }
 
-// OpenHolder watches the process that holds the lock at path, or returns
-// ErrGone. A process that is just ending shows no files any more, but it holds
-// the lock until its last thread is gone: then that is waited for.
+// OpenHolder watches the process that holds the lock at path, or returns ErrGone. A
+// process that is ending shows no files any more, but holds the lock until its last
+// thread is gone: OpenHolder waits for that.
 func OpenHolder(path string) (*Process, error) {
 	for {
 		if locked, err := vmm.Locked(path); err != nil {
 			return nil, err
-		} else if !locked { // as most are: that is quicker to tell than who it is
+		} else if !locked { // the usual case, and quicker to find out than the holder
 			return nil, vmm.ErrGone
 		}
 		pid, err := vmm.Holder(path)
@@ -117,12 +116,12 @@ func (p *Process) watch() {
 	close(p.done)
 }
 
-// kernelCounts is a file of numbers that the kernel counts, one to a line.
+// kernelCounts is the file of the kernel's counters.
 var kernelCounts = "/proc/vmstat"
 
-// outOfMemory is how many processes the host's kernel has ended for lack of memory, of
-// the host or of a control group; 0 where it does not tell. Nothing tells a plain user
-// which they were: the signal is the one that anybody can send.
+// outOfMemory returns how many processes the host's kernel has killed for lack of memory,
+// of the host or of a control group; 0 if it does not count them. A plain user cannot
+// find out which they were: the signal is one that anybody can send.
 func outOfMemory() int64 {
 	text, err := os.ReadFile(kernelCounts)
 	if err != nil {
@@ -137,7 +136,7 @@ func outOfMemory() int64 {
 	return 0
 }
 
-// forLackOfMemory is what may have ended a process that was killed.
+// forLackOfMemory is the detail if that may be why a process was killed.
 const forLackOfMemory = "this host has ended processes for lack of memory meanwhile"
 
 // PID is the process's number.
@@ -171,8 +170,8 @@ func (p *Process) control(f func(fd int) error) error {
 	return errors.Join(failed, err)
 }
 
-// Exit is what the process's own end tells; valid once Done is closed. A VMM
-// knows more of a guest that switched itself off.
+// Exit returns how the process ended. It is valid once Done is closed. A driver knows
+// more about a guest that has switched itself off.
 func (p *Process) Exit() vmm.Exit {
 	switch {
 	case p.killed.Load():
@@ -191,5 +190,5 @@ func (p *Process) Exit() vmm.Exit {
 	return vmm.Exit{Reason: vmm.ReasonUnknown}
 }
 
-// Close stops watching; the process goes on. Done is not closed by it.
+// Close stops watching the process, which continues. It does not close Done.
 func (p *Process) Close() error { return p.fd.Close() }

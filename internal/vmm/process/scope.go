@@ -16,16 +16,16 @@ import (
 	"banger"
 )
 
-// Systemd is the manager that can give a process a control group of its own: a
-// user's, or the host's where we are root.
+// Systemd is the service manager that can give a process a control group of its own: the
+// user's, or the host's if this process is root.
 type Systemd struct {
-	Socket string // the manager's own, which needs no bus
-	Linger string // there while the user's processes outlive the last log-in; empty: they always do
-	Unit   string // the group of all that ends with the last log-in
+	Socket string // the manager's own socket, which needs no bus
+	Linger string // file that exists if the user's processes outlive the last log-in; empty: they always do
+	Unit   string // the unit that ends with the last log-in
 }
 
-// thisSystemd is the one that may look after our processes. Its socket does not
-// depend on the environment, which may be another user's after su.
+// thisSystemd returns the manager of this process's user. Its socket does not depend on
+// the environment, which may be another user's after su.
 func thisSystemd() Systemd {
 	if os.Geteuid() == 0 {
 		return Systemd{Socket: "/run/systemd/private"}
@@ -38,15 +38,14 @@ func thisSystemd() Systemd {
 	return s
 }
 
-// isolateTime bounds what systemd may take to make a group.
+// isolateTime is how long systemd may take.
 const isolateTime = 30 * time.Second
 
-// Isolate has systemd move a VMM into a control group of its own (a scope), so
-// that what befalls the daemon's group does not befall VMs: a terminal that is
-// ended with all its programs, or that took too much memory. It does nothing where
-// that would shorten a VM's life: systemd ends the groups it has made for a user
-// with the user's last log-in, unless the user lingers, but not what a session has
-// left behind.
+// Isolate has systemd move a VMM into a control group of its own (a scope). The VMM then
+// survives what ends the daemon's group: a closed terminal, or too little memory for it.
+// Isolate does nothing if that would shorten the VM's life: unless a user lingers,
+// systemd ends the user's scopes with the last log-in, but not what a session has left
+// behind.
 func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
 	own, err := h.mayIsolate(id, pid)
 	if err != nil || !own {
@@ -69,7 +68,7 @@ func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
 	properties := []property{
 		{"Description", dbus.MakeVariant("banger VM " + string(id))},
 		{"PIDs", dbus.MakeVariant([]uint32{uint32(pid)})},
-		{"CollectMode", dbus.MakeVariant("inactive-or-failed")}, // nothing of it stays
+		{"CollectMode", dbus.MakeVariant("inactive-or-failed")}, // systemd forgets it at its end
 	}
 	type auxiliary struct {
 		Name       string
@@ -83,10 +82,11 @@ func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
 	return nil
 }
 
-// scope names a VMM's group. The last one of the same VM may still be on its way out.
+// scope returns the name of a VMM's group. The pid is in it because the last group of the
+// same VM may still exist.
 func scope(id banger.VMID, pid int) string { return fmt.Sprintf("banger-%s-%d.scope", id, pid) }
 
-// mayIsolate says whether a VMM that still is in another group may be given its own.
+// mayIsolate reports whether a VMM is in another group, and may get its own.
 func (h Host) mayIsolate(id banger.VMID, pid int) (bool, error) {
 	if _, err := os.Stat(h.Systemd.Socket); err != nil {
 		return false, ignoreMissing(err)

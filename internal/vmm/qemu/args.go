@@ -28,8 +28,9 @@ const (
 // is an eighth of the host's memory for each VM.
 const translationCache = 256
 
-// args is QEMU's command line, without its name. No secret is in it, nor in the
-// kernel's: every process of the host can read the one, of the guest the other.
+// args returns QEMU's command line, without its name. Neither it nor the kernel's may
+// hold a secret: every process of the host can read the first, and every process of the
+// guest the second.
 func args(spec vmm.Spec, accel accelerator, khz int, p program) []string {
 	a := []string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -45,8 +46,7 @@ func args(spec vmm.Spec, accel accelerator, khz int, p program) []string {
 	if accel.kvm {
 		a = append(a, "-accel", "kvm", "-cpu", "host")
 	} else {
-		// Without svm no guest's udev loads kvm, which takes it seconds here and
-		// is good for nothing.
+		// With svm the guest's udev would load kvm, which takes seconds and is useless.
 		a = append(a, "-accel", emulation(spec.VCPUs), "-cpu", "max,svm=off")
 	}
 	a = append(a, "-kernel", escape(spec.Kernel), "-initrd", escape(spec.Initrd), "-append", cmdline(accel, khz, p.version))
@@ -74,8 +74,8 @@ func args(spec vmm.Spec, accel accelerator, khz int, p program) []string {
 func emulation(vcpus int) string {
 	accel := fmt.Sprintf("tcg,tb-size=%d", translationCache)
 	if vcpus > 1 {
-		// In several threads one CPU can run an instruction that another is
-		// just rewriting, and the guest's kernel panics.
+		// With several threads one CPU can run an instruction that another is
+		// rewriting, and the guest's kernel panics.
 		accel += ",thread=single"
 	}
 	return accel
@@ -94,8 +94,8 @@ func drive(disk vmm.Disk) string {
 func cmdline(accel accelerator, khz int, version string) string {
 	line := "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 systemd.ssh_auto=no"
 	if !accel.kvm {
-		// Measuring it against an emulated timer hangs when the host is busy, and
-		// checking it against one that comes late finds the right clock wrong.
+		// If the host is busy, measuring the rate by an emulated timer hangs, and
+		// checking it by a late timer rejects the right clock.
 		line += fmt.Sprintf(" tsc_early_khz=%d tsc=reliable", khz)
 		if losesFlags(version) {
 			line += " clearcpuid=" + cx16
@@ -108,16 +108,15 @@ func cmdline(accel accelerator, khz int, version string) string {
 // (arch/x86/include/asm/cpufeatures.h). Every kernel takes the number.
 const cx16 = "141"
 
-// losesFlags tells a QEMU whose software CPU may have anything in its flags after a
-// cmpxchg16b: interrupts off, or strings that run backwards. They are taken from
-// where they were stored last, not from where they are then. A kernel meets that
-// where it allocates memory. Mended in 8.0 (target/i386/tcg/translate.c,
-// gen_cmpxchg16b); ADR 16 says how it was found.
+// losesFlags reports whether this QEMU's software CPU may have wrong flags after a
+// cmpxchg16b: interrupts off, or strings that run backwards. It takes them from where
+// they were stored last. Kernels use the instruction when they allocate memory. Fixed in
+// 8.0 (target/i386/tcg/translate.c, gen_cmpxchg16b); see ADR 16.
 func losesFlags(version string) bool {
 	major, _, _ := strings.Cut(version, ".")
 	number, err := strconv.Atoi(major)
 	return err != nil || number < 8
 }
 
-// escape lets a value stand in one of QEMU's comma-separated options.
+// escape returns a value for one of QEMU's comma-separated options.
 func escape(value string) string { return strings.ReplaceAll(value, ",", ",,") }

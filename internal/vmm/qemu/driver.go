@@ -31,10 +31,10 @@ type Driver struct {
 	host process.Host
 
 	mu   sync.Mutex
-	last program // what the QEMU that is installed said of itself
+	last program // the result of the last inspect
 }
 
-// New returns the driver, which asks QEMU about itself through run.
+// New returns the driver. It runs QEMU by run to find out its version.
 func New(run hostcmd.Runner) *Driver { return &Driver{run: run, host: process.ThisHost()} }
 
 // Name implements vmm.Driver.
@@ -57,7 +57,8 @@ type program struct {
 	sandbox bool
 }
 
-// inspect asks the installed QEMU about itself: once, until it is replaced.
+// inspect returns the version and the features of the installed QEMU. It runs QEMU only
+// if that has changed.
 func (d *Driver) inspect(ctx context.Context) (program, error) {
 	path, err := d.run.Look(binary)
 	if err != nil {
@@ -81,8 +82,7 @@ func (d *Driver) inspect(ctx context.Context) (program, error) {
 }
 
 func (d *Driver) ask(ctx context.Context, p *program) error {
-	// Options are taken in order, so the version is told only by a QEMU that
-	// knows the one before.
+	// QEMU reads its options in order: it prints its version only if it knows -sandbox.
 	out, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{p.path, "-sandbox", "on", "-version"}})
 	p.sandbox = err == nil
 	if err != nil && ctx.Err() == nil {
@@ -94,7 +94,7 @@ func (d *Driver) ask(ctx context.Context, p *program) error {
 	_, version, _ := strings.Cut(string(out), "version ")
 	fields := strings.Fields(version)
 	if len(fields) == 0 {
-		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s does not say its version", p.path), Fix: installFix}
+		return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("unrecognised output of %s -version", p.path), Fix: installFix}
 	}
 	p.version = fields[0]
 	machines, err := d.run.Run(ctx, hostcmd.Cmd{Argv: []string{p.path, "-machine", "help"}})
@@ -107,11 +107,11 @@ func (d *Driver) ask(ctx context.Context, p *program) error {
 	return nil
 }
 
-// attachTime bounds how long a QEMU that was found may take to answer: one that is
-// stopped, or has somebody else at its monitor, takes the connection all the same.
+// attachTime is how long a QEMU that was found may take to answer. One that is stopped,
+// or has another client at its monitor, accepts the connection and does not answer.
 var attachTime = 30 * time.Second
 
-// lastMoment is how long a process that has closed its sockets may take to be gone.
+// lastMoment is how long a process that has closed its sockets may take to end.
 const lastMoment = time.Second
 
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU

@@ -13,33 +13,33 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// lane is one serial port: a session with the guest's agent, made when it is
-// needed and made again when it has ended.
+// lane is one serial port: a session with the guest's agent, which is opened when it is
+// needed, and reopened after its end.
 type lane struct {
 	dir     *process.Dir
 	socket  string
-	silence time.Duration // after which a connection without an answer is made anew
-	busy    chan struct{} // holds one token: who has it may touch session
+	silence time.Duration // how long a connection may have no answer before it is replaced
+	busy    chan struct{} // holds one token, without which session may not be used
 	session *yamux.Session
 }
 
-// usualSilence is long for a guest that is up. One that boots may take longer: it
-// has twice as long each time.
+// usualSilence is long for a guest that is up. One that boots may need longer, so each
+// try takes twice as long as the last.
 const usualSilence = 10 * time.Second
 
 func newLane(dir *process.Dir, socket string) *lane {
 	return &lane{dir: dir, socket: socket, silence: usualSilence, busy: make(chan struct{}, 1)}
 }
 
-// Between the second lost session and the next there is a pause, and a longer one
-// each time: a guest that is up to no good can go on for ever.
+// The pauses between lost sessions become longer each time, beginning with the second: a
+// hostile guest can end sessions for ever.
 const (
 	leastPause = 10 * time.Millisecond
 	mostPause  = time.Second
 )
 
-// dial opens a stream. A session can end at any moment, also between being
-// found good and being used; then the next one is tried.
+// dial opens a stream. A session can end at any moment, also after it was checked; then
+// dial tries the next one.
 func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 	for pause := time.Duration(0); ; pause = min(2*pause+leastPause, mostPause) {
 		session, err := l.connect(ctx)
@@ -56,8 +56,8 @@ func (l *lane) dial(ctx context.Context, port int) (net.Conn, error) {
 	}
 }
 
-// connect returns the session. One caller makes it, the others wait for it; when
-// that one gives up the next one tries.
+// connect returns the session. One caller opens it while the others wait; if that caller
+// gives up, the next one tries.
 func (l *lane) connect(ctx context.Context) (*yamux.Session, error) {
 	select {
 	case l.busy <- struct{}{}:
@@ -78,9 +78,8 @@ func (l *lane) connect(ctx context.Context) (*yamux.Session, error) {
 	}
 }
 
-// try makes one connection, which has to be answered within silence. A write of the
-// guest's that meets the end of one connection can leave QEMU holding back all that
-// follows, until the next one ends too.
+// try opens one connection, which has to be answered within silence. If the guest writes
+// while a connection ends, QEMU can hold back everything until the next one ends, too.
 func (l *lane) try(ctx context.Context, silence time.Duration) (*yamux.Session, error) {
 	conn, err := l.dir.Dial(ctx, l.socket)
 	if err != nil {

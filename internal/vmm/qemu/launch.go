@@ -88,13 +88,13 @@ func (d *Driver) fork(dir *process.Dir, p program, spec vmm.Spec) (_ *process.Pr
 	return proc, info.Size(), err
 }
 
-// explain says why QEMU did not come up.
+// explain returns why QEMU did not start.
 func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec, from int64) error {
 	select {
 	case <-ctx.Done():
 	case <-proc.Done():
 		err = fmt.Errorf("it ended at once: %s", proc.Exit().Detail)
-	case <-time.After(lastMoment): // it lives, and its monitor is not what it should be
+	case <-time.After(lastMoment): // it runs, but its monitor does not work
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("launch QEMU: %w", ctx.Err())

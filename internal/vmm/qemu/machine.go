@@ -19,12 +19,12 @@ type machine struct {
 	*process.Life
 	dir     *process.Dir
 	monitor *monitor
-	control *lane // so that no bulk delays what the agent has to say
+	control *lane // of its own, so that no bulk data delays the agent's messages
 	streams *lane
 }
 
-// attach makes a machine of a QEMU process as soon as it answers. The machine
-// owns proc and dir, if there is one.
+// attach returns the machine of a QEMU process as soon as that answers. The machine owns
+// proc and dir; after an error the caller does.
 func attach(ctx context.Context, proc *process.Process, dir *process.Dir, log string) (*machine, error) {
 	conn, err := dir.Dial(ctx, monitorSocket)
 	if err != nil {
@@ -42,7 +42,7 @@ func attach(ctx context.Context, proc *process.Process, dir *process.Dir, log st
 		Life: process.NewLife(proc, func() vmm.Exit { return ending(mon, proc, dir.Path(log)) })}, nil
 }
 
-// endings are the reasons that QEMU gives.
+// endings maps QEMU's reasons to ours.
 var endings = map[string]vmm.Reason{
 	"guest-shutdown": vmm.ReasonPoweroff,
 	"guest-reset":    vmm.ReasonReset,
@@ -53,7 +53,7 @@ var endings = map[string]vmm.Reason{
 }
 
 func ending(mon *monitor, proc *process.Process, log string) vmm.Exit {
-	<-mon.done // its last event may still be on the way
+	<-mon.done // its last event may still arrive
 	if event := mon.ending(); event != nil {
 		if reason, known := endings[event.Reason]; known {
 			return vmm.Exit{Reason: reason, Detail: event.Reason}
@@ -69,7 +69,7 @@ func ending(mon *monitor, proc *process.Process, log string) vmm.Exit {
 	return exit
 }
 
-// saysSignal begins what QEMU says of its end by a signal. Of others it says nothing.
+// saysSignal begins the log line of a QEMU that a signal ends. Other ends have none.
 const saysSignal = "terminating on "
 
 // Ending implements vmm.Driver.
@@ -141,14 +141,14 @@ func (m *machine) Memory(ctx context.Context) (vmm.Memory, error) {
 
 // Close implements vmm.Machine.
 func (m *machine) Close() error {
-	err := m.Life.Close() // first: what waits for the guest gives up
+	err := m.Life.Close() // first: it ends the calls that wait for the guest
 	m.control.close()
 	m.streams.close()
 	m.monitor.close()
 	return errors.Join(err, m.dir.Close())
 }
 
-// lastWords is the last line that QEMU wrote to its log after from.
+// lastWords returns the last line that QEMU wrote to its log after the offset from.
 func lastWords(path string, from int64) string {
 	lines := process.LastLines(path, from)
 	if len(lines) == 0 {

@@ -14,11 +14,11 @@ import (
 	"banger/internal/vmm"
 )
 
-// monitor is a connection to QEMU's monitor. QEMU serves one at a time, the
-// next one waits for its greeting.
+// monitor is a connection to QEMU's monitor. QEMU serves one client at a time: the next
+// one waits for the greeting.
 type monitor struct {
 	conn net.Conn
-	done chan struct{} // the connection is over, and with it all events
+	done chan struct{} // closed at the end of the connection: no event follows
 
 	mu       sync.Mutex
 	last     int
@@ -47,13 +47,13 @@ type response struct {
 	} `json:"error"`
 }
 
-// maxResponse bounds what QEMU says in one line.
+// maxResponse bounds a line of QEMU.
 const maxResponse = 1 << 20
 
-// callTime bounds one command: a QEMU that is stopped does not answer.
+// callTime bounds a command: a stopped QEMU does not answer.
 const callTime = time.Minute
 
-// openMonitor waits, within ctx, for QEMU's greeting: then it runs. It owns conn.
+// openMonitor waits, within ctx, for QEMU's greeting. It owns conn.
 func openMonitor(ctx context.Context, conn net.Conn) (*monitor, error) {
 	m := &monitor{conn: conn, done: make(chan struct{}), waiting: make(map[int]chan response)}
 	lines := bufio.NewScanner(conn)
@@ -134,14 +134,14 @@ func (m *monitor) take(r response) {
 // has an id.
 const portChange = "VSERPORT_CHANGE"
 
-// nudge makes QEMU's main loop go around. Only there it looks whether the guest
-// takes what a host has sent to a serial port, and the guest's opening of the port
-// does not make it look: a guest that goes idle at once, with no timer pending,
-// would not hear of a host that was there before it. Any command will do.
+// nudge makes QEMU's main loop run once. Only there QEMU checks whether the guest reads
+// what a host has sent to a serial port, and the guest's opening of the port does not
+// trigger it: a guest that is idle afterwards would never get what was sent before. Any
+// command works.
 func (m *monitor) nudge() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.send(0, "query-status", nil) // where the monitor is closed nobody waits for the guest either
+	m.send(0, "query-status", nil) // if the monitor is closed, nobody waits for the guest either
 }
 
 // do runs a command of the monitor.
@@ -149,8 +149,8 @@ func (m *monitor) do(ctx context.Context, command string, arguments any) error {
 	return m.ask(ctx, command, arguments, nil)
 }
 
-// ask runs a command of the monitor, and reads what it returns into answer unless
-// that is nil.
+// ask runs a command of the monitor, and decodes the result into answer unless that is
+// nil.
 func (m *monitor) ask(ctx context.Context, command string, arguments, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
@@ -197,7 +197,7 @@ func (m *monitor) send(id int, command string, arguments any) error {
 	return err
 }
 
-// ending is the SHUTDOWN event, once done is closed; nil when none came.
+// ending returns the SHUTDOWN event, or nil. It is valid once done is closed.
 func (m *monitor) ending() *shutdownEvent {
 	m.mu.Lock()
 	defer m.mu.Unlock()

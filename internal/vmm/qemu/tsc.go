@@ -11,7 +11,7 @@ import (
 const (
 	// measureTime is enough for the rate to be right to some parts in a million.
 	measureTime = 20 * time.Millisecond
-	// defaultKHz serves where the measure is none.
+	// defaultKHz is used if the measured rate is implausible.
 	defaultKHz = 2_000_000
 )
 

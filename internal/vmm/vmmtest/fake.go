@@ -103,7 +103,7 @@ func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	return m, f.endWithTest(proc.PID())
 }
 
-// endWithTest kills the VMM at the test's end, whoever watches it by then.
+// endWithTest kills the VMM at the test's end.
 func (f *Fake) endWithTest(pid int) error {
 	if f.t == nil {
 		return nil
@@ -141,7 +141,7 @@ func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults) (*process.Process,
 	}
 	return dir.Start(process.Command{
 		Program: self,
-		Env:     []string{ordersEnv + "=" + string(env), "GORACE=atexit_sleep_ms=0"}, // a VMM does not dawdle at its end
+		Env:     []string{ordersEnv + "=" + string(env), "GORACE=atexit_sleep_ms=0"}, // the race detector would delay its end
 		Output:  log, Inherit: []*os.File{socket, spec.Lock},
 	})
 }

@@ -13,7 +13,7 @@ const (
 	HasNoTimer   Fault = "has-no-timer"   // the guest's kernel could not measure its timer
 	DiesBooting  Fault = "dies-booting"   // the VMM gives up when it is first spoken to
 	PanicsAtStop Fault = "panics-at-stop" // ends without a bye when asked to stop
-	IgnoresStop  Fault = "ignores-stop"   // says yes to stop and goes on
+	IgnoresStop  Fault = "ignores-stop"   // answers yes to a stop, and continues
 	IgnoresPing  Fault = "ignores-ping"   // as a guest that has halted
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
 	SlowInit     Fault = "slow-init"      // the init has not started everything until an event says so

@@ -22,7 +22,7 @@ type fixture struct {
 	capabilities vmm.Capabilities
 }
 
-// context bounds a step of a test that a broken driver would hang in.
+// context bounds a step of a test, in which a broken driver would hang.
 func (f *fixture) context(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), f.capabilities.BootTimeout)
 	t.Cleanup(cancel)
@@ -99,8 +99,8 @@ func (f *fixture) ended(t *testing.T, m vmm.Machine, want vmm.Reason) {
 	}
 }
 
-// told asks how a VM has ended that nobody watched: what it left may tell nothing,
-// but it does not tell another end.
+// told checks what the driver finds out about the end of a VM that nobody watched: the
+// reason may be unknown, but not wrong.
 func (f *fixture) told(t *testing.T, spec vmm.Spec, want vmm.Reason) {
 	t.Helper()
 	if got := f.driver.Ending(spec.Dir); got.Reason != want && got.Reason != vmm.ReasonUnknown {

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Plain has this thread open files as a plain user until it is undone: root may open
-// everything. What a host's files are in opens for all meanwhile.
+// Plain makes this thread open files as a plain user until undo is called: root may open
+// everything. It opens the directories of the host's files to all users.
 func Plain(t *testing.T, host process.Host) (undo func()) {
 	t.Helper()
 	if os.Getuid() != 0 {

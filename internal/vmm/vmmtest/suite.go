@@ -22,15 +22,15 @@ import (
 	"banger/internal/vmm"
 )
 
-// Make makes a driver, and a function that prepares a VM whose guest is a Guest:
-// a directory with all that the Spec names, two disks, the second writable, and
-// the lock taken. The suite closes the lock.
+// Make returns a driver, and a function that prepares a VM whose guest is a Guest: a
+// directory with all files of the Spec, two disks, of which the second is writable, and
+// the lock. The suite closes the lock.
 type Make func(t *testing.T) (vmm.Driver, func(t *testing.T) vmm.Spec)
 
 // LockName is the name of the lock in a VM's directory.
 const LockName = "lock"
 
-// Run holds a driver against its contract.
+// Run tests whether a driver fulfils its contract.
 func Run(t *testing.T, newDriver Make) {
 	for _, test := range []struct {
 		name string
@@ -127,8 +127,8 @@ func testLock(t *testing.T, f *fixture) {
 	}
 }
 
-// A VMM goes on when it is let go, in the middle of whatever, and another
-// driver takes it over: the same process, the same boot.
+// A VMM continues when its machine is closed, at any moment, and another driver adopts
+// it: the same process, the same boot.
 func testAdopt(t *testing.T, f *fixture) {
 	m, spec := f.launch(t)
 	before := f.control(t, m, spec).hello
@@ -219,7 +219,7 @@ func testExit(t *testing.T, f *fixture) {
 	})
 }
 
-// testSignal: a signal from us is one like any other to the VMM, and SIGKILL is Kill.
+// Signal sends the VMM a signal like any other process would, and SIGKILL is Kill.
 func testSignal(t *testing.T, f *fixture) {
 	for signal, want := range map[unix.Signal]vmm.Reason{unix.SIGTERM: vmm.ReasonSignal, unix.SIGKILL: vmm.ReasonKilled} {
 		t.Run(unix.SignalName(signal), func(t *testing.T) {
@@ -261,8 +261,8 @@ func testGrow(t *testing.T, f *fixture) {
 	}
 }
 
-// The balloon takes memory from a guest that runs and gives it back, also by the
-// hand of another daemon, and never more than the VMM was launched with.
+// The balloon takes memory from a running guest and returns it, also for a daemon that
+// has adopted the VMM, and never more than the VMM was launched with.
 func testBalloon(t *testing.T, f *fixture) {
 	if !f.capabilities.Balloon {
 		t.Skipf("%s has no balloon", f.driver.Name())
@@ -348,8 +348,8 @@ func (f *fixture) failing(t *testing.T, m vmm.Machine, want []vmm.DiskError) {
 	}
 }
 
-// given waits until a guest has given back this much, where the VMM can tell. It
-// looks at a real one's balloon while it is blown up.
+// given waits until a guest has given back this much, if the VMM reports it. It polls:
+// there is no event.
 func (f *fixture) given(t *testing.T, m vmm.Machine, want banger.Size) {
 	t.Helper()
 	ctx := f.context(t)
@@ -374,7 +374,7 @@ func testDialWithinContext(t *testing.T, f *fixture) {
 	f.echo(t, m)
 }
 
-// assertNothing says that a launch which failed left nothing behind.
+// assertNothing checks that a failed launch left nothing behind.
 func assertNothing(t *testing.T, spec vmm.Spec) {
 	t.Helper()
 	spec.Lock.Close()

@@ -12,9 +12,9 @@ import (
 	"banger/internal/vmm/vmmtest"
 )
 
-// Measuring is a driver whose VMs boot again where the host was too busy for their
-// kernel to measure its timer: no guest does anything reliably without, and it is
-// none of the driver's. The lifecycle of VMs does the same.
+// Measuring is a driver that boots a VM again if the host was too busy for the guest's
+// kernel to measure its timer. No guest works without it, and it is not the driver's
+// fault. Package vm does the same.
 type Measuring struct{ vmm.Driver }
 
 // Launch implements vmm.Driver.
@@ -32,8 +32,8 @@ func (d Measuring) Launch(ctx context.Context, spec vmm.Spec) (vmm.Machine, erro
 	}
 }
 
-// unmeasured waits until the guest has looked at its timer, and says whether it has
-// ended for that.
+// unmeasured waits until the guest has checked its timer, and reports whether the guest
+// has ended because of it.
 func unmeasured(ctx context.Context, m vmm.Machine, console string) bool {
 	for {
 		ended := false

@@ -15,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/detach"
 	"banger/internal/disk"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
@@ -63,13 +64,14 @@ type Host struct {
 	Firecracker vmm.Driver
 	Free        func(dir string) (banger.Size, error)
 	Daemon      func(context.Context) (banger.Daemon, error) // NotFound: not running; nil: do not ask
+	Inherited   func(pid int) ([]detach.Problem, error)      // what a daemon could not reset; nil: do not ask
 }
 
 // ThisHost returns the host that this process runs on.
 func ThisHost(purpose Purpose, dirs config.Dirs, cfg config.Config, firecracker vmm.Driver, daemon func(context.Context) (banger.Daemon, error)) Host {
 	h := Host{
 		Runner: hostcmd.Host{}, Purpose: purpose, Dirs: dirs, Config: cfg, Root: "/",
-		UID: os.Getuid(), CheckKVM: process.ThisHost().CheckKVM, Firecracker: firecracker, Free: free, Daemon: daemon,
+		UID: os.Getuid(), CheckKVM: process.ThisHost().CheckKVM, Firecracker: firecracker, Free: free, Daemon: daemon, Inherited: detach.Problems,
 	}
 	if me, err := user.Current(); err == nil {
 		h.User = me.Username

@@ -17,6 +17,7 @@ import (
 
 	"banger"
 	"banger/internal/config"
+	"banger/internal/detach"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
@@ -136,6 +137,21 @@ func TestOutdatedDaemon(t *testing.T) {
 		if stale := test.says != ""; stale != (c.State == Warn) || stale != (c.Fix == "banger daemon stop") || !strings.Contains(c.Detail, test.says) {
 			t.Errorf("%+v: got %+v", test, c)
 		}
+	}
+}
+
+// TestLimitedDaemon: doctor reports what the daemon got from the shell that started it.
+func TestLimitedDaemon(t *testing.T) {
+	h := newHost(t)
+	h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
+	h.Inherited = func(pid int) ([]detach.Problem, error) {
+		if pid != 7 {
+			t.Errorf("asked for process %d", pid)
+		}
+		return []detach.Problem{{What: "VMs run with niceness 5", Fix: "start again"}}, nil
+	}
+	if c := find(t, Run(t.Context(), h.Host), "daemon"); c.State != Warn || !strings.Contains(c.Detail, "niceness 5") || c.Fix != "start again" {
+		t.Errorf("got %+v", c)
 	}
 }
 

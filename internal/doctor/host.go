@@ -12,6 +12,7 @@ import (
 	"banger"
 	"banger/internal/bundle"
 	"banger/internal/config"
+	"banger/internal/detach"
 	"banger/internal/disk"
 	"banger/internal/subid"
 	"banger/internal/vmm"
@@ -250,9 +251,24 @@ func daemon(ctx context.Context, h Host) Check {
 		c.Detail = fmt.Sprintf("pid %d, %d running VMs, log %s", d.PID, d.Running, d.Log)
 		if why := outdated(ctx, h, d); why != "" {
 			c.State, c.Detail, c.Fix = Warn, c.Detail+"; "+why, "banger daemon stop"
+		} else if problem := h.inherited(d); problem != (detach.Problem{}) {
+			c.State, c.Detail, c.Fix = Warn, c.Detail+"; "+problem.What, problem.Fix
 		}
 	}
 	return c
+}
+
+// inherited returns the first thing that the daemon got from the shell that started it
+// and could not reset, if there is one.
+func (h Host) inherited(d banger.Daemon) detach.Problem {
+	if h.Inherited == nil {
+		return detach.Problem{}
+	}
+	problems, err := h.Inherited(d.PID)
+	if err != nil || len(problems) == 0 {
+		return detach.Problem{}
+	}
+	return problems[0]
 }
 
 // outdated returns what has changed since the daemon started, or "". A daemon

@@ -143,6 +143,7 @@ func TestOutdatedDaemon(t *testing.T) {
 // TestLimitedDaemon: doctor reports what the daemon got from the shell that started it.
 func TestLimitedDaemon(t *testing.T) {
 	h := newHost(t)
+	h.Config.Driver = "qemu"
 	h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
 	h.Inherited = func(pid int) ([]detach.Problem, error) {
 		if pid != 7 {

@@ -24,15 +24,14 @@ import (
 	"banger/internal/vmm/qemu"
 )
 
-// bareVM is a VM that runs without banger around it.
+// bareVM is a VM that runs without banger.
 type bareVM interface {
 	Dial(ctx context.Context, port int) (net.Conn, error)
 	end()
 }
 
-// bare runs a VM like the one called name without banger around it, and returns
-// the time from the start of the VMM to the end of `true`. The disks and the
-// initrd are made before.
+// bare runs a VM like the one called name, but without banger. It returns the time
+// from the start of the VMM to the end of `true`; disks and initrd exist before.
 func (h *home) bare(b *testing.B, path, name string, settings []byte) time.Duration {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
@@ -72,7 +71,7 @@ func (h *home) bare(b *testing.B, path, name string, settings []byte) time.Durat
 	return took
 }
 
-// bareQEMU has the driver's own command line, which nobody could type.
+// bareQEMU runs the driver's own command line, which is too long to type.
 type bareQEMU struct{ vmm.Machine }
 
 func startQEMU(ctx context.Context, spec vmm.Spec) (bareVM, error) {
@@ -86,8 +85,8 @@ func (m bareQEMU) end() {
 	m.Close()
 }
 
-// settings is what Firecracker says of a VM that runs: a configuration file that
-// makes another one like it.
+// settings returns the configuration that Firecracker reports for a running VM, as a
+// file that starts another VM like it.
 func (h *home) settings(b *testing.B, name string) []byte {
 	b.Helper()
 	vm := h.show(b, name)
@@ -110,7 +109,7 @@ func (h *home) settings(b *testing.B, name string) []byte {
 	return text
 }
 
-// bareFirecracker runs by a configuration file alone.
+// bareFirecracker runs Firecracker with a configuration file.
 type bareFirecracker struct {
 	cmd    *exec.Cmd
 	vsock  string
@@ -165,7 +164,7 @@ func (m *bareFirecracker) end() {
 	m.knocks.Close()
 }
 
-// buffered is a connection whose beginning has been read already.
+// buffered is a connection of which the beginning has been read.
 type buffered struct {
 	net.Conn
 	in *bufio.Reader

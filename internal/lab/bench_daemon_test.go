@@ -19,8 +19,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// BenchmarkDaemon tells what the daemon's process takes without VMs and with
-// three, and what stopping each of them costs beyond the guest's own shutdown.
+// BenchmarkDaemon measures the daemon's process without VMs and with three, and how
+// much longer a stop takes than the guest's own shutdown.
 func BenchmarkDaemon(b *testing.B) {
 	once(b)
 	h, ctx := shared, context.Background()
@@ -67,7 +67,7 @@ func (h *home) restartDaemon(b *testing.B) {
 	h.must(b, "vm", "list") // starts it
 }
 
-// resident is a process's resident memory in MiB.
+// resident returns a process's resident memory in MiB.
 func resident(b *testing.B, pid int) float64 {
 	b.Helper()
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
@@ -88,8 +88,8 @@ func resident(b *testing.B, pid int) float64 {
 	return 0
 }
 
-// stopTimed stops a VM. The guest's own time is that from the daemon's request
-// to the guest's bye, which is also sent to this process's control connection.
+// stopTimed stops a VM. The guest's own time is from the daemon's request to the
+// guest's bye, which this process hears on a control connection, too.
 func (h *home) stopTimed(b *testing.B, name string) {
 	b.Helper()
 	bye := h.hearBye(b, h.show(b, name))
@@ -112,7 +112,7 @@ func (h *home) stopTimed(b *testing.B, name string) {
 	measured.millis("  stop: from there to the end of the process", "", begun.Add(whole).Sub(ended))
 }
 
-// hearBye listens beside the daemon for a guest's last word.
+// hearBye waits for a guest's bye on a second control connection.
 func (h *home) hearBye(b *testing.B, vm banger.VM) <-chan time.Time {
 	b.Helper()
 	data, err := os.ReadFile(config.VMDir(vm.Dir).Boot())

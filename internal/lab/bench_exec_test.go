@@ -22,8 +22,8 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// BenchmarkExec runs `true` in a VM that is up, 20 times in turn: by banger, by
-// ssh through banger's proxy, and without processes around it.
+// BenchmarkExec runs `true` in a running VM, 20 times in turn: with banger, with ssh
+// through banger's proxy, and from this process.
 func BenchmarkExec(b *testing.B) {
 	once(b)
 	h, ctx := shared, context.Background()
@@ -78,7 +78,7 @@ func bareExec(b *testing.B, client *api.Client, vm banger.VM) time.Duration {
 	return time.Since(begun)
 }
 
-// execParts does what `banger vm exec` does, with a look at the clock between.
+// execParts does what `banger vm exec` does, and measures each part.
 func (h *home) execParts(b *testing.B, vm banger.VM) {
 	b.Helper()
 	begun := h.must(b, "version")

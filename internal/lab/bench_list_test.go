@@ -14,7 +14,7 @@ import (
 	"banger/internal/store"
 )
 
-// BenchmarkList lists 1,000 VMs that are on record and do not run.
+// BenchmarkList lists 1,000 stopped VMs.
 func BenchmarkList(b *testing.B) {
 	once(b)
 	const vms = 1000
@@ -37,7 +37,7 @@ func BenchmarkList(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// seed puts VMs on record before there is a daemon.
+// seed records VMs before a daemon runs.
 func seed(b *testing.B, h *home, vms int) {
 	b.Helper()
 	if err := os.MkdirAll(h.dirs.State, 0o700); err != nil {

@@ -25,13 +25,12 @@ import (
 	"banger/internal/vmm/firecracker"
 )
 
-// pairs is how many times banger and the bare VMM run in turn.
+// pairs is how often banger and the bare VMM run in turn.
 const pairs = 5
 
-// BenchmarkCreateExec sets `banger vm create` and the first `banger vm exec
-// true` against the same VMM with the same settings, kernel, initrd and disks,
-// and `true` through the same agent protocol. What banger adds is the ratio; the
-// steps of its log tell where.
+// BenchmarkCreateExec compares `banger vm create` and the first `banger vm exec true`
+// with the same VMM, settings, kernel, initrd, disks and agent protocol without banger.
+// The ratio is what banger adds; the steps in its log show where.
 func BenchmarkCreateExec(b *testing.B) {
 	once(b)
 	h := shared
@@ -69,8 +68,8 @@ func BenchmarkCreateExec(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// ownBlocks is what a VM's directory takes on the host, without the image and
-// the kernel, which it shares.
+// ownBlocks returns what a VM's directory takes on the host, without the image and the
+// kernel, which VMs share.
 func ownBlocks(b *testing.B, dir string) banger.Size {
 	b.Helper()
 	files, err := os.ReadDir(dir)
@@ -90,14 +89,14 @@ func ownBlocks(b *testing.B, dir string) banger.Size {
 	return sum
 }
 
-// logged is a line of the daemon's log about a step of an operation.
+// logged is a line in the daemon's log about a step.
 type logged struct {
 	Msg, Verb, VM, Step string
 	Time                time.Time
 	Took                time.Duration
 }
 
-// steps reads from the daemon's log how long each step of a VM's operation took.
+// steps returns how long each step of a VM's operation took, from the daemon's log.
 func (h *home) steps(b *testing.B, name, verb string) []logged {
 	b.Helper()
 	file, err := os.Open(h.dirs.Log())

@@ -23,16 +23,16 @@ import (
 	"banger"
 )
 
-// client is the user's own ssh and its kin, by the entry that banger prints, in
-// surroundings that have nothing else of this home.
+// client runs the user's own ssh, scp and so on with the configuration that banger
+// prints, and with nothing else of this home.
 type client struct {
 	h    *home
 	name string
-	file string // configuration of ssh
-	dir  string // for files of the test
+	file string // ssh's configuration
+	dir  string // for the test's files
 }
 
-// newClient has banger printed from a path that is none for the faint-hearted.
+// newClient runs banger from a path with spaces, quotes and a percent sign.
 func newClient(t *testing.T, h *home, vm banger.VM) *client {
 	t.Helper()
 	c := &client{h: h, name: vm.Name, dir: t.TempDir()}
@@ -86,7 +86,7 @@ func (c *client) ssh(t *testing.T, stdin string, args ...string) string {
 	return c.run(t, stdin, "ssh", append([]string{"-F", c.file}, args...)...)
 }
 
-// hold runs ssh until the test's end, without a program in the guest.
+// hold runs ssh until the test ends. It returns when the program in the guest runs.
 func (c *client) hold(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := c.command(t.Context(), "ssh", append([]string{"-F", c.file, "-o", "ExitOnForwardFailure=yes"}, args...)...)
@@ -108,10 +108,10 @@ func (c *client) hold(t *testing.T, args ...string) {
 	}
 }
 
-// untilEOF is a program for hold: it says that it is there, and ends with its stdin.
+// untilEOF is a program for hold: it reports that it runs, and ends with its stdin.
 const untilEOF = "echo up; cat >/dev/null"
 
-// noise makes a file that nothing can compress, and returns its digest.
+// noise makes a file that cannot be compressed, and returns its digest.
 func noise(t *testing.T, path string, size int) string {
 	t.Helper()
 	data := make([]byte, size)
@@ -126,7 +126,7 @@ func rate(size int, took time.Duration) string {
 	return fmt.Sprintf("%.1f MB/s", float64(size)/1e6/took.Seconds())
 }
 
-// freePort is a port of this host's loopback that nobody listens on.
+// freePort returns a free port of this host's loopback.
 func freePort(t *testing.T) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -137,7 +137,8 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// greeter listens on this host's loopback and answers every connection with a word.
+// greeter listens on this host's loopback and sends a word to each client. It returns
+// its port.
 func greeter(t *testing.T, word string) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -158,8 +159,8 @@ func greeter(t *testing.T, word string) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// guestServer is a program in the guest that answers on a port of its loopback
-// with what it is sent, in capitals. It listens when this returns.
+// guestServer starts a server on a port of the guest's loopback, which returns what it
+// is sent in capitals.
 func (c *client) guestServer(t *testing.T, port int) {
 	c.h.sh(t, c.name, fmt.Sprintf(`exec python3 -c '
 import os, socket
@@ -191,8 +192,8 @@ func ask(t *testing.T, conn net.Conn, word string) string {
 	return string(answer)
 }
 
-// TestDefaultImage is about what needs more programs in the guest than there
-// are in the tiny image. Its parts share a VM.
+// TestDefaultImage tests what needs more programs than the tiny image has. Its parts
+// share a VM.
 func TestDefaultImage(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -208,12 +209,12 @@ func TestDefaultImage(t *testing.T) {
 	t.Run("the agent's server is killed", func(t *testing.T) { killAgent(t, h, vm.Name, 1) })
 	t.Run("a start while systemd shuts down", func(t *testing.T) {
 		boot := h.bootID(t, vm.Name)
-		h.sh(t, vm.Name, "poweroff") // by logind, of which the agent hears nothing
+		h.sh(t, vm.Name, "poweroff") // through logind, which the agent does not hear of
 		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
 	})
 }
 
-// files are copied in each way there is.
+// files copies files in each way there is.
 func (c *client) files(t *testing.T) {
 	less := noise(t, filepath.Join(c.dir, "less"), 1<<20)
 	inGuest := func(t *testing.T, path string) string {
@@ -248,7 +249,7 @@ func (c *client) files(t *testing.T) {
 	t.Run("scp", func(t *testing.T) {
 		c.run(t, "", "scp", "-F", c.file, "less", c.name+":scp-up")
 		same(t, "the guest", inGuest(t, "scp-up"), less)
-		c.run(t, "", "scp", "-O", "-F", c.file, c.name+":scp-up", "scp-down") // the protocol of old
+		c.run(t, "", "scp", "-O", "-F", c.file, c.name+":scp-up", "scp-down") // the old protocol
 		same(t, "the host", digest(t, filepath.Join(c.dir, "scp-down")), less)
 	})
 	t.Run("rsync", func(t *testing.T) {
@@ -260,7 +261,7 @@ func (c *client) files(t *testing.T) {
 	})
 }
 
-// ports are forwarded, and an editor works through them.
+// ports forwards ports, also as an editor does.
 func (c *client) ports(t *testing.T) {
 	const port, back = 7001, 7002
 	c.guestServer(t, port)
@@ -311,7 +312,7 @@ func (c *client) ports(t *testing.T) {
 	})
 }
 
-// sessions of every kind are had.
+// sessions opens sessions of each kind.
 func (c *client) sessions(t *testing.T) {
 	t.Run("ssh", func(t *testing.T) {
 		for _, name := range []string{c.name, c.name + ".vm"} {
@@ -324,7 +325,7 @@ func (c *client) sessions(t *testing.T) {
 		control := []string{"-o", "ControlMaster=auto", "-o", "ControlPath=control", "-o", "ControlPersist=yes"}
 		args := func(more ...string) []string { return append(slices.Clone(control), more...) }
 		end := c.command(context.Background(), "ssh", append([]string{"-F", c.file}, args("-O", "exit", c.name)...)...)
-		t.Cleanup(func() { // after that of hold
+		t.Cleanup(func() { // after hold's own cleanup
 			if out, err := end.CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
@@ -377,9 +378,9 @@ func (c *client) sessions(t *testing.T) {
 	})
 }
 
-// sizes tells its terminal's size at its begin and at each change, and ends at
-// the last one. It waits for the signal blocked: a shell's trap loses one that
-// comes while the trap runs.
+// sizes prints its terminal's size at the start and at each change, and ends at the
+// last one. It blocks the signal and waits for it: a shell's trap would lose a signal
+// that comes while the trap runs.
 const sizes = `import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})
 while True:
@@ -422,7 +423,7 @@ func resized(t *testing.T, cmd *exec.Cmd) {
 	}
 }
 
-// socksDial connects to a port of the guest's loopback through a SOCKS5 server here.
+// socksDial connects to a port of the guest's loopback through a SOCKS5 proxy here.
 func socksDial(t *testing.T, proxy, port int) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", proxy))
@@ -440,7 +441,7 @@ func socksDial(t *testing.T, proxy, port int) net.Conn {
 	return conn
 }
 
-// modules of many kinds are there to be loaded.
+// modules loads kernel modules of many kinds.
 func modules(t *testing.T, h *home, name string) {
 	out := h.sh(t, name, `for m in btrfs xfs nfs wireguard tun vxlan nft_ct dm_crypt; do
 modprobe $m && grep -q "^$m " /proc/modules || echo "$m is missing"; done 2>&1`)

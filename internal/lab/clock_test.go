@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// TestClock: whatever happens to a guest's clock, it becomes the host's by itself.
+// TestClock: a guest's clock that is wrong is set to the host's.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	h := own(t)
 	vm := h.create(t, "--name", "clock", "--image", h.tiny(t))
-	// The guest tells whole seconds, at some moment of the exec.
+	// The guest prints whole seconds, at some moment during the exec.
 	off := func() time.Duration {
 		t.Helper()
 		before := time.Now()

@@ -14,14 +14,14 @@ import (
 	"banger"
 )
 
-// guestEnd is how a guest is ended and what becomes of its disks.
+// guestEnd is how a guest ends, and what is shown then.
 type guestEnd struct {
 	by   string // a program in the VM; empty: banger vm stop
 	told banger.Ending
 }
 
-// contract is what every VM does, whatever its image has and has not. The VM
-// runs when it returns.
+// contract tests what every VM does, whatever its image contains. The VM runs when it
+// returns.
 func contract(t *testing.T, h *home, image, name string, end guestEnd) banger.VM {
 	t.Helper()
 	vm := h.create(t, "--name", name, "--image", image, "--disk-size", "64M", "--overlay-size", "64M")
@@ -55,8 +55,7 @@ func contract(t *testing.T, h *home, image, name string, end guestEnd) banger.VM
 	return vm
 }
 
-// ends stops the VM. Disks are clean afterwards unless the end is told as one
-// that leaves them as they were.
+// ends stops the VM. After a clean ending it checks the disks.
 func ends(t *testing.T, h *home, vm banger.VM, end guestEnd) {
 	t.Helper()
 	if end.by != "" {
@@ -73,7 +72,7 @@ func ends(t *testing.T, h *home, vm banger.VM, end guestEnd) {
 	}
 }
 
-// copies sends a file there with the host's own ssh and sftp.
+// copies sends a file to the VM with the host's own ssh and sftp.
 func copies(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	proxy := "ProxyCommand=" + h.bin + "/banger vm proxy " + vm.Name + " 22"
@@ -95,7 +94,7 @@ func copies(t *testing.T, h *home, vm banger.VM) {
 	}
 }
 
-// grows makes both disks larger while the VM runs.
+// grows grows both disks while the VM runs.
 func grows(t *testing.T, h *home, name string) {
 	t.Helper()
 	blocks := func() []string { return strings.Fields(h.sh(t, name, "stat -f -c %b / /root")) }
@@ -109,8 +108,7 @@ func grows(t *testing.T, h *home, name string) {
 	}
 }
 
-// TestImages: what an image lacks, or has in strange places, takes nothing from
-// its VMs.
+// TestImages: VMs work the same whatever their image lacks, or has in strange places.
 func TestImages(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -126,7 +124,7 @@ func TestImages(t *testing.T) {
 		r.link("bin/init", "busybox")
 		r.file("etc/inittab", "::sysinit:/bin/touch /run/init-was-here\n::shutdown:/bin/touch /root/init-ended\n")
 		h.importTar(t, "foreign", r.bytes())
-		// It knows nothing of the disks below the root, and so leaves them mounted.
+		// This init does not unmount the disks below the root: it does not know them.
 		vm := contract(t, h, "foreign", "img-foreign", guestEnd{"", banger.EndedUnclean})
 		if got := h.sh(t, vm.Name, "tr -d '\\000' </proc/1/cmdline | cut -c 1-4; ls /run/init-was-here /root/init-ended"); got != "init\n/root/init-ended\n/run/init-was-here" {
 			t.Errorf("init: %q", got)
@@ -146,7 +144,7 @@ func TestImages(t *testing.T) {
 	})
 }
 
-// autoloads uses what needs modules that the image has not: the kernel asks for
+// autoloads uses what needs modules that the image does not have: the kernel asks for
 // them by itself.
 func autoloads(t *testing.T, h *home, name string) {
 	t.Helper()
@@ -173,8 +171,8 @@ func seeded(t *testing.T) []byte {
 	return r.bytes()
 }
 
-// seeds: what the image has is there at first, and what the user made of it
-// later. A resolv.conf that leads nowhere keeps no VM from booting.
+// seeds checks that the image's content is there at first, and the user's changes to it
+// later. A resolv.conf that is a dangling link does not keep a VM from booting.
 func seeds(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	look := "cat /root/.profile; stat -c '%a %u %g' /root/deep/dir /root/deep/dir/own; ls /var/lib/containers /var/lib/docker"
@@ -194,7 +192,7 @@ func seeds(t *testing.T, h *home, vm banger.VM) {
 	}
 }
 
-// TestManyFiles is an image with 100,000 files.
+// TestManyFiles imports an image with 100,000 files.
 func TestManyFiles(t *testing.T) {
 	t.Parallel()
 	h := shared

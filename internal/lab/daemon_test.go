@@ -18,7 +18,7 @@ import (
 	"banger/internal/vmm"
 )
 
-// TestDaemonDies: VMs do not notice, whenever it happens.
+// TestDaemonDies: VMs keep running, whenever the daemon ends.
 func TestDaemonDies(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -62,7 +62,7 @@ func TestDaemonDies(t *testing.T) {
 		}
 	})
 	t.Run("killed while the VM stops", func(t *testing.T) {
-		// A program that has to be killed makes the stop take its time.
+		// A program that has to be killed makes the stop slow.
 		h.sh(t, vm.Name, `(trap "" TERM HUP INT; while :; do sleep 1000; done) >/dev/null 2>&1 </dev/null &`)
 		asked := h.command(t.Context(), "vm", "stop", vm.Name)
 		if err := asked.Start(); err != nil {
@@ -126,8 +126,8 @@ func TestDaemonDies(t *testing.T) {
 	})
 }
 
-// TestDisksOpenOnce: whatever is started twice or dies in between, never do two
-// VMMs have a VM's disks open.
+// TestDisksOpenOnce: two VMMs never have a VM's disks open, whatever starts twice or
+// dies meanwhile.
 func TestDisksOpenOnce(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -152,7 +152,7 @@ func TestDisksOpenOnce(t *testing.T) {
 	t.Run("daemon killed at moments of a start", func(t *testing.T) {
 		for _, after := range []time.Duration{5, 20, 50, 100, 200, 400, 1000} {
 			after *= time.Millisecond
-			h.banger(t, "daemon", "status") // it is up
+			h.banger(t, "daemon", "status") // it runs
 			asked := h.command(t.Context(), "vm", "start", vm.Name)
 			if err := asked.Start(); err != nil {
 				t.Fatal(err)
@@ -184,7 +184,7 @@ func TestDisksOpenOnce(t *testing.T) {
 	})
 }
 
-// onlyOpener checks that pid, and nobody else, has the VM's overlay open.
+// onlyOpener checks that pid, and no other process, has the VM's overlay open.
 func onlyOpener(t *testing.T, dir config.VMDir, pid int) {
 	t.Helper()
 	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
@@ -205,14 +205,14 @@ func onlyOpener(t *testing.T, dir config.VMDir, pid int) {
 	}
 }
 
-// TestCheckoutVanishes: a VM needs nothing of the tree it was made from.
+// TestCheckoutVanishes: a VM does not need the directory that it was created from.
 func TestCheckoutVanishes(t *testing.T) {
 	t.Parallel()
 	tree := t.TempDir()
 	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
 		copyFile(t, filepath.Join(shared.bin, name), filepath.Join(tree, name))
 	}
-	// Hard links, as another file system's copy would be no better a proof.
+	// Hard links: they prove as much as a copy.
 	if out, err := exec.Command("cp", "-al", filepath.Join(shared.bin, "runtime"), tree).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

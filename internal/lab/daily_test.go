@@ -18,7 +18,7 @@ import (
 	"banger/internal/vmm/firecracker"
 )
 
-// TestDaily is the rest of a day's commands.
+// TestDaily tests the commands of a usual day.
 func TestDaily(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -160,7 +160,7 @@ func TestChange(t *testing.T) {
 	low := func() string { return h.sh(t, vm.Name, "awk '/MemFree/ { print ($2 < 700 * 1024) }' /proc/meminfo") }
 	h.banger(t, "vm", "set", "--memory", "700", vm.Name)
 	until(t, time.Minute, "the guest's giving back", func() bool { return low() == "1" })
-	if vm.Driver != firecracker.Name { // not every version tells
+	if vm.Driver != firecracker.Name { // not every version reports it
 		until(t, time.Minute, "the balloon's size", func() bool {
 			return strings.Contains(h.banger(t, "vm", "stats", "--json", vm.Name), fmt.Sprintf(`"balloon_bytes": %d`, vm.Memory-700*banger.MiB))
 		})
@@ -195,12 +195,12 @@ func TestChange(t *testing.T) {
 	}
 	h.banger(t, "vm", "stop", "changed")
 	cleanVM(t, vm)
-	if vm.Driver == firecracker.Name { // QEMU runs VMs wherever this does
+	if vm.Driver == firecracker.Name { // QEMU runs wherever Firecracker does
 		moves(t, h, vm)
 	}
 }
 
-// moves takes a stopped VM to QEMU and back: its disks stay as they are.
+// moves moves a stopped VM to QEMU and back: its disks stay the same.
 func moves(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	for _, driver := range []string{"qemu", firecracker.Name} {

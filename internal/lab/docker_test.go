@@ -12,8 +12,8 @@ import (
 	"banger"
 )
 
-// docker runs the image's own Docker: started by its first use, with its
-// storage on raw ext4. It leaves a container that is to come back.
+// docker uses the image's own Docker, which starts at its first use and has its storage
+// on raw ext4. It leaves a container that must start again after a reboot.
 func docker(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service", "containerd.service").stdout; got != "inactive\ninactive\n" {
@@ -33,14 +33,15 @@ func docker(t *testing.T, h *home, vm banger.VM) {
 	}
 }
 
-// containerIsBack does not use Docker's socket: that alone would start it. And it
-// does not look through all processes again and again on the guest's one CPU.
+// containerIsBack waits for docker's container. It does not use Docker's socket, which
+// would start Docker, and searches the processes only once the container has a group:
+// the guest has one CPU.
 func containerIsBack(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	h.inGuest(t, vm.Name, "test -d /sys/fs/cgroup/system.slice/docker-*.scope && pgrep -f '^/busybox sleep 100000'")
 }
 
-// busybox is a tar with one static program.
+// busybox returns a tar with one static program.
 func busybox(t *testing.T) []byte {
 	t.Helper()
 	program, err := os.ReadFile("/bin/busybox")

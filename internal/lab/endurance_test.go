@@ -23,8 +23,8 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// TestManyVMs has VMs one after the other and several at once, each of which
-// leaves nothing behind.
+// TestManyVMs runs VMs one after the other, and several at once. None leaves anything
+// behind.
 func TestManyVMs(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -80,8 +80,8 @@ func TestManyVMs(t *testing.T) {
 	told()
 }
 
-// groupOf is the directory of a process's control group; empty where there is
-// no cgroup v2.
+// groupOf returns the directory of a process's control group, or an empty string without
+// cgroup v2.
 func groupOf(t *testing.T, pid int) string {
 	t.Helper()
 	for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/cgroup", pid))) {
@@ -92,8 +92,8 @@ func groupOf(t *testing.T, pid int) string {
 	return ""
 }
 
-// ownGroup checks that a VMM is alone in a control group where systemd gives
-// one, and else where the daemon is.
+// ownGroup checks that a VMM has a control group of its own, or the daemon's where no
+// systemd makes one.
 func ownGroup(t *testing.T, h *home, pid int) {
 	t.Helper()
 	socket := fmt.Sprintf("/run/user/%d/systemd/private", os.Getuid())
@@ -112,8 +112,7 @@ func ownGroup(t *testing.T, h *home, pid int) {
 	}
 }
 
-// nothingLeft checks that no VM of a home has left a file, a process or a control
-// group.
+// nothingLeft checks that the VMs of a home have left no file, process or control group.
 func (h *home) nothingLeft(t *testing.T, groups ...string) {
 	t.Helper()
 	var left []string
@@ -142,8 +141,8 @@ func (h *home) nothingLeft(t *testing.T, groups ...string) {
 	}
 }
 
-// TestNobodyLooks: VMs end in their own ways while there is no daemon. The next
-// one tells each end rightly, and who runs has not noticed.
+// TestNobodyLooks: VMs end in different ways while no daemon runs. The next daemon
+// reports each ending correctly, and a VM that runs is not disturbed.
 func TestNobodyLooks(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -179,8 +178,8 @@ func TestNobodyLooks(t *testing.T) {
 		}
 	}
 	echo("before")
-	outlives := h.show(t, "stays").Driver == firecracker.Name // QEMU's one port of streams is the daemon's
-	// Without a daemon nobody can ask them.
+	outlives := h.show(t, "stays").Driver == firecracker.Name // QEMU's streams go through the daemon
+	// They act by themselves: without a daemon they cannot be reached.
 	for name, act := range map[string]string{"halts": "halt -f", "off": "poweroff", "again": "reboot", "panics": "echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger"} {
 		h.sh(t, name, fmt.Sprintf("(sleep %d; sync; %s) >/dev/null 2>&1 </dev/null &", 10*patience(t), act))
 	}
@@ -216,9 +215,8 @@ func TestNobodyLooks(t *testing.T) {
 	}
 }
 
-// TestKilledAtRandom kills daemon and VMM at moments of create, start, stop and
-// delete that nobody chose: no VM is opened twice, what was synced is there, and
-// nothing is left.
+// TestKilledAtRandom kills daemon and VMM at random moments of create, start, stop and
+// delete: no disk is open twice, synced data is there, and nothing is left behind.
 func TestKilledAtRandom(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -250,7 +248,7 @@ func TestKilledAtRandom(t *testing.T) {
 			}
 			h.banger(t, "vm", "list") // a daemon runs
 			daemon := h.daemonPID(t.Context())
-			if daemon <= 1 { // 0 would be all that this test belongs to
+			if daemon <= 1 { // 0 would signal this test, too
 				t.Fatal("no daemon runs")
 			}
 			asked := h.command(t.Context(), args...)
@@ -270,7 +268,7 @@ func TestKilledAtRandom(t *testing.T) {
 			t.Logf("%s, daemon killed after %v, its VMMs too: %v", c.verb, moment.Round(time.Millisecond), also)
 			atMostOneOpener(t, dir)
 		}
-		h.banger(t, "vm", "list") // by a daemon that begins with what was left
+		h.banger(t, "vm", "list") // by a daemon that starts with what was left
 		if r := h.run(t.Context(), nil, "vm", "delete", "--yes", "--force", "extra"); r.code != 0 && r.code != 3 {
 			t.Errorf("delete: exit %d: %s", r.code, r.stderr)
 		}
@@ -288,8 +286,7 @@ func TestKilledAtRandom(t *testing.T) {
 	h.nothingLeft(t)
 }
 
-// killVMMs kills every VMM of a home. Who holds a lock may be one that was only
-// just started.
+// killVMMs kills every VMM of a home, also one that has only just started.
 func killVMMs(t *testing.T, h *home) {
 	t.Helper()
 	locks, _ := filepath.Glob(h.dirs.VMs() + "/*/" + filepath.Base(config.VMDir("").Lock()))
@@ -322,8 +319,8 @@ func atMostOneOpener(t *testing.T, dir config.VMDir) {
 	}
 }
 
-// TestFloodedConsole has a guest write to its console as fast as it can. It costs
-// a bounded file, and no other VM its speed.
+// TestFloodedConsole: a guest that writes to its console as fast as it can does not fill
+// the disk, and does not slow other VMs down.
 func TestFloodedConsole(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -357,7 +354,7 @@ func TestFloodedConsole(t *testing.T) {
 	h.stopped(t, flood)
 }
 
-// lastLine is the number of the last whole line of a flooded console.
+// lastLine returns the number of the last whole line of a flooded console.
 func lastLine(t *testing.T, path string) (n int) {
 	t.Helper()
 	for line := range strings.Lines(read(t, path)) {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// figure is a line of the table that the benchmarks end with.
+// figure is a line of the table that the benchmarks print at the end.
 type figure struct {
 	name, unit, goal string
 	values           []float64
@@ -39,7 +39,7 @@ func (f *figures) millis(name, goal string, took time.Duration) {
 	f.add(name, "ms", goal, float64(took.Microseconds())/1000)
 }
 
-// print writes the table. A goal is never a condition: hosts differ.
+// print writes the table. A missed goal is not a failure: hosts differ.
 func (f figures) print(out io.Writer) {
 	if len(f) == 0 {
 		return
@@ -54,7 +54,7 @@ func (f figures) print(out io.Writer) {
 	w.Flush()
 }
 
-// once skips the runs that the testing package adds: one is many already.
+// once skips further runs: one run measures many times.
 func once(b *testing.B) {
 	b.Helper()
 	if b.N > 1 {
@@ -62,8 +62,7 @@ func once(b *testing.B) {
 	}
 }
 
-// must runs a command of banger's that must succeed, and says how long the
-// whole process took.
+// must runs a banger command that must succeed, and returns how long the process took.
 func (h *home) must(b *testing.B, args ...string) time.Duration {
 	b.Helper()
 	begun := time.Now()

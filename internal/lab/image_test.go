@@ -16,15 +16,15 @@ var applets = strings.Fields(`sh ash mount umount cat dd sync sleep id hostname 
 	echo printf true false test env kill ps grep sed cut head tail wc sort tr tee touch stat du find readlink uname
 	date seq od md5sum sha256sum dmesg free uptime poweroff reboot halt ip nc tar sysctl mknod timeout xargs pwd stty tty`)
 
-// rootTar is a root file system, as the tests make one.
+// rootTar is a root file system that a test makes.
 type rootTar struct {
 	t   testing.TB
 	buf bytes.Buffer
 	w   *tar.Writer
 }
 
-// newTinyTar begins with busybox, the accounts root and nobody, and the
-// directories that programs expect. There is no init, no kmod and no SSH server.
+// newTinyTar returns a root file system with busybox, the accounts root and nobody, and
+// the usual directories. It has no init, no kmod and no SSH server.
 func newTinyTar(t testing.TB) *rootTar {
 	t.Helper()
 	program, err := os.ReadFile("/bin/busybox")
@@ -75,7 +75,7 @@ func (r *rootTar) bytes() []byte {
 	return r.buf.Bytes()
 }
 
-// importTar makes an image that stays until the home goes.
+// importTar imports an image, which stays as long as the home.
 func (h *home) importTar(t testing.TB, name string, archive []byte) {
 	t.Helper()
 	if r := h.run(t.Context(), archive, "image", "import", name, "-"); r.code != 0 {
@@ -89,7 +89,7 @@ var tinies struct {
 	in map[*home]bool
 }
 
-// tiny is the name of an image whose VMs boot fastest: busybox, and no init, so
+// tiny returns the name of the image whose VMs boot fastest: busybox, and no init, so
 // that the agent stays process 1. It is imported once for each home.
 func (h *home) tiny(t testing.TB) string {
 	t.Helper()

@@ -23,8 +23,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// shared is the home of the tests that leave the daemon and each other's VMs
-// alone: the bundle is taken over once. The others have a home of their own.
+// shared is the home of the tests that do not disturb the daemon or other tests' VMs, so
+// that the bundle is installed once. The others have a home of their own.
 var shared *home
 
 func TestMain(m *testing.M) {
@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// checkout finds the repository's root and says what it lacks.
+// checkout returns the repository's root, or an error that names what is missing there.
 func checkout() (string, error) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -66,8 +66,8 @@ func checkout() (string, error) {
 	return root, nil
 }
 
-// home is one user's surroundings: directories of their own, and so a daemon
-// of their own.
+// home is the environment of one user, who has their own directories and so their own
+// daemon.
 type home struct {
 	dir  string
 	bin  string // where the programs are
@@ -75,8 +75,7 @@ type home struct {
 	dirs config.Dirs
 }
 
-// wantedDriver names the driver that VMs have to run by; unset, it is the one
-// that banger chooses.
+// wantedDriver names the driver to use; without it banger chooses.
 const wantedDriver = "BANGER_TEST_DRIVER"
 
 func newHome(dir, bin string) *home {
@@ -100,8 +99,7 @@ func newHome(dir, bin string) *home {
 	return h
 }
 
-// own is a home for a test that does to its daemon or its files what no other
-// test could bear.
+// own returns a home for a test that disturbs its daemon or its files.
 func own(t *testing.T) *home {
 	t.Helper()
 	h := newHome(t.TempDir(), shared.bin)
@@ -114,8 +112,8 @@ func own(t *testing.T) *home {
 	return h
 }
 
-// link gives a home what another one has taken over from the bundle: it is the
-// same, and to copy and check it takes long where the CPU is software.
+// link gives a home what another one has installed from the bundle: copying and checking
+// it again takes long on an emulated CPU.
 func link(from, to string) error {
 	whole, err := filepath.Glob(from + "/[0-9a-f]*/*")
 	if err != nil {
@@ -133,7 +131,7 @@ func link(from, to string) error {
 	return nil
 }
 
-// tearDownAfter looks after a home when the VMs' own cleanups are done.
+// tearDownAfter tears a home down after the VMs' own cleanups.
 func (h *home) tearDownAfter(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -145,7 +143,7 @@ func (h *home) tearDownAfter(t *testing.T) {
 	})
 }
 
-// logTail shows the end of a file of a test that has failed.
+// logTail logs the end of a file.
 func logTail(t *testing.T, path string) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -154,7 +152,7 @@ func logTail(t *testing.T, path string) {
 	t.Logf("%s:\n%s", path, text[max(0, len(text)-4000):])
 }
 
-// tearDown deletes every VM, stops the daemon and looks for what is left.
+// tearDown deletes every VM, stops the daemon, and returns an error if anything is left.
 func (h *home) tearDown() error {
 	ctx := context.Background()
 	for _, vm := range h.list(ctx) {
@@ -207,7 +205,7 @@ func (h *home) run(ctx context.Context, stdin []byte, args ...string) result {
 	return result{out.String(), said.String(), code}
 }
 
-// banger runs a command of banger's that must succeed, and returns its output.
+// banger runs a banger command that must succeed, and returns its output.
 func (h *home) banger(t *testing.T, args ...string) string {
 	t.Helper()
 	begun := time.Now()
@@ -256,8 +254,8 @@ func (h *home) show(t testing.TB, name string) banger.VM {
 	return vm
 }
 
-// vmm is the process of a VM that runs. Others are not to be signalled: 0 would
-// be this test and all that it belongs to.
+// vmm returns the process ID of a running VM's VMM. A test must not signal 0, which
+// would be itself and its process group.
 func (h *home) vmm(t *testing.T, name string) int {
 	t.Helper()
 	pid := h.show(t, name).PID
@@ -279,7 +277,7 @@ func (h *home) daemonPID(ctx context.Context) int {
 	return status.PID
 }
 
-// killDaemon ends the daemon as a crash would.
+// killDaemon kills the daemon, as a crash would.
 func (h *home) killDaemon(t *testing.T) {
 	t.Helper()
 	pid := h.daemonPID(t.Context())
@@ -291,7 +289,7 @@ func (h *home) killDaemon(t *testing.T) {
 	}
 }
 
-// gone waits for the end of a process that is not our child.
+// gone waits until a process that is not our child has ended.
 func gone(pid int, limit time.Duration) error {
 	end := time.Now().Add(limit)
 	for syscall.Kill(pid, 0) == nil {
@@ -306,8 +304,7 @@ func gone(pid int, limit time.Duration) error {
 	return nil
 }
 
-// until asks again and again whether something has become true that happens by
-// itself in a VM. Only tests do that; the programs are told.
+// until polls until a condition is true. Only tests poll; the programs wait for events.
 func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
 	limit *= patience(t)
@@ -318,8 +315,8 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) {
 	}
 }
 
-// patience is how many times longer things may take than on a machine of one's
-// own: BANGER_TEST_PATIENCE, or 1.
+// patience is how many times longer things may take than on an idle machine:
+// BANGER_TEST_PATIENCE, or 1.
 func patience(t *testing.T) time.Duration {
 	t.Helper()
 	text := os.Getenv("BANGER_TEST_PATIENCE")
@@ -333,12 +330,12 @@ func patience(t *testing.T) time.Duration {
 	return time.Duration(n)
 }
 
-// bootTime is how long an init may take to start or to stop everything. It is
-// long for a machine that does much else.
+// bootTime bounds how long an init may take to start or stop everything, on a busy
+// machine, too.
 const bootTime = 10 * time.Minute
 
-// booted waits until the VM's init has started everything, and looks whether
-// it could.
+// booted waits until the VM's init has started everything, and checks that no unit has
+// failed.
 func (h *home) booted(t *testing.T, name string) {
 	t.Helper()
 	h.banger(t, "vm", "wait", "--for", "boot", "--timeout", bootTime.String(), name)
@@ -347,20 +344,20 @@ func (h *home) booted(t *testing.T, name string) {
 	}
 }
 
-// inGuest waits in the guest until a shell's condition is true there.
+// inGuest waits until a shell condition is true in the guest.
 func (h *home) inGuest(t *testing.T, name, condition string) {
 	t.Helper()
 	h.banger(t, "vm", "exec", name, "--", "timeout", "600", "sh", "-c", "until "+condition+"; do sleep 1; done")
 }
 
-// ended waits for an end that is the guest's own.
+// ended waits until a VM has stopped by itself.
 func (h *home) ended(t *testing.T, name string) banger.VM {
 	t.Helper()
 	h.banger(t, "vm", "wait", "--for", "stopped", "--timeout", bootTime.String(), name)
 	return h.show(t, name)
 }
 
-// stopped stops a VM that has to do so by itself, and looks at its disks.
+// stopped stops a VM, checks that its guest shut down in time, and checks its disks.
 func (h *home) stopped(t *testing.T, vm banger.VM) {
 	t.Helper()
 	h.banger(t, "vm", "stop", "--grace", bootTime.String(), vm.Name)
@@ -373,7 +370,7 @@ func ended(t *testing.T, vm banger.VM, want banger.Ending, detail string) {
 	t.Helper()
 	if vm.State != banger.Stopped || vm.Ending != want || !strings.Contains(vm.EndingBy, detail) || detail == "" && vm.EndingBy != "" {
 		t.Errorf("it is %s, ended %s (%s), want %s (%s)", vm.State, vm.Ending, vm.EndingBy, want, detail)
-		logTail(t, vm.Console) // the test's end may be two boots away
+		logTail(t, vm.Console) // the VM may boot twice more before the test ends
 	}
 }
 
@@ -382,7 +379,7 @@ func (h *home) bootID(t *testing.T, name string) string {
 	return h.sh(t, name, "cat /proc/sys/kernel/random/boot_id")
 }
 
-// clean checks that a disk was unmounted: no journal to replay, no error.
+// clean checks that a disk was unmounted: it has no journal to replay and no errors.
 func clean(t *testing.T, disk string) {
 	t.Helper()
 	out, err := exec.Command("/usr/sbin/dumpe2fs", "-h", disk).CombinedOutput()

@@ -20,7 +20,7 @@ import (
 	"banger/internal/vmm/firecracker"
 )
 
-// pattern is an endless stream that both ends can make: what `seq` prints.
+// pattern is an endless stream that both ends can produce: the output of `seq`.
 type pattern struct {
 	line []byte
 	n    int64
@@ -40,21 +40,21 @@ func (p *pattern) Read(b []byte) (int, error) {
 	return done, nil
 }
 
-// patternDigest is the digest of the pattern's first n bytes.
+// patternDigest returns the digest of the pattern's first n bytes.
 func patternDigest(n int64) string {
 	hash := sha256.New()
 	io.CopyN(hash, &pattern{}, n)
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-// crossing is a program that sends the pattern and keeps what it is sent, until
-// the other end is gone; then the file has its name.
+// crossing is a program that sends the pattern and stores what it receives, until the
+// other end is gone; then the file gets its name.
 const crossing = `trap '' HUP TERM; seq 1000000000 2>/dev/null & cat >"$0.new"; mv "$0.new" "$0"`
 
-// TestCutTransfers kills the daemon again and again, with bytes under way in both
-// directions. That cuts the link on QEMU, whose port is the daemon's, and on
-// Firecracker nothing before the client is killed too. What had arrived is right to
-// the last byte, and the next daemon finds the guest. TestReconnect cuts it 150 times.
+// TestCutTransfers kills the daemon repeatedly while bytes flow in both directions. With
+// QEMU that cuts the link, which goes through the daemon; with Firecracker only killing
+// the client does. Everything that arrived is correct, and the next daemon reaches the
+// guest. TestReconnect cuts the link 150 times.
 func TestCutTransfers(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -82,7 +82,7 @@ func TestCutTransfers(t *testing.T) {
 		h.killDaemon(t)
 		status := 125
 		if outlives {
-			more, err := io.CopyN(hash, out, 1<<20) // more than was on its way
+			more, err := io.CopyN(hash, out, 1<<20) // more than was in transit
 			if err != nil {
 				t.Fatalf("round %d: %v after %d bytes without a daemon", round, err, more)
 			}
@@ -119,7 +119,7 @@ func TestCutTransfers(t *testing.T) {
 	h.stopped(t, vm)
 }
 
-// TestSharedLink: a stream that runs flat out starves nobody.
+// TestSharedLink: a stream at full speed does not starve others.
 func TestSharedLink(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -194,7 +194,7 @@ func (c *counter) count() int64 {
 	return c.n
 }
 
-// TestAgentKilled is about guests that have no init but the agent.
+// TestAgentKilled is for guests whose init is the agent.
 func TestAgentKilled(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -203,7 +203,7 @@ func TestAgentKilled(t *testing.T) {
 	h.stopped(t, vm)
 }
 
-// killAgent kills the agent's server in the guest: sessions end, and it is back.
+// killAgent kills the agent's server in the guest: sessions end, and it starts again.
 func killAgent(t *testing.T, h *home, name string, times int) {
 	t.Helper()
 	boot := h.bootID(t, name)

@@ -23,8 +23,8 @@ import (
 	"banger/internal/vmm/firecracker"
 )
 
-// TestData is the life of two VMs of one image: what is written stays, each has
-// its own, and the image stays what it was.
+// TestData: what is written in a VM stays and is not in another VM, and the image does
+// not change.
 func TestData(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -86,7 +86,7 @@ func digest(t *testing.T, path string) string {
 	return hex.EncodeToString(hash.Sum(nil))
 }
 
-// TestExec is about programs in a VM: their arguments, input, ends.
+// TestExec tests programs in a VM: their arguments, input, output and exit status.
 func TestExec(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -133,7 +133,7 @@ func TestExec(t *testing.T) {
 		if got := h.sh(t, vm.Name, "ulimit -Sn; ulimit -Hn"); got != "1024\n524288" {
 			t.Errorf("got %q", got)
 		}
-		// The server's own: its parent starts it with the same ones.
+		// The server's own limits: its parent starts it with the same.
 		if got := h.sh(t, vm.Name, `grep -h "Max open files" /proc/$PPID/limits`); strings.Count(got, " 52428") != 2 {
 			t.Errorf("the server has %q", got)
 		}
@@ -181,7 +181,7 @@ func TestExec(t *testing.T) {
 	})
 }
 
-// TestKilledVMM is a power cut for the guest: what it fsynced is there.
+// TestKilledVMM: killing the VMM is a power cut for the guest, and synced data is there.
 func TestKilledVMM(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -211,7 +211,7 @@ func TestKilledVMM(t *testing.T) {
 	if err := syscall.Kill(h.vmm(t, vm.Name), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	h.startsAnew(t, vm.Name, boot, banger.EndedVMMDied, "SIGKILL") // at once, before anybody may have noticed
+	h.startsAnew(t, vm.Name, boot, banger.EndedVMMDied, "SIGKILL") // at once, maybe before the daemon has noticed
 	cmd.Wait()
 	for _, file := range []string{"/root/n", "/etc/n"} {
 		got := h.sh(t, vm.Name, "cat "+file)
@@ -223,7 +223,7 @@ func TestKilledVMM(t *testing.T) {
 		t.Fatal(err)
 	}
 	crash := "SIGSEGV"
-	if vm.Driver == firecracker.Name { // it takes the signal, tells its log, and ends with a status
+	if vm.Driver == firecracker.Name { // it catches the signal, logs it, and exits with a status
 		crash = "signal 11"
 	}
 	ended(t, h.ended(t, vm.Name), banger.EndedVMMDied, crash)
@@ -233,8 +233,8 @@ func TestKilledVMM(t *testing.T) {
 	cleanVM(t, vm)
 }
 
-// startsAnew starts a VM that has just been made to go down: a start does not take
-// it for one that runs. It checks how the VM ended and that it is another boot.
+// startsAnew starts a VM that is just ending: a start does not mistake it for a running
+// one. It checks how the VM ended, and that another boot runs.
 func (h *home) startsAnew(t *testing.T, name, boot string, want banger.Ending, detail string) {
 	t.Helper()
 	h.banger(t, "vm", "start", name)
@@ -247,8 +247,8 @@ func (h *home) startsAnew(t *testing.T, name, boot string, want banger.Ending, d
 	}
 }
 
-// starved has the kernel end the VMM for lack of memory, where systemd gives it a
-// control group that can be bounded. The VM runs again when it returns.
+// starved has the kernel kill the VMM for lack of memory, if systemd has given it a
+// control group. The VM runs again when it returns.
 func starved(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
 	pid := h.vmm(t, vm.Name)
@@ -277,7 +277,7 @@ func number(t *testing.T, text string) int {
 	return n
 }
 
-// TestFullDisk fills the work disk: the guest says so, the VM goes on.
+// TestFullDisk: a full work disk is an error in the guest, and the VM continues.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -292,8 +292,8 @@ func TestFullDisk(t *testing.T) {
 	cleanVM(t, vm)
 }
 
-// TestBadStarts is about VMs that cannot come up: an error within a bounded
-// time, and nothing left.
+// TestBadStarts: a VM that cannot boot is an error within a bounded time, and leaves
+// nothing behind.
 func TestBadStarts(t *testing.T) {
 	t.Parallel()
 	h := own(t)
@@ -326,7 +326,7 @@ func TestBadStarts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// A VMM that is not root has to be able to read it.
+		// The VMM may not run as root.
 		if err := errors.Join(os.WriteFile(path, content, 0o600), os.Chmod(path, info.Mode())); err != nil {
 			t.Fatal(err)
 		}
@@ -347,7 +347,7 @@ func TestBadStarts(t *testing.T) {
 	})
 	h.banger(t, "vm", "start", vm.Name)
 	h.banger(t, "vm", "stop", "--force", vm.Name)
-	initrds, err := filepath.Glob(h.dirs.Initrds() + "/*.cpio") // the boot has made it
+	initrds, err := filepath.Glob(h.dirs.Initrds() + "/*.cpio") // made by the boot
 	if err != nil || len(initrds) != 1 {
 		t.Fatalf("%v, %v", initrds, err)
 	}

@@ -14,11 +14,11 @@ import (
 	"banger"
 )
 
-// smallDirs names a directory with the file systems that these tests need, where
-// they are not root and cannot mount them.
+// smallDirs names a directory with the file systems that these tests need if they cannot
+// mount them, without root.
 const smallDirs = "BANGER_TEST_SMALL"
 
-// small is an empty file system of a size.
+// small returns the directory of an empty file system of a size.
 func small(t *testing.T, size string) string {
 	t.Helper()
 	if os.Getuid() != 0 && os.Getenv(smallDirs) == "" {
@@ -35,7 +35,7 @@ func small(t *testing.T, size string) string {
 	return dir
 }
 
-// squeezed is a home whose state directory is a small file system.
+// squeezed returns a home whose state directory is a small file system.
 func squeezed(t *testing.T, size string) *home {
 	t.Helper()
 	h := newHome(t.TempDir(), shared.bin)
@@ -46,7 +46,8 @@ func squeezed(t *testing.T, size string) *home {
 	return h
 }
 
-// TestNoSpace: a state directory without room takes nothing in, and says so.
+// TestNoSpace: creating a VM without enough space is an error that names the directory,
+// and leaves nothing behind.
 func TestNoSpace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ size, want string }{
@@ -71,7 +72,7 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// TestFullHost: where nothing can be written any more, what makes room still works.
+// TestFullHost: on a full disk stopping and deleting still work.
 func TestFullHost(t *testing.T) {
 	t.Parallel()
 	h := squeezed(t, "600m")
@@ -93,8 +94,8 @@ func TestFullHost(t *testing.T) {
 	h.banger(t, "vm", "create", "--name", "frugal", "--image", image, "--no-start")
 }
 
-// standsStill shows that a VM whose disks cannot grow waits until they can, and
-// loses nothing. It ends with no room again.
+// standsStill checks that a VM whose disks cannot grow is paused until they can, and
+// loses nothing. The disk is full again when it returns.
 func (h *home) standsStill(t *testing.T, name, filler string) {
 	t.Helper()
 	wrote := make(chan result, 1)
@@ -114,8 +115,8 @@ func (h *home) standsStill(t *testing.T, name, filler string) {
 	fill(t, filler)
 }
 
-// isPaused checks that a VM which waits for room on the host is shown so, and that
-// nobody waits for its guest.
+// isPaused checks that a VM that waits for space is shown as paused, and that exec and
+// stop say so at once.
 func (h *home) isPaused(t *testing.T, name string) {
 	t.Helper()
 	for _, vm := range h.list(t.Context()) {
@@ -135,7 +136,7 @@ func (h *home) isPaused(t *testing.T, name string) {
 	}
 }
 
-// fill writes a file that takes all the room there is.
+// fill writes a file that takes all free space.
 func fill(t *testing.T, path string) {
 	t.Helper()
 	file, err := os.Create(path)

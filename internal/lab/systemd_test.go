@@ -15,11 +15,10 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// The tests of the longest boots are the last of all files: go test lets tests that
-// are parallel begin from the end, and these are not to be waited for alone.
+// The longest tests are in the last file: go test starts parallel tests from the end, so
+// that others run beside them.
 
-// TestEndsWithoutInit is about ends that are the guest's own, each told apart,
-// where the agent is the init.
+// TestEndsWithoutInit: the endings of a guest whose init is the agent are told apart.
 func TestEndsWithoutInit(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -84,7 +83,7 @@ func TestEndsWithoutInit(t *testing.T) {
 	})
 }
 
-// TestGuestEnds is the same for ends that are systemd's.
+// TestGuestEnds is the same with systemd.
 func TestGuestEnds(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -96,8 +95,8 @@ func TestGuestEnds(t *testing.T) {
 	for script, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt} {
 		t.Run(script, func(t *testing.T) {
 			h.banger(t, "vm", "start", vm.Name)
-			// Without systemctl a systemd that is slow to answer is asked by other
-			// means, which do not know a halt.
+			// If systemd is slow to answer, `halt` asks it in another way, which
+			// powers off instead.
 			act(t, "until systemctl "+script+"; do sleep 1; done")
 			ended(t, h.ended(t, vm.Name), want, "")
 			cleanVM(t, vm)
@@ -105,8 +104,8 @@ func TestGuestEnds(t *testing.T) {
 	}
 	t.Run("poweroff -f", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
-		// The kernel takes the disks from programs that run: an init that has yet
-		// to read much of itself could die of that, which is a panic.
+		// The kernel takes the disks away from running programs. An init that
+		// still has to read parts of itself could crash, which is a panic.
 		h.booted(t, vm.Name)
 		boot := h.bootID(t, vm.Name)
 		act(t, "sync; poweroff -f")
@@ -117,7 +116,7 @@ func TestGuestEnds(t *testing.T) {
 		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
 		h.sh(t, vm.Name, "echo /dev/disk/by-label/nope /mnt ext4 x-systemd.device-timeout=1s 0 2 >>/etc/fstab; sync")
 		act(t, "kill -SEGV 1")
-		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs can be run still
+		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs still run
 		if now := h.show(t, vm.Name); !now.State.Up() {
 			t.Errorf("it is %s", now.State)
 		}
@@ -141,8 +140,7 @@ func TestGuestEnds(t *testing.T) {
 	})
 }
 
-// rounds is how often a test goes around that is worth it: BANGER_TEST_ROUNDS, or
-// what is usual for it.
+// rounds returns how often a test repeats itself: BANGER_TEST_ROUNDS, or usual.
 func rounds(t *testing.T, usual int) int {
 	text := os.Getenv("BANGER_TEST_ROUNDS")
 	if text == "" {
@@ -155,8 +153,8 @@ func rounds(t *testing.T, usual int) int {
 	return n
 }
 
-// TestStopWhileBooting asks for a stop at moments from before the agent answers
-// until the init is up: it is never lost, and always the init that ends.
+// TestStopWhileBooting asks for a stop at several moments of a boot: the request is never
+// lost, and the init always ends the machine.
 func TestStopWhileBooting(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -187,11 +185,10 @@ func stopsAStart(t *testing.T, vm banger.VM) {
 	}
 }
 
-// TestSystemd is the long life of one VM of the default image. Its Docker is
-// started by its first use, and a container is back after a reboot that the guest
-// asks for; the hand-over to systemd and the way back are the riskiest thing there
-// is. Then systemd is started anew without the machine, and has to end programs
-// that do not want to.
+// TestSystemd is the long life of one VM of the default image. Docker starts at its first
+// use, and a container is back after the guest's own reboot, in which the agent hands
+// over to systemd and back. Then comes a soft reboot, and a stop with programs that
+// ignore signals.
 func TestSystemd(t *testing.T) {
 	t.Parallel()
 	h := shared
@@ -216,7 +213,7 @@ func TestSystemd(t *testing.T) {
 	stubborn(t, h, vm)
 }
 
-// comesBack waits until a VM runs that has rebooted by itself.
+// comesBack waits until a VM that reboots by itself runs again.
 func (h *home) comesBack(t *testing.T, name, boot string) {
 	t.Helper()
 	until(t, bootTime, "the reboot", func() bool {
@@ -225,8 +222,8 @@ func (h *home) comesBack(t *testing.T, name, boot string) {
 	})
 }
 
-// softReboot starts systemd anew without the machine: what the agent mounted
-// is there still, and is the disks, not the overlay.
+// softReboot restarts systemd without the machine: what the agent mounted is still
+// mounted, from the disks.
 func softReboot(t *testing.T, h *home, vm banger.VM) {
 	boot := h.bootID(t, vm.Name)
 	const mounts = "awk '$2 == \"/root\" || $2 ~ /^.var.lib.(docker|containerd|containers)$/ { print $1, $2, $3 }' /proc/mounts | sort -k 2"
@@ -253,10 +250,10 @@ func softReboot(t *testing.T, h *home, vm banger.VM) {
 	}
 }
 
-// stubborn leaves programs behind that ignore every polite signal, in a
-// session of banger's and in one of the image's own sshd, and stops the VM.
-// systemd would wait for them for an hour here: a stop that does runs out of its
-// grace time, and then it was not the init that ended the machine.
+// stubborn leaves programs behind that ignore signals, in a session of banger's and in
+// one of the image's own sshd, and stops the VM. systemd would wait an hour for them:
+// then the stop would run out of its grace time, and the init would not have ended the
+// machine.
 func stubborn(t *testing.T, h *home, vm banger.VM) {
 	h.sh(t, vm.Name, `mkdir -p /run/systemd/system.conf.d && printf '[Manager]\nDefaultTimeoutStopSec=1h\n' >/run/systemd/system.conf.d/slow.conf &&
 systemctl daemon-reload && test "$(systemctl show -P DefaultTimeoutStopUSec)" = 1h`)
@@ -273,8 +270,8 @@ ssh -i /root/.ssh/id -o StrictHostKeyChecking=accept-new localhost "setsid sh -c
 	h.stopped(t, vm)
 }
 
-// earlyFile writes to /tmp before systemd has mounted anything, and looks whether
-// it is there still when it has.
+// earlyFile writes to /tmp before systemd has mounted anything, and checks that the file
+// is still there afterwards.
 func earlyFile(t *testing.T, h *home, name string) {
 	h.sh(t, name, "echo early >/tmp/early")
 	if vms := h.list(t.Context()); !slices.ContainsFunc(vms, func(vm banger.VM) bool { return vm.Name == name && vm.State == banger.Booting }) {

@@ -123,7 +123,7 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 func succeeded(resp *http.Response) error {
 	theirs := resp.Header.Get(protocolHeader)
 	if theirs == "" {
-		return &banger.Error{Kind: banger.Conflict, What: "talk to the daemon", Why: errors.New("what answers is not bangerd"), Fix: restart}
+		return &banger.Error{Kind: banger.Conflict, What: "talk to the daemon", Why: errors.New("the program that answers is not bangerd"), Fix: restart}
 	}
 	if resp.StatusCode < 300 && eternal(resp.Request.URL.Path) {
 		return nil

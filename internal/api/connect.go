@@ -92,7 +92,7 @@ func mute(dirs config.Dirs, err error) error {
 	}
 	return &banger.Error{
 		Kind: banger.Conflict, What: "talk to the daemon",
-		Why: fmt.Errorf("bangerd (pid %d) has %s but cannot be reached: %w", record.PID, dirs.State, errors.Unwrap(err)),
+		Why: fmt.Errorf("bangerd (pid %d) uses %s but cannot be reached: %w", record.PID, dirs.State, errors.Unwrap(err)),
 		Fix: fmt.Sprintf("kill %d, then run the command again: VMs keep running", record.PID),
 	}
 }

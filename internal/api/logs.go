@@ -85,6 +85,6 @@ func (l *logBody) Read(p []byte) (int, error) {
 	}
 	return n, &banger.Error{
 		What: fmt.Sprintf("read the log of VM %q", l.ref),
-		Why:  fmt.Errorf("the daemon broke off: %w", err), Fix: "run the command again",
+		Why:  fmt.Errorf("the connection to the daemon broke: %w", err), Fix: "run the command again",
 	}
 }

@@ -80,7 +80,7 @@ func TestStoppedDaemonIsNoEndOfALog(t *testing.T) {
 		if err := s.Shutdown(); err != nil {
 			t.Errorf("a client that does not read: %v", err)
 		}
-		if _, err := io.Copy(io.Discard, log); err == nil || !strings.Contains(err.Error(), `read the log of VM "otter": the daemon broke off`) {
+		if _, err := io.Copy(io.Discard, log); err == nil || !strings.Contains(err.Error(), `read the log of VM "otter": the connection to the daemon broke`) {
 			t.Errorf("got %v", err)
 		}
 	}

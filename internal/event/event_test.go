@@ -85,7 +85,7 @@ func TestReadersSeeTheSame(t *testing.T) {
 	readers.Wait()
 }
 
-// TestASlowReaderIsDropped: its last event tells so, and no publisher waits for it.
+// TestASlowReaderIsDropped: its last event is an EventDropped, and no publisher waits for it.
 func TestASlowReaderIsDropped(t *testing.T) {
 	h := NewHub()
 	var last banger.Event

@@ -42,9 +42,9 @@ func Environ(env []string) []string {
 // memory differently.
 const stackSize = 8 << 20
 
-// Limits raises the soft resource limits of this process, and of what it starts from
-// now on, to the hard ones. A stack gets its usual size, and there are no core files:
-// a VMM's would have the guest's memory in it. It may be called again.
+// Limits raises the soft resource limits of this process, and of the processes that it
+// starts from now on, to the hard ones. The stack gets its usual size, and there are no
+// core files: a VMM's would contain the guest's memory. It may be called again.
 func Limits() error {
 	for resource := unix.RLIMIT_CPU; resource <= unix.RLIMIT_RTTIME; resource++ {
 		// The wrapper of package syscall, or Go gives its children the limit of open

@@ -12,17 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked means that somebody else has the lock.
+// ErrLocked means that another process, or another open file, has the lock.
 var ErrLocked = errors.New("somebody else has the lock")
 
 // ErrFree means that nobody has the lock.
 var ErrFree = errors.New("nobody has the lock")
 
-// A lock belongs to the open file: whoever inherits the descriptor has the lock too,
-// and it is free when the last of them has closed the file. It is two bytes of the
-// file, which need not be there. The first is the lock. The second is locked along
-// with it, for those who wait for its end without wanting it: they lock and unlock the
-// second for a moment, and so make nobody fail who wants the first.
+// A lock belongs to the open file: a process that inherits the descriptor has the lock,
+// too, and the lock is free when all of them have closed the file. It is two bytes of the
+// file, which may be empty. The first byte is the lock. The second is always locked with
+// it, and is for AwaitFree, which locks and unlocks only the second for a moment: so it
+// never makes a TryLock fail.
 const (
 	lockByte = 0
 	endByte  = 1
@@ -121,9 +121,9 @@ func AwaitFree(ctx context.Context, path string) error {
 	}, func() {})
 }
 
-// Holder returns a process, other than this one, that has the lock of the file at
-// path, or ErrFree if none can be seen: of another user, or one that is just ending.
-// It reads /proc, so that nothing about a process need be written down.
+// Holder returns a process, other than this one, that has the lock of the file at path.
+// It returns ErrFree if there is none, or none that this user can see: a process that is
+// ending shows no files. It reads /proc, so that no pid needs to be stored.
 func Holder(path string) (pid int, err error) {
 	file, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

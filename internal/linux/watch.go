@@ -23,9 +23,9 @@ type watch struct {
 	ring   chan<- struct{}
 }
 
-// Watch sends to ring, if that has room, whenever one of these inotify events happens
-// to the file or directory at path, and when it is gone. A ring with room for one
-// value misses nothing. Until stop is called, which may be called twice.
+// Watch sends to ring, if that has room, whenever one of these inotify events happens to
+// the file or directory at path, and when it is deleted. A ring with room for one value
+// misses nothing. It ends with stop, which may be called twice.
 func Watch(path string, events uint32, ring chan<- struct{}) (stop func(), err error) {
 	watches.Lock()
 	defer watches.Unlock()
@@ -90,7 +90,7 @@ func control(file *os.File, f func(fd int)) error {
 	return raw.Control(func(fd uintptr) { f(int(fd)) })
 }
 
-// ringAll tells of the events of an inotify instance until it is closed.
+// ringAll reads the events of an inotify instance until it is closed.
 func ringAll(file *os.File) {
 	buffer := make([]byte, 64<<10)
 	for {
@@ -108,7 +108,7 @@ func ringAll(file *os.File) {
 	}
 }
 
-// ring tells of one event. The caller holds the lock.
+// ring sends to the rings of one event. The caller holds the lock.
 func ring(id, mask uint32) {
 	for key, rings := range watches.rings {
 		if key != id && mask&unix.IN_Q_OVERFLOW == 0 {

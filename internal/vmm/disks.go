@@ -10,9 +10,9 @@ import (
 
 // DiskError is a disk of a guest that the VMM could not read or write on the host.
 type DiskError struct {
-	Role   Role          `json:"role"`   // empty if the VMM does not tell
-	Errno  syscall.Errno `json:"errno"`  // ENOSPC, EDQUOT, EFBIG, EIO; EIO also if the VMM does not tell
-	Paused bool          `json:"paused"` // the guest stands still until the disk works; else it got the error
+	Role   Role          `json:"role"`   // empty if the VMM does not report it
+	Errno  syscall.Errno `json:"errno"`  // ENOSPC, EDQUOT, EFBIG, EIO; EIO also if the VMM does not report it
+	Paused bool          `json:"paused"` // the guest is paused until the disk works; else it got the error
 }
 
 // Error implements error.

@@ -14,9 +14,9 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// saysDiskError is what Firecracker logs when the host could not do what the guest
-// asked of a disk, which then gets an I/O error. Nothing says which disk. Without a
-// code the guest asked for nonsense.
+// saysDiskError matches what Firecracker logs when the host could not read or write a
+// disk. The guest then gets an I/O error. The line does not name the disk. Without a code
+// the guest's request was invalid.
 var saysDiskError = regexp.MustCompile(`Failed to execute (?:In|Out|Flush) virtio block request: .*\bcode: (\d+)`)
 
 // noteDiskErrors reports the disk errors in the log at path, until ctx ends. If the

@@ -15,8 +15,8 @@ import (
 	"banger/internal/vmm/process"
 )
 
-// FailDisks has the fake VMM in a VM's directory report these disk errors, in place
-// of all others, from its return on. A guest with a Paused one stands still.
+// FailDisks makes the fake VMM in a VM's directory report exactly these disk errors. When
+// it returns, they are in effect. With a Paused one the guest is paused.
 func FailDisks(ctx context.Context, path string, errs ...vmm.DiskError) error {
 	dir, err := process.OpenDir(path)
 	if err != nil {
@@ -69,7 +69,7 @@ func disksLine(errs []vmm.DiskError) string {
 	return saysDisks + string(line) + "\n"
 }
 
-// awaitRunning returns when the guest does not stand still.
+// awaitRunning returns when the guest is not paused.
 func (v *fakeVMM) awaitRunning() {
 	for {
 		errs, changed := v.disks.DiskErrors()
@@ -84,7 +84,7 @@ func (v *fakeVMM) awaitRunning() {
 	}
 }
 
-// pausing is a connection of a guest that may stand still.
+// pausing is a connection of a guest that may be paused.
 type pausing struct {
 	net.Conn
 	v *fakeVMM
@@ -125,6 +125,6 @@ func (d fakeDisk) WriteAt(block []byte, at int64) (int, error) {
 			return n, err
 		}
 		d.v.disks.Failed(vmm.DiskError{Role: d.role, Errno: errno, Paused: true})
-		time.Sleep(writeAgain) // nothing tells when it can be written
+		time.Sleep(writeAgain) // there is no event for a disk that works again
 	}
 }

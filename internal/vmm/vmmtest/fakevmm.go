@@ -164,7 +164,7 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		conn.Close()
 		return
 	}
-	v.awaitRunning() // a guest that stands still answers nobody
+	v.awaitRunning() // a paused guest does not answer
 	fmt.Fprintf(conn, "OK %d\n", port)
 	v.guest.Serve(pausing{conn, v}, port)
 }

@@ -77,7 +77,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 		bundled = dirs.Firecracker(installed.Firecracker)
 	}
 	all := env.Drivers(c, bundled)
-	vms, err := vm.Open(ctx, vm.Host{
+	vms, err := vm.Open(ctx, vm.Env{
 		Dirs: dirs, Config: c, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing, Operations: operations, Events: hub,
 		Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
 	})
@@ -91,8 +91,8 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 }
 
 // newOperations returns the host of all operations, which publishes their steps.
-func newOperations(hub *event.Hub, log *slog.Logger) *operation.Host {
-	operations := &operation.Host{Log: log, Publish: func(o banger.Operation) {
+func newOperations(hub *event.Hub, log *slog.Logger) *operation.Runner {
+	operations := &operation.Runner{Log: log, Publish: func(o banger.Operation) {
 		hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o})
 	}}
 	hub.Add(func(context.Context) (all []banger.Event, _ error) {

@@ -27,8 +27,8 @@ type Images struct {
 	// it: the daemon gives it to the bundle's at each start.
 	Bundled string
 
-	Operations *operation.Host // runs the verbs
-	Events     *event.Hub      // hears of every image that comes and goes
+	Operations *operation.Runner // runs the verbs
+	Events     *event.Hub        // hears of every image that comes and goes
 
 	// mu makes files and records change together. Otherwise an import could lose
 	// its file to a deletion of the same content's last other name.

@@ -36,7 +36,7 @@ func newImages(t *testing.T) *Images {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker", Events: event.NewHub(), Operations: &operation.Host{Log: slog.New(slog.DiscardHandler)}}
+	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker", Events: event.NewHub(), Operations: &operation.Runner{Log: slog.New(slog.DiscardHandler)}}
 }
 
 // state returns all files and records as text.

@@ -18,8 +18,8 @@ import (
 	"banger"
 )
 
-// Host is what the operations of one daemon have in common.
-type Host struct {
+// Runner is what the operations of one daemon have in common.
+type Runner struct {
 	Log     *slog.Logger
 	Publish func(banger.Operation) // called at each step and at the end; may be nil
 
@@ -35,7 +35,7 @@ type Host struct {
 type Operation struct {
 	Undo // of the steps done so far
 
-	host     *Host
+	host     *Runner
 	now      banger.Operation
 	progress banger.Progress
 	log      *slog.Logger
@@ -44,7 +44,7 @@ type Operation struct {
 
 // Begin starts an operation on a VM or an image; noun is "vm" or "image". Defer a
 // call of End.
-func (h *Host) Begin(noun string, verb banger.Verb, name string, id banger.VMID, progress banger.Progress) *Operation {
+func (h *Runner) Begin(noun string, verb banger.Verb, name string, id banger.VMID, progress banger.Progress) *Operation {
 	now := banger.Operation{ID: newID(), Noun: noun, Verb: verb, Name: name, VMID: id, BeganAt: time.Now().UTC()}
 	log := h.Log.With("op", now.ID, "verb", string(verb), noun, name)
 	if id != "" {
@@ -159,7 +159,7 @@ func (o *Operation) publish() {
 
 // Running calls f with the operations that have begun and not ended, the oldest
 // first. While f runs, no operation is published.
-func (h *Host) Running(f func([]banger.Operation)) {
+func (h *Runner) Running(f func([]banger.Operation)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f(slices.SortedFunc(maps.Values(h.running), func(a, b banger.Operation) int { return a.BeganAt.Compare(b.BeganAt) }))

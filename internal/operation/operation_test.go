@@ -15,7 +15,7 @@ import (
 
 // host keeps what its operations report.
 type host struct {
-	Host
+	Runner
 	log    bytes.Buffer
 	events []banger.Operation
 }

@@ -180,7 +180,7 @@ func (w *world) outlive(life shortLife) {
 	w.t.Helper()
 	w.begin(verbs[life.Verb])
 	life.Dirs, life.Bundle, life.Installed = w.Dirs, w.Bundle, w.Installed
-	host := w.Host
+	host := w.Env
 	w.Close()
 	w.Store.Close()
 	if err := life.end(); err != nil {

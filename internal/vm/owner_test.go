@@ -134,15 +134,8 @@ func TestStartOfADyingVM(t *testing.T) {
 	w := newWorld(t)
 	was := w.create("otter")
 	for name, end := range map[string]func(banger.VM){
-		"killed": func(vm banger.VM) { w.signal(vm, syscall.SIGKILL) },
-		"switched off": func(banger.VM) {
-			conn, err := w.DialVM(t.Context(), "otter", vmmtest.PortAct)
-			if err != nil {
-				t.Fatal(err)
-			}
-			fmt.Fprintln(conn, "poweroff")
-			conn.Close()
-		},
+		"killed":       func(vm banger.VM) { w.signal(vm, syscall.SIGKILL) },
+		"switched off": func(banger.VM) { w.act("otter", "poweroff") },
 		"going down": func(banger.VM) {
 			w.tell("otter", `{"kind":"init","init":"shutdown"}`)
 			w.until("the shutdown", func() bool { return w.show1("otter").State == banger.Stopping })

@@ -27,8 +27,8 @@ import (
 	"banger/internal/vmm"
 )
 
-// Host is what the VMs live on.
-type Host struct {
+// Env is what the VMs live on.
+type Env struct {
 	Dirs       config.Dirs
 	Config     config.Config
 	Store      *store.Store
@@ -37,8 +37,8 @@ type Host struct {
 	Installed  bundle.Installed // what a new VM gets; parts of it may be missing
 	Missing    error            // why they are, if that is known
 	Run        hostcmd.Runner
-	Operations *operation.Host // runs the verbs
-	Events     *event.Hub      // hears of every change of a VM
+	Operations *operation.Runner // runs the verbs
+	Events     *event.Hub        // hears of every change of a VM
 	Log        *slog.Logger
 	Program    string // "bangerd 0.1.0", which the guests are told
 
@@ -48,7 +48,7 @@ type Host struct {
 
 // VMs implements banger.VMService.
 type VMs struct {
-	Host
+	Env
 	authorized string // the user's public key
 	knownHosts string
 	sshKey     string
@@ -72,8 +72,8 @@ var _ banger.VMService = (*VMs)(nil)
 
 // Open reads the record of every VM, repairs what an earlier daemon left
 // unfinished, adopts what runs, and writes what it did to the log.
-func Open(ctx context.Context, host Host) (*VMs, error) {
-	v := &VMs{Host: host, owners: map[banger.VMID]*owner{}, knownHosts: host.Dirs.KnownHosts(), sshKey: cmp.Or(host.Config.SSHKeyPath, host.Dirs.SSHKey()),
+func Open(ctx context.Context, host Env) (*VMs, error) {
+	v := &VMs{Env: host, owners: map[banger.VMID]*owner{}, knownHosts: host.Dirs.KnownHosts(), sshKey: cmp.Or(host.Config.SSHKeyPath, host.Dirs.SSHKey()),
 		boots: make(chan struct{}, max(2, runtime.NumCPU())), installing: make(chan struct{}, 1)}
 	v.ctx, v.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error

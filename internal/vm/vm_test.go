@@ -78,18 +78,18 @@ func newWorldWith(t *testing.T, log *slog.Logger) *world {
 }
 
 // hostIn is a host without its store.
-func hostIn(dirs config.Dirs, driver vmm.Driver) (Host, error) {
+func hostIn(dirs config.Dirs, driver vmm.Driver) (Env, error) {
 	settings, err := config.Load(dirs, func(string) string { return "" })
 	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
 	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
 	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
 	hub, log := event.NewHub(), slog.New(slog.DiscardHandler)
-	operations := &operation.Host{Log: log, Publish: func(o banger.Operation) { hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o}) }}
-	return Host{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{},
+	operations := &operation.Runner{Log: log, Publish: func(o banger.Operation) { hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o}) }}
+	return Env{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{},
 		Events: hub, Operations: operations, Log: log, Program: "test"}, err
 }
 
-func (w *world) open(host Host) {
+func (w *world) open(host Env) {
 	w.t.Helper()
 	var err error
 	if host.Store, err = store.Open(w.t.Context(), host.Dirs.DB()); err != nil {
@@ -112,14 +112,14 @@ func (w *world) open(host Host) {
 // that this one had in memory is left to it.
 func (w *world) again() {
 	w.t.Helper()
-	host := w.Host
-	host.Operations = &operation.Host{Log: host.Log}
+	host := w.Env
+	host.Operations = &operation.Runner{Log: host.Log}
 	w.Close()
 	w.Store.Close()
 	w.open(host)
 }
 
-func install(t *testing.T, host Host) {
+func install(t *testing.T, host Env) {
 	t.Helper()
 	in, dirs := host.Installed, host.Dirs
 	put := func(path, text string) {

@@ -47,6 +47,7 @@ type Guest struct {
 
 	mu    sync.Mutex
 	init  wire.Init // as it was told last; empty: as the faults have it
+	why   string    // with it
 	hosts map[*json.Encoder]bool
 }
 
@@ -163,7 +164,7 @@ func (g *Guest) tell(event wire.Event) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if event.Kind == wire.EventInit {
-		g.init = event.Init
+		g.init, g.why = event.Init, event.Why
 	}
 	for host := range g.hosts {
 		host.Encode(wire.Message{Event: &event})
@@ -185,7 +186,7 @@ func (g *Guest) enter(out *json.Encoder, features []string) {
 	}
 	g.hosts[out] = true
 	out.Encode(wire.Message{Hello: &wire.Hello{Features: features, Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
-		BootID: g.ID(), Kernel: "none", Init: g.init}})
+		BootID: g.ID(), Kernel: "none", Init: g.init, InitWhy: g.why}})
 }
 
 func (g *Guest) leave(out *json.Encoder) {

@@ -81,7 +81,7 @@ func dialSocket(ctx context.Context, socket string) (net.Conn, error) {
 }
 
 func noDaemon(socket string, err error) error {
-	return &banger.Error{Kind: banger.NotFound, What: "talk to the daemon", Why: fmt.Errorf("no daemon answers at %s: %w", socket, err), Fix: "any other banger command starts one"}
+	return &banger.Error{Kind: banger.NotFound, What: "talk to the daemon", Why: fmt.Errorf("no daemon answers at %s: %w", socket, err), Fix: "banger vm list, which starts the daemon"}
 }
 
 // request returns a request with the headers of this client.

@@ -120,7 +120,7 @@ func serving(ctx context.Context, socket string, dirs config.Dirs) (*Client, err
 	case err == nil && sameDir(d.State, dirs.State):
 		return c, nil
 	case err == nil:
-		err = noDaemon(socket, fmt.Errorf("the daemon there keeps its state in %s", d.State))
+		err = noDaemon(socket, fmt.Errorf("the daemon there uses the state directory %s", d.State))
 	case ctx.Err() == nil && banger.KindOf(err) == banger.Unknown:
 		err = noDaemon(socket, errors.Unwrap(err)) // it ended while we waited
 	}
@@ -197,7 +197,7 @@ func locate(program string) (string, error) {
 	}
 	path, err := exec.LookPath("bangerd")
 	if err != nil {
-		return "", &banger.Error{Kind: banger.Unready, Why: errors.New("bangerd is neither beside banger nor in PATH"), Fix: "make build, or make install"}
+		return "", &banger.Error{Kind: banger.Unready, Why: errors.New("bangerd is not installed: it is neither next to banger nor in PATH"), Fix: "make build, or make install"}
 	}
 	return path, nil
 }

@@ -72,7 +72,7 @@ func privateDir(dir string) error {
 	case !ok || int(owner.Uid) != os.Geteuid():
 		return fmt.Errorf("%s belongs to another user", dir)
 	case info.Mode().Perm()&0o077 != 0:
-		return fmt.Errorf("%s is open to others (mode %04o)", dir, info.Mode().Perm())
+		return fmt.Errorf("%s is accessible to others (mode %04o)", dir, info.Mode().Perm())
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func ended(ctx context.Context, err error) error {
 		}
 		return said
 	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():
-		return &banger.Error{Fix: "banger vm list", Why: fmt.Errorf("the daemon is still undoing what was begun: %w", ctx.Err())}
+		return &banger.Error{Fix: "banger vm list", Why: fmt.Errorf("the daemon is still undoing the operation: %w", ctx.Err())}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = errors.New("the daemon ended before it answered")
 	}

@@ -23,7 +23,7 @@ func giveStream(client net.Conn, r io.ByteReader, stream *net.UnixConn) {
 	})
 }
 
-var errNoStream = errors.New("the daemon promised a stream and gave none")
+var errNoStream = errors.New("the daemon did not send the stream")
 
 // takeStream asks for the stream that the daemon has promised, and returns it.
 func takeStream(conn net.Conn) (net.Conn, error) {

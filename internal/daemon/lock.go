@@ -67,7 +67,7 @@ func (l *lock) queue(ctx context.Context, path string) error {
 	}
 	return &taken{socket: holder.Socket, error: &banger.Error{
 		Kind: banger.Conflict, What: "start bangerd",
-		Why: fmt.Errorf("another one (pid %d) has this state directory and listens at %s", holder.PID, holder.Socket),
+		Why: fmt.Errorf("another daemon (pid %d) uses this state directory and listens at %s", holder.PID, holder.Socket),
 		Fix: "banger daemon stop",
 	}}
 }

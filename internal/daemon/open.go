@@ -70,7 +70,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	operations := newOperations(hub, log)
 	images := &image.Images{Dirs: dirs, Store: s, Log: log, Operations: operations, Events: hub, Bundled: installed.Image.Name}
 	if err := images.Open(ctx); err != nil {
-		log.Warn("remove what images left", "err", err)
+		log.Warn("remove leftovers of images", "err", err)
 	}
 	var bundled string
 	if installed.Firecracker != "" {

@@ -179,7 +179,7 @@ func (m *modelHost) deviceOf(mode os.FileMode) string {
 
 func (m *modelHost) Look(name string) (string, error) {
 	if m.absent[name] {
-		return "", fmt.Errorf("the command %s is not on this host", name)
+		return "", fmt.Errorf("the command %s is not installed", name)
 	}
 	return "/usr/bin/" + name, nil
 }
@@ -263,7 +263,7 @@ func lacks() map[string]lack {
 		}, "/dev/kvm", Warn, "KVM kernel module is not loaded", "sudo modprobe kvm_amd"},
 		"as root, a device for root only": {func(h *modelHost) {
 			h.CheckKVM = process.Host{CPUInfo: filepath.Join(h.Root, "proc/cpuinfo"), KVM: h.deviceOf(0o600), Root: true}.CheckKVM
-		}, "/dev/kvm", Warn, "opens for root only", "groupadd --force --system kvm && chgrp kvm "},
+		}, "/dev/kvm", Warn, "only root can open ", "groupadd --force --system kvm && chgrp kvm "},
 		"not in the group kvm": {func(h *modelHost) { h.CheckKVM = denied },
 			"/dev/kvm", Warn, "otto is not in the group kvm", "sudo usermod -aG kvm $USER, then log in again, then: banger daemon stop"},
 		"in the group kvm since this login": {func(h *modelHost) { h.CheckKVM = denied; h.write("etc/group", "kvm:x:106:anna,otto\n") },

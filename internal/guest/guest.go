@@ -144,7 +144,7 @@ func (c *Control) Call(ctx context.Context, method string, params, result any) e
 	select {
 	case reply := <-answer:
 		if reply.Error != "" {
-			return fmt.Errorf("the agent refused to %s: %s", method, Printable(reply.Error))
+			return fmt.Errorf("the agent could not %s: %s", method, Printable(reply.Error))
 		}
 		if result == nil {
 			return nil

@@ -110,7 +110,7 @@ func TestAGuestsWordsAreOnePrintableLine(t *testing.T) {
 			t.Fatal(err)
 		}
 		guest.say(fmt.Sprintf(`{"reply":{"id":%d,"error":"%s"}}`, m.Request.ID, said))
-		if err := <-answer; err == nil || err.Error() != "the agent refused to grow: "+want {
+		if err := <-answer; err == nil || err.Error() != "the agent could not grow: "+want {
 			t.Errorf("got %q", err)
 		}
 	}
@@ -179,7 +179,7 @@ func TestControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	guest.say(`{"reply":{"id":2,"error":"unknown method"}}`)
-	if err := <-answers; err == nil || !strings.Contains(err.Error(), "refused to dance: unknown method") {
+	if err := <-answers; err == nil || !strings.Contains(err.Error(), "could not dance: unknown method") {
 		t.Errorf("got %v", err)
 	}
 	c.Close()

@@ -78,7 +78,7 @@ func makeUserKey(path string) (string, error) {
 	for _, half := range []string{path, path + ".pub"} {
 		if _, err := os.Lstat(half); err == nil {
 			return "", &banger.Error{Kind: banger.Invalid, What: "make SSH key " + path,
-				Why: fmt.Errorf("%s is a link that leads nowhere", half), Fix: "mount what it leads to, or rm " + half}
+				Why: fmt.Errorf("%s is a broken link", half), Fix: "mount what it leads to, or rm " + half}
 		}
 	}
 	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {

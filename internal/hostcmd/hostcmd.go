@@ -100,7 +100,7 @@ func (Host) Look(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the command %s is not on this host", name), Fix: "banger doctor"}
+	return "", &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("the command %s is not installed", name), Fix: "banger doctor"}
 }
 
 // tailWriter keeps the last limit bytes written to it.

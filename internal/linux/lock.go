@@ -13,10 +13,10 @@ import (
 )
 
 // ErrLocked means that another process, or another open file, has the lock.
-var ErrLocked = errors.New("somebody else has the lock")
+var ErrLocked = errors.New("the lock is held")
 
-// ErrFree means that nobody has the lock.
-var ErrFree = errors.New("nobody has the lock")
+// ErrFree means that the lock is free.
+var ErrFree = errors.New("the lock is free")
 
 // A lock belongs to the open file: a process that inherits the descriptor has the lock,
 // too, and the lock is free when all of them have closed the file. It is two bytes of the
@@ -100,7 +100,7 @@ func Locked(path string) (bool, error) {
 	return lock.Type != unix.F_UNLCK, err
 }
 
-// AwaitFree waits, within ctx, until nobody has the lock of the file at path, which
+// AwaitFree waits, within ctx, until the lock is free of the file at path, which
 // need not exist.
 func AwaitFree(ctx context.Context, path string) error {
 	file, err := os.OpenFile(path, os.O_RDWR, 0)

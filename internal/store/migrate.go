@@ -51,7 +51,7 @@ func migrateTo(ctx context.Context, db *sql.DB, path string, all []string) error
 		return &banger.Error{
 			Kind: banger.Conflict,
 			Why:  fmt.Errorf("its schema is version %d, this banger knows up to %d", at, len(all)),
-			Fix:  "run the banger that wrote it, or a newer one",
+			Fix:  "use the banger version that wrote it, or a newer one",
 		}
 	}
 	if at == len(all) {

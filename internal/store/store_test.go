@@ -110,7 +110,7 @@ func TestInsertRefusesTakenNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	for phase, fix := range map[Phase]string{
-		Ready: "choose another --name", Creating: "choose another --name", Deleting: "banger vm delete otter, to finish that",
+		Ready: "choose another --name", Creating: "choose another --name", Deleting: "banger vm delete otter finishes it",
 	} {
 		if err := s.SetPhase(ctx, first.ID, phase); err != nil {
 			t.Fatal(err)

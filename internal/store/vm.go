@@ -116,7 +116,7 @@ func vacant(ctx context.Context, tx *sql.Tx, v VM) error {
 	case other.Phase == Creating:
 		taken.Why = fmt.Errorf("a VM named %q is being created", v.Name)
 	case other.Phase == Deleting:
-		taken.Why, taken.Fix = fmt.Errorf("a VM named %q is being deleted", v.Name), fmt.Sprintf("banger vm delete %s, to finish that", v.Name)
+		taken.Why, taken.Fix = fmt.Errorf("a VM named %q is being deleted", v.Name), fmt.Sprintf("banger vm delete %s finishes it", v.Name)
 	}
 	return taken
 }

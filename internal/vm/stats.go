@@ -67,7 +67,7 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 func allocated(path string) (banger.Size, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
-		return 0, fmt.Errorf("look at %s: %w", path, err)
+		return 0, fmt.Errorf("measure %s: %w", path, err)
 	}
 	return banger.Size(stat.Blocks) * 512, nil
 }

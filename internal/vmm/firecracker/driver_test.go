@@ -91,7 +91,7 @@ func TestProbe(t *testing.T) {
 		"something else":  {scripted(t, "echo bash 5"), "unrecognised `--version` output", "firecracker_bin"},
 		"broken":          {scripted(t, "echo no >&2; exit 3"), "ask Firecracker for its version", "firecracker_bin"},
 		"no KVM":          {noKVM, "no virtualisation", "firmware"},
-		"root":            {root, "root cannot run VMs as somebody else", "plain user"},
+		"root":            {root, "root cannot switch to another user", "plain user"},
 	} {
 		_, err := test.driver.Probe(t.Context())
 		if banger.KindOf(err) != banger.Unready || !strings.Contains(err.Error(), test.why) || !strings.Contains(banger.FixOf(err), test.fix) {
@@ -164,8 +164,8 @@ func TestLaunchFailures(t *testing.T) {
 		break_   func(t *testing.T, d *Driver, spec *vmm.Spec)
 		why, fix string
 	}{
-		"ends at once": {orders: orders{Ends: "RunWithApi(FailedToBindSocket)"}, why: "it ended at once: exit status 1: RunWithApi(FailedToBindSocket)", fix: "less "},
-		"dies":         {orders: orders{DiesAt: "PUT /vsock"}, why: "it ended at once: exit status 148: told to die", fix: "/firecracker.log"},
+		"ends at once": {orders: orders{Ends: "RunWithApi(FailedToBindSocket)"}, why: "it exited at once: exit status 1: RunWithApi(FailedToBindSocket)", fix: "less "},
+		"dies":         {orders: orders{DiesAt: "PUT /vsock"}, why: "it exited at once: exit status 148: told to die", fix: "/firecracker.log"},
 		"KVM": {orders: orders{Refuse: "PUT /actions", Message: "Start microvm error: Internal error while starting microVM: Kvm error: Error creating KVM object: Permission denied (os error 13) Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL."},
 			why: "Firecracker refused PUT /actions: Start microvm error", fix: process.JoinKVM},
 		"kernel":  {orders: orders{Refuse: "PUT /actions", Message: "Kernel Loader: Invalid Elf magic number"}, why: "Invalid Elf magic", fix: "make runtime"},
@@ -179,7 +179,7 @@ func TestLaunchFailures(t *testing.T) {
 		"disk": {break_: func(t *testing.T, _ *Driver, spec *vmm.Spec) { os.Remove(filepath.Join(spec.Dir, config.OverlayName)) },
 			why: "overlay.ext4: no such file or directory", fix: "overlay.ext4 back, from a backup"},
 		"vCPUs":  {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.VCPUs = 33 }, why: "1 to 32 vCPUs, not 33", fix: "banger vm set --vcpu 2 otter"},
-		"memory": {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.Memory = 1 << 50 }, why: "the VM is to have", fix: "banger vm set --memory 1G otter"},
+		"memory": {break_: func(_ *testing.T, _ *Driver, spec *vmm.Spec) { spec.Memory = 1 << 50 }, why: "the VM needs 1024T of memory", fix: "banger vm set --memory 1G otter"},
 		"program": {break_: func(t *testing.T, d *Driver, _ *vmm.Spec) { os.Chmod(d.places.Configured, 0o600) },
 			why: "cannot be executed", fix: "chmod +x "},
 	} {

@@ -28,7 +28,7 @@ func check(spec vmm.Spec) error {
 		return err
 	}
 	if all := banger.Size(host.Totalram) * banger.Size(host.Unit); spec.Memory < banger.MiB || spec.Memory > all {
-		return banger.Invalidf("banger vm set --memory 1G "+spec.Name, "the VM is to have %s of memory, this host has %s", spec.Memory, all)
+		return banger.Invalidf("banger vm set --memory 1G "+spec.Name, "the VM needs %s of memory, but this host has %s", spec.Memory, all)
 	}
 	files := []string{spec.Kernel, spec.Initrd}
 	for _, disk := range spec.Disks {
@@ -86,7 +86,7 @@ func explain(ctx context.Context, err error, proc *process.Process, dir *process
 }
 
 func endedAtOnce(proc *process.Process, dir *process.Dir, spec vmm.Spec) error {
-	why := "it ended at once"
+	why := "it exited at once"
 	if detail := proc.Exit().Detail; detail != "" {
 		why += ": " + detail
 	}

@@ -76,7 +76,7 @@ func (d *Driver) look(name string) (string, error) {
 		return "", unready(fmt.Errorf("%s cannot be executed", name), "chmod +x "+name)
 	}
 	if name == binary {
-		return "", unready(errors.New("Firecracker is not on this host"), installFix)
+		return "", unready(errors.New("Firecracker is not installed"), installFix)
 	}
 	return "", unready(fmt.Errorf("there is no Firecracker at %s", name), d.anotherFix(name))
 }
@@ -109,7 +109,7 @@ func (d *Driver) inspect(ctx context.Context) (program, error) {
 	}
 	file, err := os.Stat(path)
 	if err != nil {
-		return program{}, unready(fmt.Errorf("look at Firecracker: %w", err), d.anotherFix(path))
+		return program{}, unready(fmt.Errorf("inspect Firecracker: %w", err), d.anotherFix(path))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

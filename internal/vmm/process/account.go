@@ -109,7 +109,7 @@ func (h Host) Account(id banger.VMID) (Account, error) {
 
 // ErrNoAccounts means that this root is the root of a container that has few users, or
 // lacks the capabilities to use them.
-var ErrNoAccounts = errors.New("root cannot run VMs as somebody else here")
+var ErrNoAccounts = errors.New("root cannot switch to another user on this host")
 
 // needed are the capabilities without which a VMM of another user cannot be
 // started, found again, or ended.
@@ -119,11 +119,11 @@ const needed = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_FOWNER
 func (h Host) hasAccount(a Account) error {
 	status, err := os.ReadFile(filepath.Join(h.Self, "status"))
 	if err != nil {
-		return fmt.Errorf("look at what root may do: %w", err)
+		return fmt.Errorf("read the capabilities of root: %w", err)
 	}
 	mapped, err := os.ReadFile(filepath.Join(h.Self, "uid_map"))
 	if err != nil {
-		return fmt.Errorf("look at the users of this host: %w", err)
+		return fmt.Errorf("read the users of this host: %w", err)
 	}
 	if capabilities(status)&needed == needed && maps(mapped, a.id) {
 		return nil

@@ -70,7 +70,7 @@ func (h Host) checkGroup(device *os.File) error {
 	if mode&0o006 == 0o006 || mode&0o060 == 0o060 && group != 0 {
 		return nil
 	}
-	return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("%s opens for root only, which runs no VMs itself", h.KVM),
+	return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("only root can open %s, and VMs do not run as root", h.KVM),
 		Fix: "groupadd --force --system kvm && chgrp kvm " + h.KVM + " && chmod 660 " + h.KVM}
 }
 
@@ -82,7 +82,7 @@ const JoinKVM = "sudo usermod -aG kvm $USER, then log in again, then: banger dae
 func (h Host) CPU() (map[string]string, error) {
 	data, err := os.ReadFile(h.CPUInfo)
 	if err != nil {
-		return nil, fmt.Errorf("look at the CPU: %w", err)
+		return nil, fmt.Errorf("inspect the CPU: %w", err)
 	}
 	fields := make(map[string]string)
 	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan() && lines.Text() != ""; {

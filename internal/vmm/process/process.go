@@ -137,7 +137,7 @@ func outOfMemory() int64 {
 }
 
 // forLackOfMemory is the detail if that may be why a process was killed.
-const forLackOfMemory = "this host has ended processes for lack of memory meanwhile"
+const forLackOfMemory = "the host ran out of memory meanwhile and killed processes"
 
 // PID is the process's number.
 func (p *Process) PID() int { return p.pid }

@@ -73,7 +73,7 @@ func TestProcessEndsForLackOfMemory(t *testing.T) {
 		}
 	}
 	count(2)
-	const starved = "this host has ended processes for lack of memory meanwhile"
+	const starved = "the host ran out of memory meanwhile and killed processes"
 	for script, want := range map[string][2]string{
 		"kill -KILL $$": {"SIGKILL", "SIGKILL; " + starved},
 		"kill -TERM $$": {"SIGTERM", "SIGTERM"},

@@ -16,7 +16,7 @@ type accelerator struct {
 	fix  string
 }
 
-const emulated = "VMs run by emulation, many times slower"
+const emulated = "VMs are emulated, which is many times slower"
 
 func acceleratorOf(h process.Host) accelerator {
 	if err := h.CheckKVM(); err != nil {

@@ -62,11 +62,11 @@ type program struct {
 func (d *Driver) inspect(ctx context.Context) (program, error) {
 	path, err := d.run.Look(binary)
 	if err != nil {
-		return program{}, &banger.Error{Kind: banger.Unready, Why: errors.New("QEMU is not on this host"), Fix: installFix}
+		return program{}, &banger.Error{Kind: banger.Unready, Why: errors.New("QEMU is not installed"), Fix: installFix}
 	}
 	file, err := os.Stat(path)
 	if err != nil {
-		return program{}, &banger.Error{Kind: banger.Unready, What: "look at QEMU", Why: err, Fix: installFix}
+		return program{}, &banger.Error{Kind: banger.Unready, What: "inspect QEMU", Why: err, Fix: installFix}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

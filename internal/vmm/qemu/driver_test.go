@@ -95,7 +95,7 @@ func TestLaunchFailure(t *testing.T) {
 	}
 	run := script(t, "echo '2026-11-24T11:00:00.123456Z qemu-system-x86_64: -m 1024M: no memory' >&2; exit 3")
 	_, err := asPlainUser(run).Launch(t.Context(), spec)
-	if got, want := errorText(err), "launch QEMU: it ended at once: exit status 3: -m 1024M: no memory"; got != want {
+	if got, want := errorText(err), "launch QEMU: it exited at once: exit status 3: -m 1024M: no memory"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if banger.KindOf(err) != banger.Unready || !strings.HasSuffix(banger.FixOf(err), "/qemu.log") {
@@ -107,7 +107,7 @@ func TestLaunchFailure(t *testing.T) {
 func TestLaunchFailureWithoutWords(t *testing.T) {
 	spec := plainSpec(t)
 	_, err := asPlainUser(script(t, "kill -9 $$")).Launch(t.Context(), spec)
-	if got, want := errorText(err), "launch QEMU: it ended at once: SIGKILL"; got != want {
+	if got, want := errorText(err), "launch QEMU: it exited at once: SIGKILL"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	assertLeft(t, spec)

@@ -93,7 +93,7 @@ func explain(ctx context.Context, err error, proc *process.Process, dir *process
 	select {
 	case <-ctx.Done():
 	case <-proc.Done():
-		err = fmt.Errorf("it ended at once: %s", proc.Exit().Detail)
+		err = fmt.Errorf("it exited at once: %s", proc.Exit().Detail)
 	case <-time.After(lastMoment): // it runs, but its monitor does not work
 	}
 	if ctx.Err() != nil {

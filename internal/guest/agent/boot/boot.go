@@ -41,7 +41,7 @@ type step struct {
 }
 
 const (
-	fixBundle = "make runtime, then create the VM again: its kernel set and its agent do not fit each other"
+	fixBundle = "make runtime, then create the VM again: its kernel set and its agent do not match"
 	fixLog    = "read the VM's console log for the kernel's reason"
 	fixImage  = "use an image with an ordinary root file system: banger image list"
 	fixDisk   = "check the VM's disk on the host with e2fsck, or delete the VM"
@@ -54,8 +54,8 @@ var bootSteps = []step{
 	{wire.StepTimer, (*boot).checkTimer, "start the VM again when the host is less busy"},
 	{"set clock", func(b *boot) error { return identity.Of(b.config).Clock.Set() }, fixLog},
 	{"load modules", func(*boot) error { return modprobe.LoadBootModules() }, fixBundle},
-	{"find disks", (*boot).findDisks, "see that the VM's disks are in its directory, or delete the VM"},
-	{"mount base", (*boot).mountBase, "make the image again: the VM's base is damaged"},
+	{"find disks", (*boot).findDisks, "put the VM's disks back into its directory, or delete the VM"},
+	{"mount base", (*boot).mountBase, "import the image again: the VM's base is damaged"},
 	{"mount overlay disk", (*boot).mountOverlayDisk, fixDisk},
 	{"mount root", (*boot).mountRoot, fixLog},
 	{"mount modules disk", (*boot).mountModules, fixBundle},

@@ -98,11 +98,14 @@ func (h *home) stopTimed(b *testing.B, name string) {
 	var asked, ended time.Time
 	for _, s := range h.steps(b, name, "stop") {
 		switch {
-		case s.Step == "ask the guest to stop":
+		case s.Step == "ask the guest to shut down":
 			asked = s.Time.Add(-s.Took)
 		case s.Msg == "VM ended":
 			ended = s.Time
 		}
+	}
+	if asked.IsZero() || ended.IsZero() {
+		b.Fatal("the log lacks the stop's steps")
 	}
 	said := <-bye
 	measured.millis("stop above the guest's shutdown, whole process", "", whole-said.Sub(asked))

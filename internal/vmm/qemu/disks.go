@@ -38,12 +38,14 @@ type pause struct {
 	on    bool
 	again *time.Timer // tells the guest to continue
 	over  *time.Timer // reports that it does
+
+	resumeAfter, writesWithin time.Duration
 }
 
 // resumeAfter is the time from a pause to the next attempt: nothing tells when the
 // disk works again. writesWithin bounds how long QEMU takes to repeat the writes of a
 // guest that it has resumed: if none fails by then, the disk works.
-var (
+const (
 	resumeAfter  = 5 * time.Second
 	writesWithin = time.Second
 )
@@ -86,7 +88,7 @@ func (m *monitor) paused(failed vmm.DiskError) {
 		m.pause.over.Stop()
 	}
 	if m.pause.again == nil {
-		m.pause.again = time.AfterFunc(resumeAfter, m.resume)
+		m.pause.again = time.AfterFunc(m.pause.resumeAfter, m.resume)
 	}
 }
 
@@ -111,7 +113,7 @@ func (m *monitor) awaitWrites() {
 		m.pause.over.Stop()
 	}
 	var over *time.Timer
-	over = time.AfterFunc(writesWithin, func() {
+	over = time.AfterFunc(m.pause.writesWithin, func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if m.pause.again == nil && m.pause.over == over {

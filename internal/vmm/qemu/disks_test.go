@@ -40,9 +40,6 @@ func (q *scriptedMonitor) says(lines ...string) {
 // again after some time, and found to continue soon.
 func scripted(t *testing.T, again time.Duration) (*monitor, *scriptedMonitor) {
 	t.Helper()
-	after, within := resumeAfter, writesWithin
-	t.Cleanup(func() { resumeAfter, writesWithin = after, within })
-	resumeAfter, writesWithin = again, 100*time.Millisecond
 	host, end := connected(t)
 	end.SetDeadline(time.Now().Add(10 * time.Second))
 	q := &scriptedMonitor{t, end, bufio.NewScanner(end)}
@@ -54,6 +51,9 @@ func scripted(t *testing.T, again time.Duration) (*monitor, *scriptedMonitor) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.mu.Lock()
+	m.pause.resumeAfter, m.pause.writesWithin = again, 100*time.Millisecond
+	m.mu.Unlock()
 	t.Cleanup(m.close)
 	return m, q
 }

@@ -55,7 +55,7 @@ const callTime = time.Minute
 
 // openMonitor waits, within ctx, for QEMU's greeting. It owns conn.
 func openMonitor(ctx context.Context, conn net.Conn) (*monitor, error) {
-	m := &monitor{conn: conn, done: make(chan struct{}), waiting: make(map[int]chan response)}
+	m := &monitor{conn: conn, done: make(chan struct{}), waiting: make(map[int]chan response), pause: pause{resumeAfter: resumeAfter, writesWithin: writesWithin}}
 	lines := bufio.NewScanner(conn)
 	lines.Buffer(nil, maxResponse)
 	end := linux.InterruptAfter(ctx, conn)

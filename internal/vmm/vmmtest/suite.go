@@ -299,13 +299,13 @@ func testBalloon(t *testing.T, f *fixture) {
 // and why, also one that adopts the VMM meanwhile. When the disk works again the
 // guest continues, and has lost nothing.
 func testDiskErrors(t *testing.T, f *fixture) {
-	if !f.capabilities.Pauses {
-		t.Skipf("%s does not pause a guest whose disk cannot be written", f.driver.Name())
-	}
 	m, spec := f.launch(t)
 	f.echo(t, m)
 	if errs, _ := m.DiskErrors(); len(errs) > 0 {
 		t.Fatalf("before any failure: %v", errs)
+	}
+	if !f.capabilities.Pauses {
+		return // its guest gets the error; what it reports is the driver's own test
 	}
 	limit := func(size uint64) {
 		t.Helper()

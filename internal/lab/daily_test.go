@@ -103,7 +103,7 @@ func TestDaily(t *testing.T) {
 		}{
 			{2, "Bad_Name", []string{"vm", "create", "--name", "Bad_Name"}},
 			{2, "1X", []string{"vm", "create", "--disk-size", "1X"}},
-			{2, "vCPU", []string{"vm", "create", "--vcpu", "1000"}},
+			{2, "--vcpu must be", []string{"vm", "create", "--vcpu", "1000"}},
 			{2, "memory", []string{"vm", "create", "--memory", "1"}},
 			{3, "no-such", []string{"vm", "create", "--image", "no-such"}},
 			{4, vm.Name, []string{"vm", "create", "--name", vm.Name}},
@@ -150,7 +150,7 @@ func TestChange(t *testing.T) {
 		args []string
 	}{
 		{2, "cannot shrink", []string{"--disk-size", "1G"}},
-		{4, "can have no more while it runs", []string{"--memory", "1300"}},
+		{4, "the maximum until it is restarted", []string{"--memory", "1300"}},
 	} {
 		r := h.run(t.Context(), nil, append(append([]string{"vm", "set"}, c.args...), vm.Name)...)
 		if r.code != c.code || !strings.Contains(r.stderr, c.want) || !strings.Contains(r.stderr, "fix: ") {

@@ -119,7 +119,7 @@ func (h *home) standsStill(t *testing.T, name, filler string) {
 // stop say so at once.
 func (h *home) isPaused(t *testing.T, name string) {
 	t.Helper()
-	disks := map[string]bool{} // the overlay may be written, too
+	disks := map[string]bool{} // which one is written first is up to the guest
 	for _, vm := range h.list(t.Context()) {
 		for _, p := range vm.Problems {
 			disks[p.Disk] = true
@@ -128,8 +128,8 @@ func (h *home) isPaused(t *testing.T, name string) {
 			}
 		}
 	}
-	if !disks["work"] {
-		t.Errorf("it is listed with problems of the disks %v", disks)
+	if len(disks) == 0 {
+		t.Error("it is listed without a problem")
 	}
 	for _, args := range [][]string{{"vm", "exec", name, "--", "true"}, {"vm", "stop", name}} {
 		begun := time.Now()

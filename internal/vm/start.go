@@ -59,12 +59,15 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 // that does not answer and does not end is busy, and runs.
 const stayTime = 10 * time.Second
 
-// staysUp reports whether the guest is not shutting down. An agent that is asked for
-// its state reports a shutdown before it answers.
+// staysUp reports whether the guest is not shutting down. The agent makes sure of that
+// before it answers.
 func (r *run) staysUp(ctx context.Context) bool {
 	bounded, cancel := context.WithTimeout(ctx, stayTime)
 	defer cancel()
-	r.ask(bounded, wire.MethodInfo, nil)
+	var info wire.Info
+	if control, err := r.connected(bounded); err == nil && control.Call(bounded, wire.MethodInfo, nil, &info) == nil && leaves(info.Init) {
+		r.change(func() { r.follow(info.Init) }) // the event may come after the answer
+	}
 	_, state, now := r.o.now()
 	return now == r && state.Up() && !r.dying()
 }

@@ -123,7 +123,7 @@ const (
 	MethodSync  = "sync"  // sync(2) has ended; -> nothing
 	MethodStop  = "stop"  // StopParams -> nothing, at once; events follow
 	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock if it is wrong
-	MethodInfo  = "info"  // -> Info, after an EventInit if the init turns out to be stopping
+	MethodInfo  = "info"  // -> Info, once it is certain that no shutdown has begun unnoticed
 	MethodStats = "stats" // -> Stats
 	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
 )

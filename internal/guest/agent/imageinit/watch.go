@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/log"
@@ -32,7 +35,10 @@ type Watch struct {
 	why       func() string // the unit whose failure led there
 	ends      func() bool   // reports whether systemd is shutting down
 
-	asking sync.Mutex // held while systemd is asked
+	wake  func()        // asks the agent, as process 1, for Awake
+	awake chan struct{} // holds a token when it has answered
+
+	asking sync.Mutex // held while the init is asked
 
 	mu      sync.Mutex
 	now     progress
@@ -41,7 +47,7 @@ type Watch struct {
 
 // OpenWatch continues the watch that Begin or an earlier server recorded in a file.
 func OpenWatch(file string) (*Watch, error) {
-	w := &Watch{file: file, emergency: inEmergency, why: failedUnit, ends: shutsDown, changed: make(chan struct{})}
+	w := &Watch{file: file, emergency: inEmergency, why: failedUnit, ends: shutsDown, wake: wakeFirst, awake: make(chan struct{}, 1), changed: make(chan struct{})}
 	raw, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -76,6 +82,12 @@ func (w *Watch) Reason() string {
 // Hear takes one notification of the init. It returns the states that the init has
 // entered, and whether it has started again. Only one goroutine may call it.
 func (w *Watch) Hear(datagram string) (entered []wire.Init, again bool) {
+	if datagram == Awake {
+		select {
+		case w.awake <- struct{}{}:
+		default:
+		}
+	}
 	for line := range strings.Lines(datagram) {
 		before, _ := w.State()
 		next := nextInit(before, strings.TrimRight(line, "\n"), w.emergency)
@@ -97,12 +109,17 @@ func (w *Watch) Hear(datagram string) (entered []wire.Init, again bool) {
 // begins with the targets.
 func MayEnd(datagram string) bool { return strings.Contains(datagram, "X_SYSTEMD_UNIT_INACTIVE=") }
 
-// Ask asks systemd whether it is shutting down: it announces only a shutdown that a
-// signal asked for. Ask reports whether the state has changed.
+// Ask makes sure that a shutdown that has begun is known. systemd announces only one
+// that a signal asked for, so it is asked, and Ask reports whether that has changed the
+// state. The agent as process 1 announces each, so Ask waits until it has handled the
+// signals that it was sent.
 func (w *Watch) Ask() bool {
 	w.asking.Lock()
 	defer w.asking.Unlock()
 	before, changed := w.State()
+	if w.Kind() == None && !ending(before) {
+		w.reach(changed)
+	}
 	if w.Kind() != Systemd || ending(before) || !w.ends() {
 		return false
 	}
@@ -113,6 +130,32 @@ func (w *Watch) Ask() bool {
 	}
 	w.set(wire.InitStopping, "")
 	return true
+}
+
+// SignalAwake has the agent as process 1 answer with Awake. Its number is greater than
+// those of the signals that end the machine, so that these are handled first.
+const (
+	SignalAwake = unix.SIGWINCH
+	Awake       = "X_BANGER_AWAKE=1"
+)
+
+func wakeFirst() { unix.Kill(1, SignalAwake) }
+
+// awakeTime bounds how long the answer may take. While the guest boots there is none.
+const awakeTime = 2 * time.Second
+
+// reach waits until process 1 has answered, or the state has changed.
+func (w *Watch) reach(changed <-chan struct{}) {
+	select {
+	case <-w.awake: // late
+	default:
+	}
+	w.wake()
+	select {
+	case <-w.awake:
+	case <-changed:
+	case <-time.After(awakeTime):
+	}
 }
 
 // ending reports whether an init in this state is ending the machine.

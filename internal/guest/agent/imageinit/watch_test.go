@@ -148,6 +148,20 @@ func TestAsk(t *testing.T) {
 	if state, _ := w.State(); w.Ask() || state != wire.InitHears {
 		t.Errorf("from %s: the answer was older than what systemd said", state)
 	}
+	none := newWatch(t, None) // process 1 handles the signal to end before the one to answer
+	none.wake = func() {
+		none.Hear("STATUS=Activating special unit poweroff.target...")
+		none.Hear(Awake)
+	}
+	none.Ask()
+	if state, _ := none.State(); state != wire.InitStopping {
+		t.Errorf("it is %s", state)
+	}
+	none = newWatch(t, None)
+	none.wake = func() { none.Hear(Awake) }
+	if state, _ := none.State(); none.Ask() || state != wire.InitNone {
+		t.Errorf("it is %s", state)
+	}
 	other := newWatch(t, Foreign)
 	other.ends = func() bool { return true }
 	if other.Ask() {

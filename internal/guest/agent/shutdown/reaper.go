@@ -2,6 +2,7 @@ package shutdown
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -10,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/agent/disk"
+	"banger/internal/guest/agent/imageinit"
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/log"
 	"banger/internal/guest/agent/process"
@@ -21,16 +23,21 @@ import (
 // exit status that the server waits for.
 func Reaper() int {
 	caught := make(chan os.Signal, 64)
-	signal.Notify(caught, unix.SIGCHLD, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGINT, unix.SIGHUP)
+	signal.Notify(caught, unix.SIGCHLD, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGINT, unix.SIGHUP, imageinit.SignalAwake)
+	tell := serverTeller()
 	reap()
 	for sig := range caught {
 		if sig == unix.SIGCHLD {
 			reap()
 			continue
 		}
+		if sig == imageinit.SignalAwake {
+			tell(imageinit.Awake)
+			continue
+		}
 		for verb, v := range verbs {
 			if sig == v.own {
-				tellServer(verb)
+				tell(fmt.Sprintf("STATUS=Activating special unit %s.target...", verb)) // as systemd does
 				err := becomeLastStage(verb, caught)
 				log.Errorf("become last stage: %v; end the machine without it", err)
 				endInPlace(verb)
@@ -40,15 +47,14 @@ func Reaper() int {
 	return 1
 }
 
-// tellServer announces the end to the server, as systemd does.
-func tellServer(verb wire.Verb) {
+// serverTeller returns a function that notifies the server, as systemd would.
+func serverTeller() func(string) {
 	conn, err := net.Dial("unixgram", layout.NotifySocket)
 	if err != nil {
-		log.Errorf("tell the server of the end: %v", err)
-		return
+		log.Errorf("connect to the server: %v", err)
+		return func(string) {}
 	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "STATUS=Activating special unit %s.target...", verb)
+	return func(text string) { io.WriteString(conn, text) }
 }
 
 // endInPlace ends the machine if process 1 could not become the last stage.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -428,7 +429,7 @@ func (v *VMs) explain(err error, path string) error {
 		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
 	}
 	err = operation.Plain(err)
-	if words := console.Read(path, ""); words.Panic != "" {
+	if words := console.Read(path, ""); words.Panic != "" && !strings.Contains(err.Error(), words.Panic) {
 		err = fmt.Errorf("%w (%s)", err, words.Panic)
 	}
 	return &banger.Error{Why: err, Fix: "less " + path}

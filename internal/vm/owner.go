@@ -144,13 +144,16 @@ func (o *owner) move(ctx context.Context, verb banger.Verb) error {
 	return nil
 }
 
+// noTransition is logged when something happens that the table does not have.
+const noTransition = "a transition that does not exist"
+
 // become makes the transition of something that has happened and needs no
 // record. One that the table does not have is a bug, and changes nothing. The
 // caller holds mu.
 func (o *owner) become(verb banger.Verb) {
 	t, ok := o.state.On(verb)
 	if !ok {
-		o.v.Log.Error("a transition that does not exist", "vm", o.row.Name, "id", o.id, "state", o.state, "verb", verb)
+		o.v.Log.Error(noTransition, "vm", o.row.Name, "id", o.id, "from", o.state, "verb", verb)
 		return
 	}
 	o.traced(o.state, verb)

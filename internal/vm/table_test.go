@@ -26,7 +26,7 @@ type trace struct {
 func (*trace) Enabled(context.Context, slog.Level) bool { return true }
 
 func (tr *trace) Handle(_ context.Context, r slog.Record) error {
-	if r.Message != "transition" {
+	if r.Message != "transition" && r.Message != noTransition {
 		return nil
 	}
 	values := map[string]string{}

@@ -92,29 +92,35 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 		return false, err
 	}
 	s.row.VCPUs, s.row.Memory = cmp.Or(opts.VCPUs, s.was.VCPUs), cmp.Or(opts.Memory, s.was.Memory)
-	r := s.running()
-	if r == nil {
-		return false, nil
-	}
-	var why string
-	switch {
-	case s.row.VCPUs != s.was.VCPUs:
-		why = "vCPUs cannot change while it runs"
-	case s.row.Memory != s.was.Memory && (!caps.Balloon || r.launched == 0):
-		why = "memory cannot change while it runs"
-	case s.row.Memory != s.was.Memory && s.row.Memory > r.launched:
-		why = fmt.Sprintf("it was started with %v of memory, the maximum until it is restarted", r.launched)
-	case s.row.Driver != s.was.Driver:
-		why = "the driver cannot change while it runs"
-	case len(s.disks) > 0 && !caps.GrowOnline:
-		why = fmt.Sprintf("%s cannot grow disks while it runs", s.row.Driver)
-	default:
+	why := s.restartReason(caps)
+	if why == "" {
 		return false, nil
 	}
 	if !opts.Apply {
 		return false, &banger.Error{Kind: banger.Conflict, Why: errors.New(why), Fix: "banger vm set --apply" + flagsOf(asked) + " " + s.row.Name + ", which restarts it"}
 	}
 	return true, nil
+}
+
+// restartReason returns why the running VM cannot change without a restart. It is
+// empty if it can.
+func (s *setting) restartReason(caps vmm.Capabilities) string {
+	r := s.running()
+	switch memory := s.row.Memory != s.was.Memory; {
+	case r == nil:
+		return ""
+	case s.row.VCPUs != s.was.VCPUs:
+		return "vCPUs cannot change while it runs"
+	case memory && (!caps.Balloon || r.launched == 0):
+		return "memory cannot change while it runs"
+	case memory && s.row.Memory > r.launched:
+		return fmt.Sprintf("it was started with %v of memory, the maximum until it is restarted", r.launched)
+	case s.row.Driver != s.was.Driver:
+		return "the driver cannot change while it runs"
+	case len(s.disks) > 0 && !caps.GrowOnline:
+		return fmt.Sprintf("%s cannot grow disks while it runs", s.row.Driver)
+	}
+	return ""
 }
 
 // planDisks returns an error if a disk would have to shrink.

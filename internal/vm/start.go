@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"banger"
 	"banger/internal/config"
 	"banger/internal/disk"
-	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/initrd"
@@ -265,50 +263,6 @@ func (s *starting) configure(context.Context) error {
 		return err
 	}
 	return initrd.Make(s.dir().Initrd(), base, data)
-}
-
-// forgetBoot removes the secrets of a boot, and the temporary files of a daemon
-// that was killed while it wrote them.
-func forgetBoot(dir config.VMDir) error {
-	return errors.Join(removeAny(dir.Initrd()), removeAny(dir.Boot()), removeAll(dir.Path("."+config.InitrdName+"-*")))
-}
-
-func removeAll(pattern string) error {
-	paths, err := filepath.Glob(pattern)
-	for _, path := range paths {
-		err = errors.Join(err, removeAny(path))
-	}
-	return err
-}
-
-func removeAny(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-// baseInitrd returns the part of an initrd that all boots with a kernel and an
-// agent share. It is cached by the digests of both.
-func (v *VMs) baseInitrd(kernel banger.Digest) (string, error) {
-	agent := v.Installed.Agent
-	if agent == "" {
-		return "", v.missing("the guest agent is not installed")
-	}
-	path := v.Dirs.BaseInitrd(kernel, agent)
-	if _, err := os.Stat(path); err == nil {
-		return path, nil
-	}
-	if err := durable.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", err
-	}
-	err := durable.Write(path, 0o600, func(file *os.File) error {
-		return initrd.WriteBase(file, v.Dirs.Agent(agent), v.Dirs.Kernel(kernel).BootModules())
-	})
-	if err != nil {
-		return "", fmt.Errorf("create the base initrd: %w", err)
-	}
-	return path, nil
 }
 
 func (s *starting) launch(ctx context.Context) error {

@@ -262,7 +262,7 @@ func starved(t *testing.T, h *home, vm banger.VM) {
 		t.Fatal(err)
 	}
 	until(t, time.Minute, "the end for lack of memory", func() bool { return h.show(t, vm.Name).State == banger.Stopped })
-	if now := h.show(t, vm.Name); now.Ending != banger.EndedVMMDied || !strings.Contains(now.EndingBy, "for lack of memory") {
+	if now := h.show(t, vm.Name); now.Ending != banger.EndedVMMDied || !strings.Contains(now.EndingBy, "ran out of memory") {
 		t.Errorf("the last end is %s %q", now.Ending, now.EndingBy)
 	}
 	h.banger(t, "vm", "start", vm.Name)

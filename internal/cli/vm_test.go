@@ -203,7 +203,7 @@ func TestInterruptCancelsAndWaits(t *testing.T) {
 		want(t, 130, "", "banger: create VM \"otter\": interrupted\n")
 }
 
-// TestInterruptSaysWhatItDoes: only what is really undone is said to be.
+// TestInterruptSaysWhatItDoes: an interrupt mentions an undo only if one happens.
 func TestInterruptSaysWhatItDoes(t *testing.T) {
 	for args, want := range map[string]string{
 		"vm create --name fox":      "\nInterrupted, undoing. Press Ctrl-C again to quit at once.\n",

@@ -152,7 +152,6 @@ func TestStartOfADyingVM(t *testing.T) {
 				t.Errorf("%v, was process %d, is %s by %d", err, was.PID, now.State, now.PID)
 			}
 			was = now
-			time.Sleep(20 * time.Millisecond)
 			if vm := w.show1("otter"); vm.PID != now.PID || !vm.State.Up() {
 				t.Errorf("%+v", vm)
 			}

@@ -141,7 +141,7 @@ const (
 
 func wakeFirst() { unix.Kill(1, SignalAwake) }
 
-// awakeTime bounds how long the answer may take. While the guest boots there is none.
+// awakeTime bounds how long the answer may take. A guest that boots does not answer.
 const awakeTime = 2 * time.Second
 
 // reach waits until process 1 has answered, or the state has changed.

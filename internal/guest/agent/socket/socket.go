@@ -1,6 +1,6 @@
 // Package socket owns how others reach the agent in a guest: the two sockets on
 // which process 1 speaks to the server, and the serial ports and the vsock that
-// carry the host's streams. It does not know what is said on them.
+// carry the host's streams. It does not interpret what the streams carry.
 package socket
 
 import (

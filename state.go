@@ -167,8 +167,12 @@ var leave = map[State]string{
 }
 
 // Refuse is the Conflict of a verb that a VM does not take in its state: a
-// verb that has no row in Transitions.
+// verb that has no row in Transitions. A VM that was deleted while the verb waited
+// for its turn is NotFound.
 func Refuse(v Verb, name string, s State) error {
+	if s == Gone {
+		return &Error{Kind: NotFound, What: fmt.Sprintf("there is no VM %q", name), Fix: "banger vm list"}
+	}
 	fix := fmt.Sprintf(leave[s], name)
 	if v == Delete && s != Creating && s != Deleting {
 		fix += fmt.Sprintf(", or banger vm delete --yes --force %s", name)

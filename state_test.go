@@ -71,6 +71,14 @@ func reachable(from banger.State) []banger.State {
 	return states
 }
 
+// TestADeletedVMIsNotFound: a verb may have waited for the end of the deletion.
+func TestADeletedVMIsNotFound(t *testing.T) {
+	err := banger.Refuse(banger.Stop, "otter", banger.Gone)
+	if banger.KindOf(err) != banger.NotFound || err.Error() != `there is no VM "otter"` || banger.FixOf(err) != "banger vm list" {
+		t.Errorf("%v, fix %q", err, banger.FixOf(err))
+	}
+}
+
 // TestEveryVerbHasAnAnswer: in each state, a command is taken, waits, or is refused
 // with a sentence that names the VM and with a command that works there.
 func TestEveryVerbHasAnAnswer(t *testing.T) {

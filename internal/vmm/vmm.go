@@ -86,9 +86,22 @@ type Spec struct {
 	Disks   []Disk
 	VCPUs   int
 	Memory  banger.Size
-	Console string // file the serial console is appended to
-	Log     string // file the VMM's own output is appended to
+	NIC     *NIC       // nil: no network
+	Inside  *Namespace // where the VMM runs; nil: where the daemon does
+	Console string     // file the serial console is appended to
+	Log     string     // file the VMM's own output is appended to
 }
+
+// NIC is a VM's network card. Its TAP exists, and the VMM's user may open it.
+type NIC struct {
+	Tap string
+	MAC net.HardwareAddr
+	MTU int
+}
+
+// Namespace is a user namespace and the network namespace that it owns. The caller
+// closes the files.
+type Namespace struct{ User, Net *os.File }
 
 // Machine is a running VMM. Its methods may be called by several goroutines.
 type Machine interface {

@@ -207,11 +207,6 @@ func TestDefaultImage(t *testing.T) {
 	})
 	t.Run("modules by modprobe", func(t *testing.T) { modules(t, h, vm.Name) })
 	t.Run("the agent's server is killed", func(t *testing.T) { killAgent(t, h, vm.Name, 1) })
-	t.Run("a start while systemd shuts down", func(t *testing.T) {
-		boot := h.bootID(t, vm.Name)
-		h.sh(t, vm.Name, "poweroff") // through logind, which the agent does not hear of
-		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
-	})
 }
 
 // files copies files in each way there is.

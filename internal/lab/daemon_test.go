@@ -109,7 +109,7 @@ func TestDaemonDies(t *testing.T) {
 		if out, err := shell.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
-		h.sh(t, vm.Name, "dd if=/dev/zero of=/root/big bs=1M count=300 && sync /root/big && rm /root/big")
+		h.sh(t, vm.Name, "dd if=/dev/zero of=/root/big bs=1M count=110 && sync /root/big && rm /root/big")
 		pid := h.vmm(t, vm.Name)
 		for line := range strings.Lines(read(t, fmt.Sprintf("/proc/%d/limits", pid))) {
 			if rest, ours := strings.CutPrefix(line, "Max file size"); ours && !strings.HasPrefix(strings.TrimSpace(rest), "unlimited") {

@@ -34,7 +34,7 @@ func TestEndsWithoutInit(t *testing.T) {
 		detail string
 		atOnce bool // it is started again before its end was seen
 	}{
-		{"poweroff", banger.EndedPoweroff, "", false},
+		{"poweroff", banger.EndedPoweroff, "", true},
 		{"halt", banger.EndedHalt, "", false},
 		{"mount --make-rshared / && poweroff", banger.EndedPoweroff, "", false},
 		{"sync; poweroff -f", banger.EndedUnclean, "switched itself off without unmounting", true},
@@ -68,12 +68,9 @@ func TestEndsWithoutInit(t *testing.T) {
 		h.banger(t, "vm", "stop", vm.Name)
 		ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the guest halted without unmounting")
 	})
-	t.Run("a start at once, and a reboot", func(t *testing.T) {
+	t.Run("a reboot", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		boot := h.bootID(t, vm.Name)
-		act(t, "poweroff")
-		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
-		boot = h.bootID(t, vm.Name)
 		act(t, "reboot")
 		h.comesBack(t, vm.Name, boot)
 	})
@@ -92,16 +89,18 @@ func TestGuestEnds(t *testing.T) {
 		t.Helper()
 		h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", script)
 	}
-	for script, want := range map[string]banger.Ending{"poweroff": banger.EndedPoweroff, "halt": banger.EndedHalt} {
-		t.Run(script, func(t *testing.T) {
-			h.banger(t, "vm", "start", vm.Name)
-			// If systemd is slow to answer, `halt` asks it in another way, which
-			// powers off instead.
-			act(t, "until systemctl "+script+"; do sleep 1; done")
-			ended(t, h.ended(t, vm.Name), want, "")
-			cleanVM(t, vm)
-		})
-	}
+	t.Run("a start while it powers off", func(t *testing.T) {
+		boot := h.bootID(t, vm.Name)
+		act(t, "poweroff") // through logind, which the agent does not hear of
+		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
+	})
+	t.Run("halt", func(t *testing.T) {
+		// If systemd is slow to answer, `halt` asks it in another way, which powers off
+		// instead.
+		act(t, "until systemctl halt; do sleep 1; done")
+		ended(t, h.ended(t, vm.Name), banger.EndedHalt, "")
+		cleanVM(t, vm)
+	})
 	t.Run("poweroff -f", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		// The kernel takes the disks away from running programs. An init that

@@ -91,7 +91,8 @@ func TestGuestEnds(t *testing.T) {
 	}
 	t.Run("a start while it powers off", func(t *testing.T) {
 		boot := h.bootID(t, vm.Name)
-		act(t, "poweroff") // through logind, which the agent does not hear of
+		// Through logind, which the agent does not hear of, and which may not run yet.
+		act(t, "until systemctl poweroff; do sleep 1; done")
 		h.startsAnew(t, vm.Name, boot, banger.EndedPoweroff, "")
 	})
 	t.Run("halt", func(t *testing.T) {

@@ -22,7 +22,7 @@ var floors = [][]string{
 	1: {"internal/operation", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
-		"internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns",
+		"internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply",
 		"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process",
 		"internal/guest/agent/socket", "internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity",
 		"internal/guest/agent/imageinit", "internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd",
@@ -40,6 +40,7 @@ var only = map[string][]string{
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4": {"internal/rootfs"},
 	"modernc.org/sqlite":                         {"internal/store"},
 	"github.com/spf13/cobra":                     {"internal/cli"},
+	"github.com/google/nftables":                 {"internal/network/apply"},
 }
 
 // agentMay is everything outside the standard library and this module that the

@@ -1,0 +1,370 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"banger"
+	"banger/internal/network"
+)
+
+// insideEnv is set in the process that runs a test in namespaces of its own.
+const insideEnv = "BANGER_TEST_INSIDE"
+
+// inside runs the rest of a test in a new user and network namespace: in another process,
+// whose end removes everything. It reports whether this is that process.
+func inside(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(insideEnv) == t.Name() {
+		needTun(t)
+		return true
+	}
+	if os.Getenv(insideEnv) == "" {
+		args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=2m"}
+		if testing.Short() {
+			args = append(args, "-test.short")
+		}
+		out, err := newNamespace(t, args).CombinedOutput()
+		if err != nil {
+			t.Fatalf("in its namespace: %v\n%s", err, out)
+		}
+		if text := string(out); strings.Contains(text, "--- SKIP") {
+			t.Skip(text)
+		} else {
+			t.Log(text)
+		}
+	}
+	return false
+}
+
+// newNamespace returns a command that runs the test binary in new namespaces.
+func newNamespace(t *testing.T, args []string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	if err := exec.Command("unshare", "--user", "--net", "true").Run(); err != nil {
+		t.Skipf("user namespaces are not allowed here: %v", err)
+	}
+	return cmd
+}
+
+func needTun(t *testing.T) {
+	t.Helper()
+	file, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("%v: TAPs cannot be made here; as root, `modprobe tun; chmod 0666 %s`", err, tunDevice)
+	}
+	file.Close()
+}
+
+// space is a network namespace with a thread that stays in it.
+type space struct{ calls chan func() }
+
+func newSpace(t *testing.T) *space {
+	t.Helper()
+	s, started := &space{calls: make(chan func())}, make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and so does the namespace
+		started <- unix.Unshare(unix.CLONE_NEWNET)
+		for f := range s.calls {
+			f()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { close(s.calls) })
+	return s
+}
+
+// do runs f in the namespace. Sockets that it makes stay there.
+func (s *space) do(f func() error) error {
+	failed := make(chan error)
+	s.calls <- func() { failed <- f() }
+	return <-failed
+}
+
+func (s *space) must(t *testing.T, f func() error) {
+	t.Helper()
+	if err := s.do(f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dial connects out of the namespace.
+func (s *space) dial(to string) (conn net.Conn, err error) {
+	s.do(func() error {
+		conn, err = net.DialTimeout("tcp4", to, time.Second)
+		return nil
+	})
+	return conn, err
+}
+
+// serve echoes on a TCP address of the namespace.
+func (s *space) serve(t *testing.T, at string) {
+	t.Helper()
+	s.must(t, func() error {
+		l, err := net.Listen("tcp4", at)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() { defer conn.Close(); io.Copy(conn, conn) }()
+			}
+		}()
+		return nil
+	})
+}
+
+// guest is a system behind a TAP of ours: a namespace whose card is wired to it.
+type guest struct {
+	network.Guest
+	*space
+	tap *os.File // the VMM's end: what is written here, the guest has sent
+	got chan []byte
+}
+
+const vnetHeader = 10
+
+// openExisting opens a TAP as a VMM does.
+func openExisting(name string) (*os.File, error) {
+	fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	var req struct {
+		name  [unix.IFNAMSIZ]byte
+		flags uint16
+		_     [22]byte
+	}
+	copy(req.name[:], name)
+	req.flags = unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.TUNSETIFF, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		unix.Close(fd)
+		return nil, errno
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// boot starts a guest that has been applied.
+func boot(t *testing.T, w network.Wanted, g network.Guest) *guest {
+	t.Helper()
+	tap, err := openExisting(network.Tap(g.ID))
+	if err != nil {
+		t.Fatalf("open the TAP of %s: %v", g.ID, err)
+	}
+	b := &guest{Guest: g, space: newSpace(t), tap: tap, got: make(chan []byte, 256)}
+	var card *os.File
+	b.must(t, func() (err error) {
+		if card, err = openExisting("eth0"); err != nil {
+			return err
+		}
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return errors.Join(
+			netlink.LinkSetHardwareAddr(link, network.MAC(g.ID)), netlink.LinkSetUp(link), netlink.LinkSetUp(lo),
+			netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(g.Addr, w.Subnet.Bits()))}),
+			netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: network.Gateway(w.Subnet).AsSlice()}))
+	})
+	t.Cleanup(func() { tap.Close(); card.Close() })
+	go wire(card, tap, nil)
+	go wire(tap, card, b.got)
+	return b
+}
+
+// wire carries frames, and shows them.
+func wire(from, to *os.File, seen chan<- []byte) {
+	frame := make([]byte, 1<<17)
+	for {
+		n, err := from.Read(frame)
+		if err != nil {
+			return
+		}
+		to.Write(frame[:n])
+		if seen != nil {
+			select {
+			case seen <- append([]byte{}, frame[vnetHeader:n]...):
+			default: // nobody looks
+			}
+		}
+	}
+}
+
+// forge sends a frame as a hostile guest can.
+func (g *guest) forge(t *testing.T, frame []byte) {
+	t.Helper()
+	if _, err := g.tap.Write(append(make([]byte, vnetHeader), frame...)); err != nil {
+		t.Fatalf("send a frame: %v", err)
+	}
+}
+
+// drain forgets the frames that have come until now.
+func (g *guest) drain() {
+	for {
+		select {
+		case <-g.got:
+		default:
+			return
+		}
+	}
+}
+
+// sees reports whether a frame that contains mark comes before one that contains last,
+// which the caller has sent after it on the same way.
+func (g *guest) sees(t *testing.T, mark, last string) bool {
+	t.Helper()
+	seen := false
+	deadline := time.After(10 * time.Second)
+	for {
+		select {
+		case frame := <-g.got:
+			seen = seen || strings.Contains(string(frame), mark)
+			if strings.Contains(string(frame), last) {
+				return seen
+			}
+		case <-deadline:
+			t.Fatalf("%s never came to %s", last, g.ID)
+		}
+	}
+}
+
+// reach says how a connection ends: "" when it echoes.
+func (s *space) reach(to netip.Addr, port int) string {
+	conn, err := s.dial(fmt.Sprintf("%v:%d", to, port))
+	if err != nil {
+		return word(err)
+	}
+	defer conn.Close()
+	return echo(conn, "hello")
+}
+
+// echo says how an exchange ends: "" when it comes back.
+func echo(conn net.Conn, text string) string {
+	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := conn.Write([]byte(text)); err != nil {
+		return word(err)
+	}
+	back := make([]byte, len(text))
+	if _, err := io.ReadFull(conn, back); err != nil {
+		return word(err)
+	}
+	return ""
+}
+
+func word(err error) string {
+	for errno, word := range map[syscall.Errno]string{
+		syscall.EHOSTUNREACH: "refused at once", syscall.ECONNRESET: "reset", syscall.ECONNREFUSED: "no server",
+		syscall.ENETUNREACH: "no network", syscall.EPIPE: "reset", syscall.ETIMEDOUT: "silence",
+	} {
+		if errors.Is(err, errno) {
+			return word
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+		return "silence"
+	}
+	return err.Error()
+}
+
+const (
+	testInstance = network.Instance("0a1b2c3d")
+	otherOne     = network.Instance("4e5f6071")
+)
+
+var testSubnet = netip.MustParsePrefix("10.201.16.0/20")
+
+// plan is a network of n guests, all with egress.
+func plan(mode network.Mode, n int) network.Wanted {
+	w := network.Wanted{Instance: testInstance, Mode: mode, Subnet: testSubnet, MTU: 1500}
+	for i := range n {
+		addr, _ := network.Addr(testSubnet, network.FirstSlot+i)
+		w.Guests = append(w.Guests, network.Guest{ID: banger.VMID(fmt.Sprintf("a%011d", i)), Addr: addr, Egress: true})
+	}
+	return w
+}
+
+func mustApply(t *testing.T, w network.Wanted) Result {
+	t.Helper()
+	result, err := Apply(context.Background(), w)
+	if err != nil {
+		t.Fatalf("apply: %v\nfix: %s", err, banger.FixOf(err))
+	}
+	return result
+}
+
+var outsideAddr = netip.MustParseAddr("192.0.2.2")
+
+// outside makes a world beyond the namespace, with an echo server on port 7.
+func outside(t *testing.T) *space {
+	t.Helper()
+	s := newSpace(t)
+	name := "out0"
+	var peer int
+	s.must(t, func() error { peer = unix.Gettid(); return nil })
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "in0", PeerNamespace: netlink.NsPid(peer)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		t.Fatalf("make a veth pair: %v", err)
+	}
+	set := func(name, addr string) error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		return errors.Join(netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(addr))}), netlink.LinkSetUp(link))
+	}
+	if err := set(name, "192.0.2.1/24"); err != nil {
+		t.Fatal(err)
+	}
+	s.must(t, func() error { return set("in0", "192.0.2.2/24") })
+	s.serve(t, "192.0.2.2:7")
+	return s
+}
+
+// output runs a command in the namespace and returns what it prints.
+func output(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name
+	}
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}

@@ -32,6 +32,7 @@ func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
 func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
 func (d Dirs) VMMs() string       { return filepath.Join(d.State, "vmms") }
 func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
+func (d Dirs) Net() NetDir        { return NetDir(filepath.Join(d.State, "net")) }
 func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
 func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed25519") }
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
@@ -123,6 +124,17 @@ func VMMLogName(driver string) string { return driver + ".log" }
 
 func (v VMDir) VMMLog(driver string) string    { return v.Path(VMMLogName(driver)) }
 func (v VMDir) OldVMMLog(driver string) string { return v.Path(VMMLogName(driver) + ".1") }
+
+// NetDir is the directory of the network's helper, which runs in it.
+type NetDir string
+
+// NetStateName is what the helper reads, as it gets the name.
+const NetStateName = "state.json"
+
+func (n NetDir) State() string  { return filepath.Join(string(n), NetStateName) }
+func (n NetDir) Lock() string   { return filepath.Join(string(n), "lock") }
+func (n NetDir) Log() string    { return filepath.Join(string(n), "banger-net.log") }
+func (n NetDir) OldLog() string { return n.Log() + ".1" }
 
 // ImageDir is an image's directory in the state directory.
 type ImageDir string

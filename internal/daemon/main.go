@@ -44,6 +44,9 @@ type Env struct {
 // client stops it, and returns the exit code. VMs keep running. A client that
 // starts a daemon detaches it, and reads its report from the ready descriptor.
 func Main(ctx context.Context, env Env, args []string) int {
+	if len(args) > 0 && roles[args[0]] != nil {
+		return roles[args[0]](args[1:])
+	}
 	flags := flag.NewFlagSet("bangerd", flag.ContinueOnError)
 	flags.SetOutput(env.Stderr)
 	ready := flags.Int("ready-fd", 0, "descriptor to report on, once, that the daemon serves or why it does not")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"banger"
 )
@@ -26,6 +27,12 @@ func InstanceOf(stateDir string) Instance {
 
 // Bridge returns the name of the bridge that all guests are ports of.
 func (i Instance) Bridge() string { return "bgr" + string(i) }
+
+// IsBridge reports whether a link has the name of some instance's bridge.
+func IsBridge(link string) bool {
+	raw, err := hex.DecodeString(strings.TrimPrefix(link, "bgr"))
+	return strings.HasPrefix(link, "bgr") && err == nil && len(raw) == 4
+}
 
 // Uplink returns the name of the TAP between the namespace and the user-mode stack.
 func (i Instance) Uplink() string { return "bgu" + string(i) }

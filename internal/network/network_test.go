@@ -21,6 +21,9 @@ func TestNames(t *testing.T) {
 			t.Errorf("%q is longer than %d", name, longest)
 		}
 	}
+	if !IsBridge(i.Bridge()) || IsBridge(i.Uplink()) || IsBridge("bgr0") || IsBridge("docker0") {
+		t.Error("IsBridge takes one link for another")
+	}
 	for _, mac := range []string{MAC("ffffffffffff").String(), MAC("000000000000").String(), i.BridgeMAC().String()} {
 		var first byte
 		if _, err := fmt.Sscanf(mac, "%x:", &first); err != nil || first&3 != 2 {

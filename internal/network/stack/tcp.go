@@ -1,0 +1,239 @@
+package stack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// Buffers of a connection, in each direction. While few connections are open each has
+// the largest; all together have about budget, whatever guests do.
+const (
+	largestBuffer  = 2 << 20
+	smallestBuffer = 32 << 10
+	budget         = 64 << 20
+)
+
+// keepAlive finds out that a guest was killed or that a server vanished, so that dead
+// connections do not fill the table. It is rare: each probe wakes the process.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Minute, Interval: 30 * time.Second, Count: 6}
+
+// timeWait is short because the link loses and reorders nothing, and each waiting
+// connection takes memory.
+const timeWait = 2 * time.Second
+
+func tuneTCP(s *stack.Stack) error {
+	sack, moderate, wait := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(false), tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: smallestBuffer, Default: largestBuffer, Max: largestBuffer}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: smallestBuffer, Default: largestBuffer, Max: largestBuffer}
+	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &wait, &send, &receive} {
+		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
+			return fmt.Errorf("set an option of TCP: %s", err)
+		}
+	}
+	return nil
+}
+
+// connections are the guests' TCP connections to the outside.
+type connections struct {
+	s         *Stack
+	forwarder *tcp.Forwarder
+	ctx       context.Context
+	cancel    context.CancelFunc
+	dialer    net.Dialer
+	running   sync.WaitGroup // all of open
+	pipes     sync.WaitGroup // those of open that are connected
+
+	mu     sync.Mutex
+	open   map[stack.TransportEndpointID][]byte // quotes the first packet
+	closed bool
+}
+
+func newConnections(s *Stack) *connections {
+	c := &connections{s: s, open: map[stack.TransportEndpointID][]byte{},
+		dialer: net.Dialer{Timeout: s.options.Dial, KeepAliveConfig: keepAlive}}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.forwarder = tcp.NewForwarder(s.net, largestBuffer, s.options.MaxTCP, c.connect)
+	return c
+}
+
+// packet takes the packets that belong to no connection of gVisor's. What it does not
+// take gVisor answers with a reset.
+func (c *connections) packet(id stack.TransportEndpointID, pkt *stack.PacketBuffer) bool {
+	raw := pkt.TransportHeader().Slice()
+	if flags := header.TCP(raw).Flags(); !flags.Contains(header.TCPFlagSyn) || flags.Contains(header.TCPFlagAck) {
+		return false
+	}
+	dst := addrPort(id.LocalAddress, id.LocalPort)
+	if dst.Addr() == gateway {
+		return false
+	}
+	quote := quoted(header.IPv4(pkt.NetworkHeader().Slice()), raw)
+	if !c.s.policy.Allows(dst.Addr()) {
+		c.s.stats.denied.Add(1)
+		c.s.link.refuse(quote, prohibited)
+		return true
+	}
+	switch c.reserve(id, quote) {
+	case full:
+		c.s.stats.full.Add(1)
+		return false
+	case reserved:
+		if !c.forwarder.HandlePacket(id, pkt) {
+			c.release(id)
+			return false
+		}
+	}
+	return true
+}
+
+type place int
+
+const (
+	reserved place = iota
+	taken          // the packet is sent again, or the last connection is still ending: the guest will repeat it
+	full
+)
+
+// reserve takes a place for a connection.
+func (c *connections) reserve(id stack.TransportEndpointID, quote []byte) place {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, again := c.open[id]; again {
+		return taken
+	}
+	if c.closed || len(c.open) >= c.s.options.MaxTCP {
+		return full
+	}
+	c.open[id] = quote
+	c.running.Add(1)
+	return reserved
+}
+
+func (c *connections) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.open)
+}
+
+// connect serves one connection, from the first packet to the end.
+func (c *connections) connect(r *tcp.ForwarderRequest) {
+	id := r.ID()
+	defer c.release(id)
+	out, err := c.dial(addrPort(id.LocalAddress, id.LocalPort))
+	if err != nil {
+		c.refuse(r, err)
+		return
+	}
+	defer out.Close()
+	p, err := newPipe(out)
+	if err != nil {
+		r.Complete(true)
+		return
+	}
+	ep, failed := r.CreateEndpoint(&p.queue)
+	r.Complete(false)
+	if failed != nil {
+		_ = out.SetLinger(0) // the guest went away: tell the server the same
+		return
+	}
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.pipes.Add(1)
+	}
+	c.mu.Unlock()
+	if closed {
+		ep.Abort()
+		return
+	}
+	defer c.pipes.Done()
+	c.s.stats.connections.Add(1)
+	c.prepare(ep)
+	p.ep = ep
+	p.run(c.ctx)
+}
+
+func (c *connections) release(id stack.TransportEndpointID) {
+	c.mu.Lock()
+	delete(c.open, id)
+	c.mu.Unlock()
+	c.running.Done()
+}
+
+func (c *connections) dial(dst netip.AddrPort) (*net.TCPConn, error) {
+	if err := c.s.route(dst.Addr()); err != nil {
+		return nil, err
+	}
+	conn, err := c.dialer.DialContext(c.ctx, "tcp4", dst.String())
+	if err != nil {
+		return nil, err
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// refuse tells a guest why a connection does not come about.
+func (c *connections) refuse(r *tcp.ForwarderRequest, err error) {
+	why, known := reason(err)
+	if errors.Is(err, errDenied) {
+		c.s.stats.denied.Add(1)
+	}
+	if !known || why == noPort {
+		r.Complete(true)
+		return
+	}
+	c.mu.Lock()
+	quote := c.open[r.ID()]
+	c.mu.Unlock()
+	c.s.link.refuse(quote, why)
+	r.Complete(false)
+}
+
+// reason returns what a failure is in ICMP's words.
+func reason(err error) (refusal, bool) {
+	switch {
+	case errors.Is(err, errDenied), errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		return prohibited, true
+	case errors.Is(err, unix.ECONNREFUSED):
+		return noPort, true
+	case errors.Is(err, unix.ENETUNREACH):
+		return noNetwork, true
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
+		return noHost, true
+	}
+	var late net.Error
+	return noHost, errors.As(err, &late) && late.Timeout()
+}
+
+// prepare sets what a new connection to a guest needs.
+func (c *connections) prepare(ep tcpip.Endpoint) {
+	o := ep.SocketOptions()
+	o.SetDelayOption(false)
+	o.SetKeepAlive(true)
+	idle, interval := tcpip.KeepaliveIdleOption(keepAlive.Idle), tcpip.KeepaliveIntervalOption(keepAlive.Interval)
+	_, _, _ = ep.SetSockOpt(&idle), ep.SetSockOpt(&interval), ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAlive.Count)
+	size := int64(min(largestBuffer, max(smallestBuffer, budget/c.count())))
+	o.SetSendBufferSize(size, true)
+	o.SetReceiveBufferSize(size, true)
+}
+
+// close resets every connection and waits until none is left.
+func (c *connections) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.pipes.Wait()  // what gVisor closes, a pipe must not use any more
+	c.s.net.Close() // ends handshakes, which do not know ctx
+	c.running.Wait()
+}

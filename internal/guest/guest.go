@@ -54,7 +54,7 @@ type Control struct {
 
 // OpenControl takes over conn, checks who answers and reads until the connection
 // ends. onEvent is called in order, from one goroutine, and must not
-// block; an event's Why and Disks are bounded and printable. A guest whose boot
+// block; an event's Why, Disks and Ports are bounded and printable. A guest whose boot
 // failed gives a *BootError.
 func OpenControl(ctx context.Context, conn net.Conn, want Identity, program string, onEvent func(wire.Event)) (*Control, error) {
 	stop := linux.InterruptAfter(ctx, conn)
@@ -94,7 +94,8 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 	if !bootID.MatchString(hello.BootID) {
 		hello.BootID = "" // the guest has proved who it is; only its id is unknown
 	}
-	hello.InitWhy, hello.Disks = Printable(hello.InitWhy), ReadDisks(hello.Disks)
+	hello.InitWhy, hello.NetworkWhy = Printable(hello.InitWhy), Printable(hello.NetworkWhy)
+	hello.Disks, hello.Ports = ReadDisks(hello.Disks), ReadPorts(hello.Ports)
 	ours := wire.Message{Hello: &wire.Hello{Version: wire.Version, Program: program}}
 	if err := writeMessage(conn, ours); err != nil {
 		return wire.Hello{}, fmt.Errorf("send hello: %w", err)
@@ -104,9 +105,9 @@ func exchangeHellos(conn net.Conn, in *bufio.Reader, want Identity, program stri
 
 func same(got, want string) bool { return subtle.ConstantTimeCompare([]byte(got), []byte(want)) == 1 }
 
-// Hello returns the guest's hello, with the init's state and the disk errors of the
-// last event: an event may come before the caller of OpenControl has looked. InitWhy
-// and Disks are bounded and printable.
+// Hello returns the guest's hello, with the init's state, the disk errors and the ports
+// of the last event: an event may come before the caller of OpenControl has looked.
+// InitWhy, NetworkWhy, Disks and Ports are bounded and printable.
 func (c *Control) Hello() wire.Hello {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,7 +191,7 @@ func (c *Control) read(in *bufio.Reader) {
 		switch {
 		case message.Event != nil:
 			event := *message.Event
-			event.Why, event.Disks = Printable(event.Why), ReadDisks(event.Disks)
+			event.Why, event.Disks, event.Ports = Printable(event.Why), ReadDisks(event.Disks), ReadPorts(event.Ports)
 			c.remember(event)
 			c.onEvent(event)
 		case message.Reply != nil:
@@ -212,6 +213,8 @@ func (c *Control) remember(event wire.Event) {
 		c.hello.Init, c.hello.InitWhy = event.Init, event.Why
 	case wire.EventDisks:
 		c.hello.Disks = event.Disks
+	case wire.EventPorts:
+		c.hello.Ports = event.Ports
 	}
 }
 

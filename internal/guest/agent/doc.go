@@ -8,7 +8,7 @@
 //   - shutdown ends the machine, with the last stage, which leaves the disks clean.
 //   - modprobe loads modules in images that cannot.
 //
-// They share identity (host name, keys, clock), imageinit (the image's init and its
-// state), disk and mount (the VM's disks), and below these process, socket, inroot,
-// layout and log.
+// They share identity (host name, keys, clock), network (the network card), ports (what
+// listens), imageinit (the image's init and its state), disk and mount (the VM's disks),
+// and below these process, socket, inroot, layout and log.
 package agent

@@ -1,6 +1,6 @@
 // Package wire defines what the host and the agent in a VM send each other: the
-// configuration at boot and the messages on the control port. It has no transport; its
-// one function reads a bounded message.
+// configuration at boot and the messages on the control port. It reads a bounded
+// message, and checks what both ends must check. It has no transport.
 //
 // The control port carries newline-delimited JSON both ways, one Message a line. The
 // guest begins with its Hello, and the host answers with its own. After that the host
@@ -57,12 +57,13 @@ type Config struct {
 	Nonce          string   `json:"nonce"`      // names this boot in every bye
 	Token          string   `json:"token"`      // proves that a Hello is the agent's
 	AuthorizedKeys []string `json:"authorized_keys"`
-	HostKey        string   `json:"host_key"`     // ed25519, OpenSSH PEM
-	HostKeyPub     string   `json:"host_key_pub"` // its public half, one line
-	Direct         []string `json:"direct"`       // directories on the raw overlay disk, for what overlayfs cannot hold
-	WorkMount      string   `json:"work_mount"`   // where the work disk is mounted; empty: the VM has none
-	ResetToOff     bool     `json:"reset_to_off"` // the VMM ends only on a reset: the last stage resets instead of powering off
-	UnixNano       int64    `json:"unix_nano"`    // the host's clock when this was written
+	HostKey        string   `json:"host_key"`          // ed25519, OpenSSH PEM
+	HostKeyPub     string   `json:"host_key_pub"`      // its public half, one line
+	Direct         []string `json:"direct"`            // directories on the raw overlay disk, for what overlayfs cannot hold
+	WorkMount      string   `json:"work_mount"`        // where the work disk is mounted; empty: the VM has none
+	ResetToOff     bool     `json:"reset_to_off"`      // the VMM ends only on a reset: the last stage resets instead of powering off
+	UnixNano       int64    `json:"unix_nano"`         // the host's clock when this was written
+	Network        *Network `json:"network,omitempty"` // nil: the VM has no network card
 }
 
 // Message is one line on the control port: exactly one field is set.
@@ -80,14 +81,16 @@ type Hello struct {
 	Program  string   `json:"program"` // "banger-agent 0.1.0"
 
 	// Only the guest sends these.
-	Token   string       `json:"token,omitempty"`
-	Nonce   string       `json:"nonce,omitempty"`
-	BootID  string       `json:"boot_id,omitempty"`
-	Kernel  string       `json:"kernel,omitempty"`
-	Init    Init         `json:"init,omitempty"`
-	InitWhy string       `json:"init_why,omitempty"` // with InitEmergency: the unit that failed and why, if known
-	Disks   []DiskErrors `json:"disks,omitempty"`    // the disks with errors
-	Failed  *Failure     `json:"failed,omitempty"`   // the boot failed at this step; nothing else works
+	Token      string       `json:"token,omitempty"`
+	Nonce      string       `json:"nonce,omitempty"`
+	BootID     string       `json:"boot_id,omitempty"`
+	Kernel     string       `json:"kernel,omitempty"`
+	Init       Init         `json:"init,omitempty"`
+	InitWhy    string       `json:"init_why,omitempty"`    // with InitEmergency: the unit that failed and why, if known
+	Disks      []DiskErrors `json:"disks,omitempty"`       // the disks with errors
+	Ports      *Ports       `json:"ports,omitempty"`       // what listens; nil: not known yet
+	NetworkWhy string       `json:"network_why,omitempty"` // why the network is not as configured
+	Failed     *Failure     `json:"failed,omitempty"`      // the boot failed at this step; nothing else works
 }
 
 // Init is the state of the image's init.
@@ -119,19 +122,23 @@ type Failure struct {
 
 // Methods of requests.
 const (
-	MethodPing  = "ping"  // -> nothing
-	MethodSync  = "sync"  // sync(2) has ended; -> nothing
-	MethodStop  = "stop"  // StopParams -> nothing, at once; events follow
-	MethodClock = "clock" // ClockParams -> nothing: sets the guest's clock if it is wrong
-	MethodInfo  = "info"  // -> Info, once it is certain that no shutdown has begun unnoticed
-	MethodStats = "stats" // -> Stats
-	MethodGrow  = "grow"  // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
+	MethodPing      = "ping"      // -> nothing
+	MethodSync      = "sync"      // sync(2) has ended; -> nothing
+	MethodStop      = "stop"      // StopParams -> nothing, at once; events follow
+	MethodClock     = "clock"     // ClockParams -> nothing: sets the guest's clock if it is wrong
+	MethodInfo      = "info"      // -> Info, once it is certain that no shutdown has begun unnoticed
+	MethodStats     = "stats"     // -> Stats
+	MethodGrow      = "grow"      // GrowParams or none -> nothing: grows each mounted file system that is smaller than its disk
+	MethodConfigure = "configure" // ConfigureParams -> nothing, once it is done: changes what the guest was told at boot
+	MethodPorts     = "ports"     // -> Ports, after a look
 )
 
 // Features that a guest's Hello may list.
 const (
-	FeatureStats = "stats" // it knows MethodStats
-	FeatureDisks = "disks" // it reports disk errors: in its hello, in an EventDisks and in its bye
+	FeatureStats     = "stats"     // it knows MethodStats
+	FeatureDisks     = "disks"     // it reports disk errors: in its hello, in an EventDisks and in its bye
+	FeatureConfigure = "configure" // it knows MethodConfigure, and Network in its Config
+	FeaturePorts     = "ports"     // it knows MethodPorts, and tells of ports in its hello and in an EventPorts
 )
 
 // Request asks the guest for something. The host chooses the ID, unique in a
@@ -216,6 +223,7 @@ type DiskErrors struct {
 const (
 	EventInit  = "init"  // Init is set; with InitEmergency maybe Why: the unit that failed
 	EventDisks = "disks" // Disks is set
+	EventPorts = "ports" // Ports is set
 	EventBye   = "bye"   // Verb and Nonce are set, maybe Disks and Why; the last message of a machine
 )
 
@@ -229,6 +237,7 @@ type Event struct {
 	Nonce string       `json:"nonce,omitempty"`
 	Why   string       `json:"why,omitempty"`   // in a bye: why the agent ended the machine in place of its init
 	Disks []DiskErrors `json:"disks,omitempty"` // all disks that have errors
+	Ports *Ports       `json:"ports,omitempty"` // all that listen
 }
 
 // Prefixes of the agent's lines on the console.

@@ -66,11 +66,11 @@ var bootSteps = []step{
 	{"find init", (*boot).findInit, fixImage},
 	{"mount temporary directory", (*boot).mountTemporary, fixImage},
 	{"apply identity", (*boot).applyIdentity, fixDisk},
+	{"set up network", (*boot).setUpNetwork, fixLog},
 	{"prepare init", (*boot).prepareInit, fixLog},
 	{"register modprobe", func(*boot) error { return modprobe.Register(layout.NewRoot) }, fixLog},
 	{"mount terminals and control groups", (*boot).mountRest, fixBundle},
 	{"become root", (*boot).becomeRoot, fixLog},
-	{"raise loopback", func(*boot) error { return raiseLoopback() }, fixLog},
 	{"start server", func(b *boot) error { return server.Start(b.kind) }, fixLog},
 }
 

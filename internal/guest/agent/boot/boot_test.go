@@ -24,6 +24,7 @@ func TestBootStepsOrder(t *testing.T) {
 		{"mount root", "find init", "mount temporary directory", "become root", "start server"},
 		{"mount terminals and control groups", "become root", "start server"},
 		{"mount run", "keep agent", "apply identity", "become root"},
+		{"load modules", "mount run", "set up network", "become root", "start server"},
 	} {
 		for i := 1; i < len(chain); i++ {
 			before, ok1 := at[chain[i-1]]

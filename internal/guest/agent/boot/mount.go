@@ -3,7 +3,6 @@ package boot
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -237,18 +236,4 @@ func enterRoot(dir string) error {
 		return fmt.Errorf("change root: %w", err)
 	}
 	return unix.Chdir("/")
-}
-
-func raiseLoopback() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	ifr, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	ifr.SetUint16(uint16(net.FlagUp))
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
 }

@@ -8,7 +8,9 @@ import (
 	"banger/internal/guest/agent/imageinit"
 	"banger/internal/guest/agent/inroot"
 	"banger/internal/guest/agent/layout"
+	"banger/internal/guest/agent/log"
 	"banger/internal/guest/agent/mount"
+	"banger/internal/guest/agent/network"
 	"banger/internal/guest/agent/process"
 )
 
@@ -35,6 +37,24 @@ func (b *boot) findInit() error {
 }
 
 func (b *boot) applyIdentity() error { return identity.Apply(layout.NewRoot, identity.Of(b.config)) }
+
+// setUpNetwork raises the loopback link, without which few programs work, and sets up
+// the network card. A guest whose card fails boots all the same: the host hears of it.
+func (b *boot) setUpNetwork() error {
+	if err := network.RaiseLoopback(); err != nil || b.config.Network == nil {
+		return err
+	}
+	if err := (network.Guest{Root: layout.NewRoot, Changed: changedInVM}).Apply(*b.config.Network); err != nil {
+		log.Errorf("set up network: %v", err)
+	}
+	return nil
+}
+
+// changedInVM reports whether a file is the VM's own, and not the image's.
+func changedInVM(path string) bool {
+	_, err := os.Lstat(overlayDir + "/upper" + path)
+	return err == nil
+}
 
 // quietUnits are of no use in a VM: a login prompt on the console log, and checks and
 // downloads at odd hours. Units of the same name in /etc still win.

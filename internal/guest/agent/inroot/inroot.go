@@ -152,3 +152,31 @@ func IsLink(root, path string) bool {
 	var st unix.Stat_t
 	return unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFLNK
 }
+
+// maxLinks bounds how many links FollowLink follows, as the kernel does (ELOOP).
+const maxLinks = 40
+
+// FollowLink returns where the link at path inside root leads to, whether or not
+// something is there, and reports whether there is a link at path.
+func FollowLink(root, path string) (target string, isLink bool) {
+	target = path
+	for range maxLinks {
+		f, err := Open(root, target, unix.O_PATH|unix.O_NOFOLLOW)
+		if err != nil {
+			break
+		}
+		buf := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(int(f.Fd()), "", buf)
+		f.Close()
+		if err != nil {
+			break
+		}
+		isLink = true
+		next := string(buf[:n])
+		if !filepath.IsAbs(next) {
+			next = filepath.Join(filepath.Dir(target), next)
+		}
+		target = filepath.Clean(next)
+	}
+	return target, isLink
+}

@@ -35,7 +35,8 @@ const (
 	AgentFile    = LastRoot + "/" + NameShutdown
 	ConfigFile   = LastRoot + "/config.json"
 	KeysFile     = RunDir + "/authorized_keys"
-	InitFile     = RunDir + "/init" // how far the init has come
+	InitFile     = RunDir + "/init"    // how far the init has come
+	NetworkFile  = RunDir + "/network" // what the network is and was
 	ModprobeFile = RunDir + "/" + NameModprobe
 	ScratchDir   = RunDir + "/mnt"
 )

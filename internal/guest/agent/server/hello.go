@@ -22,6 +22,10 @@ func (s *server) hello() wire.Hello {
 	h.Init, _ = s.init.State()
 	h.InitWhy = s.init.Reason()
 	h.Disks = s.disks.Errors()
+	h.Ports = s.ports.Known()
+	if s.config.Network != nil {
+		h.NetworkWhy = guestNetwork.Why()
+	}
 	return h
 }
 
@@ -30,7 +34,7 @@ func helloOf(c wire.Config) wire.Hello {
 	unix.Uname(&name)
 	return wire.Hello{
 		Version:  wire.Version,
-		Features: []string{wire.FeatureStats, wire.FeatureDisks},
+		Features: []string{wire.FeatureStats, wire.FeatureDisks, wire.FeatureConfigure, wire.FeaturePorts},
 		Program:  "banger-agent " + version.Version,
 		Token:    c.Token,
 		Nonce:    c.Nonce,

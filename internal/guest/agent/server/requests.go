@@ -41,6 +41,14 @@ func (s *server) handle(_ context.Context, r wire.Request) (any, error) {
 			}
 		}
 		return nil, disk.GrowAll(p.Disks)
+	case wire.MethodConfigure:
+		p, err := control.Params[wire.ConfigureParams](r)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.configure(p)
+	case wire.MethodPorts:
+		return s.ports.Look()
 	case wire.MethodStop:
 		p, err := control.Params[wire.StopParams](r)
 		if err != nil {

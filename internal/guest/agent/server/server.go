@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"banger/internal/guest/agent/control"
@@ -16,6 +17,7 @@ import (
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/log"
 	"banger/internal/guest/agent/mount"
+	"banger/internal/guest/agent/ports"
 	"banger/internal/guest/agent/process"
 	"banger/internal/guest/agent/shutdown"
 	"banger/internal/guest/agent/socket"
@@ -25,13 +27,17 @@ import (
 
 // server is the state of the running server.
 type server struct {
-	config  wire.Config
+	config  wire.Config // as the server found it at its start
 	init    *imageinit.Watch
 	disks   *disk.Watch
+	ports   *ports.Watch
 	control *control.Server
 	ssh     *sshd.Server
 	stopper *shutdown.Stopper
 	ended   chan struct{} // closed after bye
+
+	configuring sync.Mutex
+	now         wire.Config // as the host has changed it
 }
 
 // byeTime bounds how long the end waits until the host has read the bye.
@@ -47,6 +53,7 @@ func Run() int {
 		return 1
 	}
 	go s.followDisks()
+	go s.followPorts()
 	failed := make(chan error, 5)
 	go func() { failed <- socket.ReadNotify(os.NewFile(socket.FDNotify, layout.NotifySocket), s.hear) }()
 	go func() { failed <- socket.AcceptBye(os.NewFile(socket.FDBye, layout.ByeSocket), s.bye) }()
@@ -72,7 +79,7 @@ func newServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{config: config, ended: make(chan struct{})}
+	s := &server{config: config, now: config, ended: make(chan struct{})}
 	if s.init, err = imageinit.OpenWatch(layout.InitFile); err != nil {
 		return nil, err
 	}
@@ -80,6 +87,7 @@ func newServer() (*server, error) {
 		return nil, err
 	}
 	s.disks = disk.NewWatch(disk.Devices(), s.tellDisks)
+	s.ports = ports.NewWatch(s.tellPorts)
 	s.control = control.New(s.hello, s.handle)
 	s.stopper = &shutdown.Stopper{Config: config, Init: s.init, Disks: s.disks.Errors,
 		Bye: func(e wire.Event) { s.control.Bye(e, byeTime) }}
@@ -100,6 +108,15 @@ func (s *server) followDisks() {
 func (s *server) tellDisks(disks []wire.DiskErrors) {
 	disk.PrintErrors(s.config.Nonce, disks)
 	s.control.Broadcast(wire.Event{Kind: wire.EventDisks, Disks: disks})
+}
+
+// followPorts tells the host of the ports that listen.
+func (s *server) followPorts() {
+	log.Errorf("watch the ports that listen: %v", s.ports.Follow())
+}
+
+func (s *server) tellPorts(now wire.Ports) {
+	s.control.Broadcast(wire.Event{Kind: wire.EventPorts, Ports: &now})
 }
 
 // serveStream serves one stream, whatever carried it here.

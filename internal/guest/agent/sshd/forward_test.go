@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,6 +62,69 @@ func TestSSHForwards(t *testing.T) {
 		if _, err := client.Dial(network, l.Addr().String()); err == nil {
 			t.Errorf("%s: dialled a closed listener", network)
 		}
+	}
+}
+
+// TestManyForwards: many connections at once to the guest's own addresses come through
+// whole, whichever end stops sending first.
+func TestManyForwards(t *testing.T) {
+	g := newSSHGuest(t)
+	client, err := g.dial(t, g.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Skipf("needs %s: %v", address, err)
+		}
+		defer l.Close()
+		const many, size = 200, 100 << 10
+		go answerAll(l, size)
+		var conns []net.Conn
+		for range many {
+			conn, err := client.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, conn)
+		}
+		var all sync.WaitGroup
+		for _, conn := range conns {
+			all.Go(func() { checkHalves(t, conn, size) })
+		}
+		all.Wait()
+	}
+}
+
+// answerAll sends size bytes on each connection and stops sending; then it reads to the
+// end.
+func answerAll(l net.Listener, size int) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			conn.Write(make([]byte, size))
+			conn.(halfCloser).CloseWrite()
+			io.Copy(io.Discard, conn)
+		}()
+	}
+}
+
+// checkHalves reads to the end, and only then sends and stops sending.
+func checkHalves(t *testing.T, conn net.Conn, size int64) {
+	defer conn.Close()
+	if n, err := io.Copy(io.Discard, conn); n != size || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if _, err := conn.Write(make([]byte, size)); err != nil {
+		t.Errorf("after the other end stopped sending: %v", err)
+	}
+	if err := conn.(halfCloser).CloseWrite(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,28 +1,455 @@
 package apply
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"banger/internal/network"
 )
+
+// expect is who should reach what.
+func expect(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+const refused = "refused at once"
 
 func TestEgress(t *testing.T) {
 	if !inside(t) {
 		return
 	}
+	world := outside(t)
 	w := plan(network.Bridge, 3)
 	w.Guests[1].Egress = false
-	outside(t)
 	mustApply(t, w)
-	with, without := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1])
-	without.serve(t, ":7")
-	if got := with.reach(outsideAddr, 7); got != "" {
-		t.Errorf("a guest with egress: %s", got)
+	one, two := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1])
+	two.serve(t, ":7")
+	expect(t, "with egress", one.reach(outsideAddr, 7), "")
+	expect(t, "without egress", two.reach(outsideAddr, 7), refused)
+	expect(t, "guest to guest without egress", one.reach(two.Addr, 7), "")
+
+	set := func(on bool) { w.Guests[1].Egress = on; mustApply(t, w) }
+	steady, err := one.dial("192.0.2.2:7")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := without.reach(outsideAddr, 7); got != "refused at once" {
-		t.Errorf("a guest without egress: %q", got)
+	for range 2 {
+		set(true)
+		flow, err := two.dial("192.0.2.2:7")
+		if err != nil {
+			t.Fatalf("with egress again: %v", err)
+		}
+		expect(t, "a flow", echo(flow, "hello"), "")
+		set(false)
+		expect(t, "a flow from before", echo(flow, "hello"), "reset")
+		expect(t, "without egress again", two.reach(outsideAddr, 7), refused)
+		expect(t, "the other guest's flow", echo(steady, "hello"), "")
 	}
-	if got := with.reach(without.Addr, 7); got != "" {
-		t.Errorf("guest to guest: %s", got)
+	// Nobody reaches a guest that did not ask first, not even one with egress.
+	one.serve(t, ":7")
+	world.must(t, func() error {
+		link, err := netlink.LinkByName("in0")
+		if err != nil {
+			return err
+		}
+		_, subnet, _ := net.ParseCIDR(testSubnet.String())
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: subnet, Gw: net.ParseIP("192.0.2.1")})
+	})
+	expect(t, "outside to a guest", world.reach(one.Addr, 7), "silence")
+	conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", one.Addr))
+	if err != nil {
+		t.Fatalf("host to guest: %v", err)
+	}
+	expect(t, "host to guest", echo(conn, "hello"), "")
+}
+
+// TestFlowsOutliveReplacement shows that connections through the host do not notice
+// when the tables are replaced as a whole, which also happens at every update that
+// changes a rule.
+func TestFlowsOutliveReplacement(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	outside(t)
+	w := plan(network.Bridge, 2)
+	mustApply(t, w)
+	one := boot(t, w, w.Guests[0])
+	flow, err := one.dial("192.0.2.2:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "before", echo(flow, "hello"), "")
+	for range 20 {
+		found := firewall{} // as after a change of the rules
+		if err := (&applier{ctx: context.Background(), Wanted: w}).ensureFirewall(found); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "after", echo(flow, "hello"), "")
+	}
+}
+
+func TestIsolated(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	outside(t)
+	w := plan(network.Bridge, 3)
+	w.Guests[0].Isolated = true
+	mustApply(t, w)
+	alone, two, three := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1]), boot(t, w, w.Guests[2])
+	for _, g := range []*guest{alone, two, three} {
+		g.serve(t, ":7")
+	}
+	dead := func(what string, from *guest, to netip.Addr) {
+		t.Helper()
+		if got := from.reach(to, 7); got != "silence" && got != refused { // nobody answers ARP
+			t.Errorf("%s: %q", what, got)
+		}
+	}
+	dead("an isolated guest to another", alone, two.Addr)
+	dead("another to an isolated guest", two, alone.Addr)
+	expect(t, "others", two.reach(three.Addr, 7), "")
+	expect(t, "an isolated guest outside", alone.reach(outsideAddr, 7), "")
+
+	// Two guests that work together send by the host's address instead of each other's.
+	bridge := testInstance.BridgeMAC()
+	hairpin := func(from, to *guest) bool {
+		from.forge(t, ether(bridge, network.MAC(from.ID), etherIPv4, ip4(from.Addr, to.Addr, unix.IPPROTO_UDP, datagram(9, 9, "HAIRPIN"))...))
+		return to.seesNow(t, "HAIRPIN")
+	}
+	if hairpin(alone, two) || hairpin(two, alone) {
+		t.Error("an isolated guest reaches another through the host")
+	}
+	w.Guests[0].Isolated = false
+	mustApply(t, w)
+	alone.must(t, forgetNeighbours)
+	expect(t, "no longer isolated", alone.reach(two.Addr, 7), "")
+	if !hairpin(alone, two) {
+		t.Error("the host does not route between guests: the test above shows nothing")
+	}
+}
+
+// forgetNeighbours makes a guest ask again who has an address.
+func forgetNeighbours() error {
+	list, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_V4) })
+	for _, n := range list {
+		err = errors.Join(err, netlink.NeighDel(&n))
+	}
+	return err
+}
+
+func TestHostIsClosed(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	outside(t)
+	w := plan(network.Bridge, 2)
+	w.Guests[1].Egress = false
+	mustApply(t, w)
+	other := plan(network.Bridge, 1)
+	other.Instance, other.Subnet = otherOne, netip.MustParsePrefix("10.202.0.0/20")
+	other.Guests[0].ID, other.Guests[0].Addr = "bbbbbbbbbbbb", netip.MustParseAddr("10.202.0.2")
+	mustApply(t, other)
+	theirs := boot(t, other, other.Guests[0])
+	theirs.serve(t, ":7")
+
+	here := &space{calls: make(chan func())} // this namespace itself
+	go func() {
+		for f := range here.calls {
+			f()
+		}
+	}()
+	gateway := network.Gateway(w.Subnet)
+	for _, at := range []string{":8080", fmt.Sprintf("%v:53", gateway), "192.0.2.1:53"} {
+		here.serve(t, at)
+	}
+	for i, g := range w.Guests {
+		g := boot(t, w, g)
+		for _, host := range []string{gateway.String(), "192.0.2.1", "10.202.0.1"} {
+			expect(t, fmt.Sprintf("guest %d to the host at %s", i, host), g.reach(netip.MustParseAddr(host), 8080), refused)
+		}
+		expect(t, "names", g.reach(gateway, 53), "")
+		expect(t, "the host's own resolver", g.reach(netip.MustParseAddr("192.0.2.1"), 53), refused)
+		expect(t, "another instance's guest", g.reach(theirs.Addr, 7), refused)
+		expect(t, "the metadata service", g.reach(netip.MustParseAddr("169.254.169.254"), 80), refused)
+		// The host does not even answer who has its other addresses.
+		g.drain()
+		g.forge(t, ether(broadcast, network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, netip.MustParseAddr("192.0.2.1"), "")...))
+		g.forge(t, ether(broadcast, network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, gateway, "")...))
+		answer := func(ip netip.Addr) string {
+			return string(append(append([]byte{0, 2}, testInstance.BridgeMAC()...), ip.AsSlice()...))
+		}
+		if g.sees(t, answer(netip.MustParseAddr("192.0.2.1")), answer(gateway)) {
+			t.Error("the host answers ARP for its other addresses")
+		}
+	}
+	here.do(func() error {
+		conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", theirs.Addr))
+		if err != nil {
+			t.Errorf("host to guest: %v", err)
+			return nil
+		}
+		expect(t, "host to guest", echo(conn, "hello"), "")
+		return nil
+	})
+}
+
+var broadcast = net.HardwareAddr{255, 255, 255, 255, 255, 255}
+
+func TestForgedFrames(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Bridge, 3)
+	mustApply(t, w)
+	a, b, c := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1]), boot(t, w, w.Guests[2])
+	macA, macB, macC := network.MAC(a.ID), network.MAC(b.ID), network.MAC(c.ID)
+	gateway := network.Gateway(w.Subnet)
+	all6, none6 := netip.MustParseAddr("ff02::1"), netip.IPv6Unspecified()
+	udp := func(text string) []byte { return datagram(9, 9, text) }
+	const mark = "FORGED"
+	hop := func(next byte, p []byte) []byte { return append([]byte{next, 0, 1, 4, 0, 0, 0, 0}, p...) } // a hop-by-hop header
+	wrong := arpPacket(2, macA, c.Addr, b.Addr, mark)
+	wrong[4] = 7 // whoever believes this looks elsewhere
+	long := ether(macB, macA, etherIPv4, ip4(a.Addr, b.Addr, unix.IPPROTO_UDP, udp(mark))...)
+	for name, test := range map[string]struct {
+		frame  []byte
+		passes bool
+	}{
+		"its own IPv4":                {long, true},
+		"another guest's IPv4":        {ether(macB, macA, etherIPv4, ip4(c.Addr, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"the gateway's IPv4":          {ether(macB, macA, etherIPv4, ip4(gateway, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"an IPv4 from outside":        {ether(macB, macA, etherIPv4, ip4(outsideAddr, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"no IPv4 yet":                 {ether(broadcast, macA, etherIPv4, ip4(netip.IPv4Unspecified(), netip.MustParseAddr("255.255.255.255"), unix.IPPROTO_UDP, datagram(68, 67, mark))...), false},
+		"another guest's MAC":         {ether(macB, macC, etherIPv4, ip4(a.Addr, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"another guest's MAC and IP":  {ether(macB, macC, etherIPv4, ip4(c.Addr, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"the bridge's MAC":            {ether(macB, testInstance.BridgeMAC(), etherIPv4, ip4(gateway, b.Addr, unix.IPPROTO_UDP, udp(mark))...), false},
+		"a DHCP server":               {ether(macB, macA, etherIPv4, ip4(a.Addr, b.Addr, unix.IPPROTO_UDP, datagram(67, 68, mark))...), false},
+		"a VLAN":                      {tagged(long, 5), false},
+		"a VLAN's priority":           {tagged(long, 0), false},
+		"a VLAN in a VLAN":            {tagged(tagged(long, 5), 6), false},
+		"its own ARP":                 {ether(macB, macA, etherARP, arpPacket(2, macA, a.Addr, b.Addr, mark)...), true},
+		"ARP for another guest":       {ether(macB, macA, etherARP, arpPacket(2, macA, c.Addr, b.Addr, mark)...), false},
+		"ARP for the gateway":         {ether(macB, macA, etherARP, arpPacket(2, macA, gateway, b.Addr, mark)...), false},
+		"ARP with another's MAC":      {ether(macB, macA, etherARP, arpPacket(2, macC, a.Addr, b.Addr, mark)...), false},
+		"ARP from another's MAC":      {ether(macB, macC, etherARP, arpPacket(2, macA, a.Addr, b.Addr, mark)...), false},
+		"ARP of another size":         {ether(macB, macA, etherARP, wrong...), false},
+		"ARP about another network":   {ether(macB, macA, etherARP, arpPacket(1, macA, a.Addr, outsideAddr, mark)...), false},
+		"its own IPv6":                {ether(macB, macA, etherIPv6, ip6(local6(macA), local6(macB), unix.IPPROTO_UDP, udp(mark))...), true},
+		"another guest's IPv6":        {ether(macB, macA, etherIPv6, ip6(local6(macC), local6(macB), unix.IPPROTO_UDP, udp(mark))...), false},
+		"a global IPv6":               {ether(macB, macA, etherIPv6, ip6(netip.MustParseAddr("2001:db8::1"), local6(macB), unix.IPPROTO_UDP, udp(mark))...), false},
+		"another's MAC in IPv6":       {ether(macB, macC, etherIPv6, ip6(local6(macA), local6(macB), unix.IPPROTO_UDP, udp(mark))...), false},
+		"a DHCPv6 server":             {ether(macB, macA, etherIPv6, ip6(local6(macA), local6(macB), unix.IPPROTO_UDP, datagram(547, 546, mark))...), false},
+		"a router":                    {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, unix.IPPROTO_ICMPV6, icmp6(134, none6, mark))...), false},
+		"a router behind a header":    {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, 0, hop(unix.IPPROTO_ICMPV6, icmp6(134, none6, mark)))...), false},
+		"a redirect":                  {ether(macB, macA, etherIPv6, ip6(local6(macA), local6(macB), unix.IPPROTO_ICMPV6, icmp6(137, none6, mark))...), false},
+		"a look for its address":      {ether(macB, macA, etherIPv6, ip6(none6, all6, unix.IPPROTO_ICMPV6, icmp6(135, local6(macA), mark))...), true},
+		"a look for a neighbour":      {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, unix.IPPROTO_ICMPV6, icmp6(135, local6(macB), mark))...), true},
+		"itself as a neighbour":       {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, unix.IPPROTO_ICMPV6, icmp6(136, local6(macA), mark))...), true},
+		"another as a neighbour":      {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, unix.IPPROTO_ICMPV6, icmp6(136, local6(macC), mark))...), false},
+		"another, behind a header":    {ether(macB, macA, etherIPv6, ip6(local6(macA), all6, 0, hop(unix.IPPROTO_ICMPV6, icmp6(136, local6(macC), mark)))...), false},
+		"a neighbour from nowhere":    {ether(macB, macA, etherIPv6, ip6(none6, all6, unix.IPPROTO_ICMPV6, icmp6(136, local6(macA), mark))...), false},
+		"another protocol":            {ether(macB, macA, 0x88b5, []byte(mark)...), false},
+		"PPPoE":                       {ether(broadcast, macA, 0x8863, []byte(mark)...), false},
+		"IPv4 without a header":       {ether(macB, macA, etherIPv4, []byte(mark)...), false},
+		"IPv6 without a header":       {ether(macB, macA, etherIPv6, []byte(mark)...), false},
+		"ARP without an end":          {ether(macB, macA, etherARP, append([]byte{0, 1, 8, 0, 6, 4}, mark...)...), false},
+		"a length instead of a type":  {ether(macB, macA, 6, []byte(mark)...), false},
+		"a frame for bridges":         {ether(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0xe}, macC, 0x88cc, []byte(mark)...), false},
+		"a frame for spanning trees":  {ether(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 0}, macC, 0x88cc, []byte(mark)...), false},
+		"its own frame for a bridge":  {ether(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 3}, macA, 0x888e, []byte(mark)...), false},
+		"its own frame for a bridge2": {ether(net.HardwareAddr{1, 0x80, 0xc2, 0, 0, 1}, macA, 0x8808, []byte(mark)...), false},
+	} {
+		a.forge(t, test.frame)
+		if seen := b.seesFrom(t, a, mark); seen != test.passes {
+			t.Errorf("%s: another guest sees it: %v, want %v", name, seen, test.passes)
+		}
+	}
+	learned(t, macC, network.Tap(c.ID))
+}
+
+// seesFrom reports whether a frame with mark came before one that from sends now.
+func (g *guest) seesFrom(t *testing.T, from *guest, mark string) bool {
+	t.Helper()
+	from.forge(t, ether(network.MAC(g.ID), network.MAC(from.ID), etherIPv4, ip4(from.Addr, g.Addr, unix.IPPROTO_UDP, datagram(9, 9, "LAST"))...))
+	return g.sees(t, mark, "LAST")
+}
+
+// seesNow reports whether a frame with mark came before an answer of the host to g.
+func (g *guest) seesNow(t *testing.T, mark string) bool {
+	t.Helper()
+	gateway := network.Gateway(testSubnet)
+	g.forge(t, ether(testInstance.BridgeMAC(), network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, gateway, "")...))
+	return g.sees(t, mark, string(append(append([]byte{0, 2}, testInstance.BridgeMAC()...), gateway.AsSlice()...)))
+}
+
+// learned fails when the bridge has learned a MAC at another port than its own.
+func learned(t *testing.T, mac net.HardwareAddr, at string) {
+	t.Helper()
+	list, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, unix.AF_BRIDGE) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := netlink.LinkByName(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range list {
+		if n.HardwareAddr.String() == mac.String() && n.LinkIndex != port.Attrs().Index {
+			t.Errorf("the bridge has learned %v at link %d instead of %s", mac, n.LinkIndex, at)
+		}
+	}
+}
+
+// TestUsernet has a namespace in the place of the user-mode stack.
+func TestUsernet(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Usernet, 2)
+	w.Guests[1].Egress = false
+	uplink, err := OpenUplink(w.Instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustApply(t, w)
+	if _, err := OpenUplink(w.Instance); err == nil || !strings.Contains(err.Error(), "another process has the uplink") {
+		t.Errorf("a second stack on the uplink: %v", err)
+	}
+	stack := newSpace(t)
+	stack.must(t, func() error {
+		card, err := openExisting("stack0")
+		if err != nil {
+			return err
+		}
+		go wire(card, uplink, nil)
+		go wire(uplink, card, nil)
+		link, err := netlink.LinkByName("stack0")
+		if err != nil {
+			return err
+		}
+		for _, addr := range []string{network.UplinkGateway.String() + "/30", "203.0.113.1/32"} {
+			if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix(addr))}); err != nil {
+				return err
+			}
+		}
+		if err := netlink.LinkSetUp(link); err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: network.UplinkAddr.AsSlice()})
+	})
+	peers := make(chan string, 9)
+	stack.must(t, func() error {
+		for _, at := range []string{"198.51.100.1:53", "203.0.113.1:7"} {
+			l, err := net.Listen("tcp4", at)
+			if err != nil {
+				return err
+			}
+			t.Cleanup(func() { l.Close() })
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					peers <- conn.RemoteAddr().(*net.TCPAddr).IP.String()
+					conn.Write([]byte("hello"))
+				}
+			}()
+		}
+		return nil
+	})
+	gateway, far := network.Gateway(w.Subnet), netip.MustParseAddr("203.0.113.1")
+	for i, g := range w.Guests {
+		g := boot(t, w, g)
+		expect(t, "names", g.reach(gateway, 53), "")
+		expect(t, "who asks for names", <-peers, g.Addr.String())
+		expect(t, "the stack itself", g.reach(network.UplinkGateway, 53), refused)
+		expect(t, "the uplink", g.reach(network.UplinkAddr, 22), refused)
+		if i == 0 {
+			expect(t, "egress", g.reach(far, 7), "")
+			expect(t, "who comes outside", <-peers, network.UplinkAddr.String())
+		} else {
+			expect(t, "no egress", g.reach(far, 7), refused)
+		}
+		if i == 1 {
+			uplink.Close() // the stack dies
+			w.Guests[1].Egress = true
+			mustApply(t, w)
+			expect(t, "without the stack", g.reach(far, 7), "no network")
+		}
+	}
+}
+
+func TestCounters(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Bridge, 2)
+	mustApply(t, w)
+	a, b := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1])
+	b.serve(t, ":7")
+	before, err := Counters(w.Instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := a.dial(fmt.Sprintf("%v:7", b.Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "guest to guest", echo(conn, strings.Repeat("x", 50_000)), "")
+	after, err := Counters(w.Instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after) != 2 {
+		t.Errorf("counters of %d guests, want 2: %v", len(after), after)
+	}
+	sent := after[a.ID].Sent - before[a.ID].Sent
+	received := after[b.ID].Received - before[b.ID].Received
+	if sent < 50_000 || received < 50_000 || sent > 100_000 || received > 100_000 {
+		t.Errorf("50,000 bytes are %d sent and %d received", sent, received)
+	}
+	if none, err := Counters(otherOne); err != nil || len(none) != 0 {
+		t.Errorf("counters of another instance: %v, %v", none, err)
+	}
+}
+
+// TestOwner shows that a TAP's owner opens it without any capability, and only it.
+func TestOwner(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Bridge, 1)
+	mustApply(t, w)
+	withoutCapabilities(t, func() {
+		tap, err := openExisting(network.Tap(w.Guests[0].ID))
+		if err != nil {
+			t.Errorf("the owner's own TAP: %v", err)
+			return
+		}
+		tap.Close()
+		if _, err := openExisting("bgmine"); err == nil {
+			t.Error("a TAP can be made without a capability: the test shows nothing")
+		}
+	})
+	links, err := dump(netlink.LinkList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == "bgmine" }) {
+		t.Error("the failed TAP is there")
 	}
 }

@@ -32,7 +32,11 @@ func (a *applier) findFirewall() (firewall, error) {
 		if err != nil {
 			return nil, err
 		}
-		if mark == "" && exists(t.Table) {
+		there, err := exists(t.Table)
+		if err != nil {
+			return nil, err
+		}
+		if mark == "" && there {
 			name := family(t.Family) + " " + t.Name
 			return nil, &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("an nftables table %s exists that banger did not make", name),
 				Fix: fmt.Sprintf("look at it with `sudo nft list table %s`, and if nothing needs it: sudo nft delete table %s", name, name)}
@@ -44,19 +48,31 @@ func (a *applier) findFirewall() (firewall, error) {
 
 // marker returns the comment of a table's marker, or nothing where there is none.
 func marker(t *nftables.Table) (string, error) {
-	rules, err := (&nftables.Conn{}).GetRules(t, &nftables.Chain{Name: markerChain})
-	if errors.Is(err, unix.ENOENT) || err == nil && len(rules) == 0 {
-		return "", nil
+	there, err := exists(t)
+	if err != nil || !there {
+		return "", err
 	}
+	rules, err := (&nftables.Conn{}).GetRules(t, &nftables.Chain{Name: markerChain})
 	if err != nil {
 		return "", fmt.Errorf("list table %s %s: %w", family(t.Family), t.Name, err)
+	}
+	if len(rules) == 0 {
+		return "", nil
 	}
 	return comment(rules[0]), nil
 }
 
-func exists(t *nftables.Table) bool {
+// exists reports whether there is a table. The library's other listings hide the
+// kernel's error number, so this one comes before them.
+func exists(t *nftables.Table) (bool, error) {
 	_, err := (&nftables.Conn{}).ListTableOfFamily(t.Name, t.Family)
-	return err == nil
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for table %s %s: %w", family(t.Family), t.Name, err)
+	}
+	return true, nil
 }
 
 func comment(r *nftables.Rule) string {

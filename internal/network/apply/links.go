@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"regexp"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"banger"
@@ -144,6 +146,11 @@ func (a *applier) ensureBridge(link netlink.Link) (netlink.Link, error) {
 			return nil, fmt.Errorf("set the address of %s: %w", name, err)
 		}
 	}
+	if link.Attrs().RawFlags&unix.IFF_UP == 0 {
+		if err := learnNothingFromBridges(link); err != nil {
+			return nil, err
+		}
+	}
 	if err := configure(link, a.Instance, a.MTU); err != nil {
 		return nil, err
 	}
@@ -151,6 +158,27 @@ func (a *applier) ensureBridge(link netlink.Link) (netlink.Link, error) {
 		return nil, err
 	}
 	return link, up(link)
+}
+
+// learnNothingFromBridges keeps a bridge from learning addresses from frames that are
+// meant for bridges themselves. Those pass no rule, so a guest could take another's
+// address with one. The library does not know the option.
+func learnNothingFromBridges(link netlink.Link) error {
+	const noLinkLocalLearn = 1 << 0 // BR_BOOLOPT_NO_LL_LEARN
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link.Attrs().Index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(link.Type()))
+	option := binary.NativeEndian.AppendUint32(nil, noLinkLocalLearn)   // struct br_boolopt_multi: the values,
+	option = binary.NativeEndian.AppendUint32(option, noLinkLocalLearn) // and which of them count
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(unix.IFLA_BR_MULTI_BOOLOPT, option)
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("keep bridge %s from learning: %w", link.Attrs().Name, err)
+	}
+	return nil
 }
 
 func (a *applier) ensureTap(link netlink.Link, g network.Guest, bridge int) error {

@@ -63,8 +63,8 @@ func from(name string) match  { return all(meta(expr.MetaKeyIIFNAME), equal(ifna
 func to(name string) match    { return all(meta(expr.MetaKeyOIFNAME), equal(ifname(name))) }
 func notTo(name string) match { return all(meta(expr.MetaKeyOIFNAME), differ(ifname(name))) }
 
-// toAny matches every link whose name begins with prefix.
-func toAny(prefix string) match { return all(meta(expr.MetaKeyOIFNAME), equal([]byte(prefix))) }
+// prefixed matches every link whose name begins with prefix.
+func prefixed(key expr.MetaKey, prefix string) match { return all(meta(key), equal([]byte(prefix))) }
 
 func ipv4() match { return all(meta(expr.MetaKeyNFPROTO), equal([]byte{unix.NFPROTO_IPV4})) }
 

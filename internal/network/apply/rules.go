@@ -106,7 +106,8 @@ func forwardRules(w network.Wanted) []rule {
 		{"forward", "isolated guests", all(guest, toGuest, ipv4(), saddr(), in(setIsolated), drop)},
 		{"forward", "isolated guests", all(guest, toGuest, ipv4(), daddr(), in(setIsolated), drop)},
 		{"forward", "guest to guest: br_netfilter shows bridged frames here", all(guest, toGuest, accept)},
-		{"forward", "guests of another instance", all(guest, toAny(network.Instance("").Bridge()), refuse)},
+		{"forward", "guests of another instance", all(guest, prefixed(expr.MetaKeyOIFNAME, network.Instance("").Bridge()), refuse)},
+		{"forward", "guests of another instance", all(prefixed(expr.MetaKeyIIFNAME, network.Instance("").Bridge()), toGuest, refuse)},
 	}
 	if w.Mode == network.Usernet {
 		rules = append(rules, uplinkRules(w)...)
@@ -159,13 +160,9 @@ func bridged(w network.Wanted) table {
 	return table{Table: t, sets: senders(w.Guests),
 		chains: []*nftables.Chain{
 			baseChain(t, "prerouting", filter, nftables.ChainHookPrerouting, before),
-			baseChain(t, "input", filter, nftables.ChainHookInput, between),
 			baseChain(t, "forward", filter, nftables.ChainHookForward, between),
 		},
 		rules: append(senderRules(w.Subnet),
-			// They pass no prerouting, but the bridge learns addresses from them.
-			rule{"input", "frames for bridges themselves", all(meta(expr.MetaKeyIIFNAME), in(setTaps),
-				link(0, 6, reg), masked([]byte{255, 255, 255, 255, 255, 0xf0}), equal([]byte{0x01, 0x80, 0xc2, 0, 0, 0}), drop)},
 			// A port's own flag would separate isolated guests only from each other.
 			rule{"forward", "isolated guests", all(meta(expr.MetaKeyIIFNAME), in(setIsolated), drop)},
 			rule{"forward", "isolated guests", all(meta(expr.MetaKeyOIFNAME), in(setIsolated), drop)},

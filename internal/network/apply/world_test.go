@@ -26,50 +26,53 @@ import (
 // insideEnv is set in the process that runs a test in namespaces of its own.
 const insideEnv = "BANGER_TEST_INSIDE"
 
-// inside runs the rest of a test in a new user and network namespace: in another process,
-// whose end removes everything. It reports whether this is that process.
-func inside(t *testing.T) bool {
+// inside runs the rest of a test or benchmark in a new user and network namespace: in
+// another process, whose end removes everything. It reports whether this is that process.
+func inside(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
 		needTun(t)
 		return true
 	}
-	if os.Getenv(insideEnv) == "" {
-		args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=2m"}
-		if testing.Short() {
-			args = append(args, "-test.short")
-		}
-		out, err := newNamespace(t, args).CombinedOutput()
-		if err != nil {
-			t.Fatalf("in its namespace: %v\n%s", err, out)
-		}
-		if text := string(out); strings.Contains(text, "--- SKIP") {
-			t.Skip(text)
-		} else {
-			t.Log(text)
-		}
+	if os.Getenv(insideEnv) != "" {
+		return false
+	}
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.timeout=2m"}
+	switch t := t.(type) {
+	case *testing.T:
+		t.Parallel()
+	case *testing.B:
+		args = []string{"-test.run=^$", "-test.bench=^" + t.Name() + "$", "-test.timeout=2m"}
+	}
+	out, err := newNamespace(t, args).CombinedOutput()
+	if err != nil {
+		t.Fatalf("in its namespace: %v\n%s", err, out)
+	}
+	if text := string(out); strings.Contains(text, "--- SKIP") {
+		t.Skip(text)
+	} else {
+		t.Log(text)
 	}
 	return false
 }
 
 // newNamespace returns a command that runs the test binary in new namespaces.
-func newNamespace(t *testing.T, args []string) *exec.Cmd {
+func newNamespace(t testing.TB, args []string) *exec.Cmd {
 	t.Helper()
+	if err := exec.Command("unshare", "--user", "--net", "true").Run(); err != nil {
+		t.Skipf("user namespaces are not allowed here: %v", err)
+	}
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	if err := exec.Command("unshare", "--user", "--net", "true").Run(); err != nil {
-		t.Skipf("user namespaces are not allowed here: %v", err)
 	}
 	return cmd
 }
 
-func needTun(t *testing.T) {
+func needTun(t testing.TB) {
 	t.Helper()
 	file, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
 	if err != nil {
@@ -316,7 +319,7 @@ func plan(mode network.Mode, n int) network.Wanted {
 	return w
 }
 
-func mustApply(t *testing.T, w network.Wanted) Result {
+func mustApply(t testing.TB, w network.Wanted) Result {
 	t.Helper()
 	result, err := Apply(context.Background(), w)
 	if err != nil {
@@ -351,6 +354,9 @@ func outside(t *testing.T) *space {
 		t.Fatal(err)
 	}
 	s.must(t, func() error { return set("in0", "192.0.2.2/24") })
+	if err := netlink.RouteAdd(&netlink.Route{Gw: outsideAddr.AsSlice()}); err != nil {
+		t.Fatal(err)
+	}
 	s.serve(t, "192.0.2.2:7")
 	return s
 }

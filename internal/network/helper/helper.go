@@ -37,6 +37,9 @@ import (
 // Role is the first argument that makes bangerd the helper.
 const Role = "net"
 
+// port is where guests expect a resolver.
+const port = 53
+
 // Config is what a helper is started with.
 type Config struct {
 	Dir   config.NetDir // made if it is missing
@@ -51,7 +54,7 @@ type Config struct {
 
 	Log *slog.Logger
 
-	port uint16 // of the guests' resolver in tests, instead of 53
+	port uint16 // instead of 53, in tests
 }
 
 // environ is the helper's whole environment: it collects garbage early, since it is
@@ -122,7 +125,7 @@ func (c Config) endow(in *inheritance) error {
 	case c.State.Mode == network.Usernet:
 		in.add("uplink", c.Uplink)
 	default:
-		at := netip.AddrPortFrom(network.Gateway(c.State.Subnet), cmp.Or(c.port, 53))
+		at := netip.AddrPortFrom(network.Gateway(c.State.Subnet), cmp.Or(c.port, port))
 		if err := in.listen("guests", at); err != nil {
 			return &banger.Error{Kind: banger.Unready, What: "serve names to VMs", Why: err, Fix: fmt.Sprintf("sudo ss -lnp 'sport = :%d' shows who listens there: end it, or have it listen on other addresses only", at.Port())}
 		}

@@ -30,6 +30,13 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == Role {
 		os.Exit(Main(os.Args[2:]))
 	}
+	if instance := os.Getenv(namespaceEnv); instance != "" {
+		if err := playNamespace(network.Instance(instance)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv(confinedEnv) != "" {
 		os.Exit(tryConfined())
 	}
@@ -99,8 +106,12 @@ func (f *fixture) start() *process.Process {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() {
-		if err := p.End(); err != nil && !errors.Is(err, os.ErrClosed) {
-			f.Error(err)
+		select {
+		case <-p.Done():
+		default:
+			if err := p.End(); err != nil {
+				f.Error(err)
+			}
 		}
 	})
 	return p
@@ -108,11 +119,19 @@ func (f *fixture) start() *process.Process {
 
 // lookup asks the helper as a guest does, or as the host.
 func (f *fixture) lookup(name string, at netip.AddrPort) string {
-	resolver := &net.Resolver{PreferGo: true, StrictErrors: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(otter.Addr, 0))}
-		return dialer.DialContext(ctx, "udp", at.String())
+	return lookupAs(f.Context(), "udp", otter.Addr, name, at)
+}
+
+// lookupAs looks a name up with Go's resolver, from an address.
+func lookupAs(ctx context.Context, by string, from netip.Addr, name string, at netip.AddrPort) string {
+	resolver := &net.Resolver{PreferGo: true, StrictErrors: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		dialer := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0))}
+		if by == "tcp" {
+			dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+		}
+		return dialer.DialContext(ctx, by, at.String())
 	}}
-	got, err := resolver.LookupHost(f.Context(), name)
+	got, err := resolver.LookupHost(ctx, name)
 	if missing := (*net.DNSError)(nil); errors.As(err, &missing) && missing.IsNotFound {
 		return "missing"
 	}
@@ -324,10 +343,10 @@ func TestStartFails(t *testing.T) {
 	}
 	defer null.Close()
 	f.Uplink = null
-	if _, err := Start(t.Context(), f.Config); banger.KindOf(err) != banger.Unready {
-		t.Errorf("usernet on a file that is no TAP: %v", err)
+	if p, err := Start(t.Context(), f.Config); err == nil {
+		gone(t, p)
 	}
-	left("usernet on a file that is no TAP")
+	left("an uplink that ends")
 	f.State.Subnet = netip.MustParsePrefix("10.0.0.0/8")
 	if _, err := Start(t.Context(), f.Config); err == nil {
 		t.Error("a wrong subnet")
@@ -470,6 +489,12 @@ func TestAtRest(t *testing.T) {
 		t.Errorf("NoNewPrivs: %s", got)
 	}
 	f.lookup("otter.vm.", f.guests())
+	f.logAtRest(p)
+}
+
+// logAtRest logs what the helper takes at rest.
+func (f *fixture) logAtRest(p *process.Process) {
+	f.Helper()
 	if testing.Short() {
 		return
 	}
@@ -490,8 +515,8 @@ func TestAtRest(t *testing.T) {
 	before := switches()
 	const measured = 2 * time.Second
 	<-time.After(measured)
-	kB := func(field string) string { return status(t, p, "smaps_rollup", field) }
-	t.Logf("at rest: RSS %s, of it private %s and %s dirty; %d context switches in %v", kB("Rss"), kB("Private_Clean"), kB("Private_Dirty"), switches()-before, measured)
+	kB := func(field string) string { return status(f.T, p, "smaps_rollup", field) }
+	f.Logf("at rest: RSS %s, of it private %s and %s dirty; %d context switches in %v", kB("Rss"), kB("Private_Clean"), kB("Private_Dirty"), switches()-before, measured)
 }
 
 func FuzzParseState(f *testing.F) {

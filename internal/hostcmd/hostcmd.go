@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -25,6 +26,9 @@ type Cmd struct {
 	Stdin  io.Reader // nil: nothing to read
 	Stdout io.Writer // nil: collected and returned
 	Stderr io.Writer // nil: only its end is kept, for the error; otherwise all is copied there too
+
+	Inherit   []*os.File // its descriptors from 3 on
+	Namespace bool       // it runs in a new user namespace, as the only user and as root, and in a network namespace of that
 }
 
 // tail is how much of stderr an error shows.
@@ -73,7 +77,13 @@ func (Host) Run(ctx context.Context, c Cmd) ([]byte, error) {
 	if c.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(c.Stderr, said)
 	}
+	cmd.ExtraFiles = c.Inherit
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if c.Namespace {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Geteuid(), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: os.Getegid(), Size: 1}}
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Second // then the pipes are closed and the command is killed
 	if err := cmd.Run(); err != nil {

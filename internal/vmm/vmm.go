@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/network"
 )
 
 // Driver runs VMs by one kind of VMM. It holds no state of VMs between calls.
@@ -99,9 +100,9 @@ type NIC struct {
 	MTU int
 }
 
-// Namespace is a user namespace and the network namespace that it owns. The caller
-// closes the files.
-type Namespace struct{ User, Net *os.File }
+// Namespace is where a VMM of a plain user's daemon runs, so that it has a network. The
+// caller closes it; the VMM stays in it.
+type Namespace = network.Namespace
 
 // Machine is a running VMM. Its methods may be called by several goroutines.
 type Machine interface {

@@ -28,6 +28,7 @@ var (
 	putBootSource  = call{http.MethodPut, "/boot-source"}
 	putDrive       = call{http.MethodPut, "/drives/{drive_id}"}
 	patchDrive     = call{http.MethodPatch, "/drives/{drive_id}"}
+	putInterface   = call{http.MethodPut, "/network-interfaces/{iface_id}"}
 	putVsock       = call{http.MethodPut, "/vsock"}
 	putEntropy     = call{http.MethodPut, "/entropy"}
 	putBalloon     = call{http.MethodPut, "/balloon"}

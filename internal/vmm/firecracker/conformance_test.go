@@ -60,6 +60,8 @@ var used = []struct {
 	{call: putBootSource, body: bootSource{}},
 	{call: putDrive, body: drive{}, values: map[string]string{"cache_type": writeback}},
 	{call: patchDrive, body: driveUpdate{}},
+	{call: putInterface, body: networkInterface{}},
+	{call: putInterface, body: sizedInterface{}, since: tellsMTU},
 	{call: putVsock, body: vsock{}},
 	{call: putEntropy, body: entropy{}},
 	{call: putBalloon, body: balloon{}},

@@ -69,18 +69,25 @@ var fixes = []struct{ words, fix string }{
 }
 
 // explain returns why a Firecracker that was started does not run its VM.
-func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec) error {
+// from is how long its console was before.
+func explain(ctx context.Context, err error, proc *process.Process, dir *process.Dir, spec vmm.Spec, from int64) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("launch Firecracker: %w", ctx.Err())
 	}
 	if refused := (*fault)(nil); !errors.As(err, &refused) {
 		select { // it may have closed its sockets, and end soon
 		case <-proc.Done():
+			if failed := process.EntryError(proc.Exit(), dir.Path(spec.Console), from); failed != nil && spec.Inside != nil {
+				return failed
+			}
 			err = endedAtOnce(proc, dir, spec)
 		case <-ctx.Done():
 			return fmt.Errorf("launch Firecracker: %w", ctx.Err())
 		case <-time.After(time.Second):
 		}
+	}
+	if tap := process.ExplainTap(err.Error(), spec); tap != nil {
+		return tap
 	}
 	return &banger.Error{Kind: banger.Unready, What: "launch Firecracker", Why: err, Fix: fixOf(err, spec)}
 }

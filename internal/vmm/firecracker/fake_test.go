@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,6 +46,7 @@ type orders struct {
 const ordersFile = "orders.json"
 
 func TestMain(m *testing.M) {
+	vmmtest.RunVMM()
 	text, named := []byte(os.Getenv(ordersEnv)), filepath.Base(os.Args[0]) == binary
 	if named && slices.Equal(os.Args[1:], []string{"--version"}) {
 		fmt.Println("Firecracker v1.12.1")
@@ -83,6 +85,7 @@ type fake struct {
 	sizes   []int64
 	machine machineConfig
 	balloon reportingBalloon
+	card    func() (vmmtest.Card, error) // nil: none
 }
 
 func (f *fake) run(args []string) error {
@@ -135,6 +138,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if strings.HasPrefix(path, "/drives/") {
 		path = "/drives/{drive_id}"
+	} else if path == "/network-interfaces/eth0" {
+		path = "/network-interfaces/{iface_id}"
 	}
 	what := r.Method + " " + path
 	body, _ := io.ReadAll(r.Body)
@@ -194,7 +199,34 @@ func (f *fake) answer(what, name string, body []byte) (any, error) {
 	case "PUT /balloon", "PATCH /balloon":
 		return nil, json.Unmarshal(body, &f.balloon)
 	}
+	if what == putInterface.String() {
+		return nil, f.openCard(body)
+	}
 	return nil, f.put(what, name, body)
+}
+
+// openCard opens the TAP, and fails in Firecracker's words.
+func (f *fake) openCard(body []byte) error {
+	var sent sizedInterface
+	if err := json.Unmarshal(body, &sent); err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(sent.MAC)
+	if err != nil || sent.ID != "eth0" {
+		return fmt.Errorf("interface %q: %v", sent.ID, err)
+	}
+	card, err := vmmtest.OpenTap(sent.Tap, mac)
+	if errors.Is(err, syscall.EBUSY) {
+		return fmt.Errorf("Could not create the network device: Open tap device failed: Error while creating ifreq structure: Device or resource busy (os error 16). "+
+			"Invalid TUN/TAP Backend provided by %s. Check our documentation on setting up the network devices.", sent.Tap)
+	}
+	if err != nil {
+		return fmt.Errorf("Could not create the network device: Open tap device failed: Error while creating ifreq structure: Operation not permitted (os error 1). "+
+			"Invalid TUN/TAP Backend provided by %s. Check our documentation on setting up the network devices.", sent.Tap)
+	}
+	card.Frames = vmmtest.Kept{Frames: card.Frames}
+	f.card = func() (vmmtest.Card, error) { return card, nil }
+	return nil
 }
 
 func (f *fake) put(what, name string, body []byte) error {
@@ -274,6 +306,9 @@ func checkBody(sent map[string]any, facts map[string]fieldFacts, prefix string) 
 // start boots: the guest is vmmtest's, in this very process.
 func (f *fake) start() error {
 	want := []string{"PUT /machine-config", "PUT /boot-source", "PUT /drives/{drive_id}", "PUT /vsock", "PUT /entropy", "PUT /balloon"}
+	if f.card != nil {
+		want = slices.Insert(want, 3, putInterface.String())
+	}
 	if f.release.atLeast(limitsSerial) {
 		want = append(want, "PUT /serial")
 	}
@@ -313,7 +348,7 @@ func (f *fake) connect(listener net.Listener) {
 		f.mu.Lock()
 		if guest == nil && f.started && !f.orders.NoGuest {
 			config, _ := vmmtest.ReadConfig(f.boot.Initrd)
-			guest = &vmmtest.Guest{Config: config, Console: os.Stdout, End: f.end,
+			guest = &vmmtest.Guest{Config: config, Console: os.Stdout, End: f.end, Card: f.card,
 				Disk: func() (vmmtest.Disk, error) {
 					f.mu.Lock()
 					defer f.mu.Unlock()

@@ -32,6 +32,9 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	if err := check(spec); err != nil {
 		return nil, err
 	}
+	if err := process.CheckTap(spec); err != nil {
+		return nil, err
+	}
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
 	dir, err := process.OpenDir(spec.Dir)
@@ -53,6 +56,10 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		return nil, err
 	}
 	steps.Push("listen for the guest", func(context.Context) error { return knocks.close() })
+	var from int64
+	if before, err := os.Stat(dir.Path(spec.Console)); err == nil {
+		from = before.Size()
+	}
 	proc, err := fork(dir, program, spec, account)
 	if err != nil {
 		return nil, err
@@ -69,7 +76,7 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 		if kvm := d.host.CheckKVM(); kvm != nil && ctx.Err() == nil { // it worked when the driver was chosen
 			return nil, kvm
 		}
-		return nil, explain(ctx, err, proc, dir, spec)
+		return nil, explain(ctx, err, proc, dir, spec, from)
 	}
 	steps.Keep()
 	return newMachine(proc, dir, api, knocks, spec.Log), nil
@@ -96,7 +103,7 @@ func fork(dir *process.Dir, p program, spec vmm.Spec, account process.Account) (
 		Program: p.path,
 		Args: []string{"--api-sock", apiSocket, "--id", string(spec.ID),
 			"--log-path", spec.Log, "--level", "Info", "--module", "vmm"},
-		Output: console, Inherit: []*os.File{spec.Lock}, Account: account,
+		Output: console, Inherit: []*os.File{spec.Lock}, Account: account, Inside: spec.Inside,
 	})
 	if err != nil {
 		return nil, explainFork(err, p)
@@ -127,6 +134,9 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 		steps = append(steps, step{putDrive.named(string(disk.Role)),
 			drive{ID: string(disk.Role), File: disk.File, ReadOnly: disk.ReadOnly, CacheType: writeback}})
 	}
+	if spec.NIC != nil {
+		steps = append(steps, step{putInterface.named(interfaceID), cardOf(r, *spec.NIC)})
+	}
 	steps = append(steps,
 		step{putVsock, vsock{GuestCID: guestCID, Socket: vsockSocket}},
 		step{putEntropy, entropy{}},
@@ -141,6 +151,15 @@ func configure(ctx context.Context, api *client, r release, spec vmm.Spec) error
 		}
 	}
 	return nil
+}
+
+// cardOf returns the configuration of a network card that a release accepts.
+func cardOf(r release, nic vmm.NIC) any {
+	card := networkInterface{ID: interfaceID, Tap: nic.Tap, MAC: nic.MAC.String()}
+	if nic.MTU > 0 && r.atLeast(tellsMTU) {
+		return sizedInterface{card, nic.MTU}
+	}
+	return card
 }
 
 // balloonOf returns the configuration of the balloon that a release accepts.

@@ -30,6 +30,22 @@ type driveUpdate struct {
 	File string `json:"path_on_host"`
 }
 
+// networkInterface is the guest's network card.
+type networkInterface struct {
+	ID  string `json:"iface_id"`
+	Tap string `json:"host_dev_name"`
+	MAC string `json:"guest_mac"`
+}
+
+// sizedInterface also tells the guest the size of its packets.
+type sizedInterface struct {
+	networkInterface
+	MTU int `json:"mtu"` // since 1.16
+}
+
+// interfaceID is what Firecracker calls the card; the guest's kernel names it as it likes.
+const interfaceID = "eth0"
+
 type vsock struct {
 	GuestCID uint32 `json:"guest_cid"`
 	Socket   string `json:"uds_path"`

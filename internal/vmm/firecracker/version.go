@@ -29,6 +29,9 @@ var reportsFreePages = release{1, 14}
 // limitsSerial is the first release that limits the output of the console.
 var limitsSerial = release{1, 16}
 
+// tellsMTU is the first release that tells the guest the size of its packets.
+var tellsMTU = release{1, 16}
+
 func (r release) atLeast(other release) bool {
 	return r.major > other.major || r.major == other.major && r.minor >= other.minor
 }

@@ -11,6 +11,7 @@ import (
 
 	"banger/internal/detach"
 	"banger/internal/linux"
+	"banger/internal/vmm"
 )
 
 // Command is a VMM to start.
@@ -21,6 +22,8 @@ type Command struct {
 	Output  *os.File   // its standard output and errors
 	Inherit []*os.File // its descriptors from 3 on, and it gets no others
 	Account Account    // who it runs as
+
+	Inside *vmm.Namespace // where it runs, as its root without capabilities; nil: where this process does
 }
 
 // Start starts a VMM in the directory, in a session of its own. The caller must end the
@@ -41,7 +44,13 @@ func (d *Dir) Start(c Command) (*Process, error) {
 		Dir: d.Path("."), Env: append([]string{}, c.Env...), Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.Account.credential()},
 	}
-	path := c.Program
+	argv := append([]string{c.Program}, c.Args...)
+	if c.Inside != nil {
+		if argv, err = c.inside(); err != nil {
+			return nil, err
+		}
+	}
+	path := argv[0]
 	if c.Account.Is() && !reachable(c.Program) { // a script could not be started like this
 		program, err := os.Open(c.Program)
 		if err != nil {
@@ -50,7 +59,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 		defer program.Close()
 		path = linux.Through(program)
 	}
-	child, err := os.StartProcess(path, append([]string{c.Program}, c.Args...), attr)
+	child, err := os.StartProcess(path, argv, attr)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Program, err)
 	}

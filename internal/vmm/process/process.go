@@ -48,9 +48,10 @@ func OpenProcess(pid int) (*Process, error) {
 
 // OpenHolder watches the process that holds the lock at path, or returns ErrGone. A
 // process that is ending shows no files any more, but holds the lock until its last
-// thread is gone: OpenHolder waits for that.
+// thread is gone: OpenHolder waits for that. One that is just entering a namespace shows
+// none for less than a millisecond, until it runs its next program.
 func OpenHolder(path string) (*Process, error) {
-	for {
+	for within := enterTime; ; {
 		if locked, err := vmm.Locked(path); err != nil {
 			return nil, err
 		} else if !locked { // the usual case, and quicker to find out than the holder
@@ -58,10 +59,15 @@ func OpenHolder(path string) (*Process, error) {
 		}
 		pid, err := vmm.Holder(path)
 		if errors.Is(err, vmm.ErrGone) {
-			if err := awaitFree(path, endTime); err != nil {
+			err := awaitFree(path, within)
+			if err == nil {
+				return nil, vmm.ErrGone
+			}
+			if within == endTime || !errors.Is(err, errUnseen) {
 				return nil, err
 			}
-			return nil, vmm.ErrGone
+			within = endTime
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -81,8 +87,14 @@ func OpenHolder(path string) (*Process, error) {
 	}
 }
 
-// endTime bounds how long a process that shows no files may hold a lock.
-const endTime = 30 * time.Second
+// How long a process that shows no files may hold a lock: one that is entering a
+// namespace, on a busy host, and any.
+const (
+	enterTime = 200 * time.Millisecond
+	endTime   = 30 * time.Second
+)
+
+var errUnseen = errors.New("it is held by a process that cannot be seen")
 
 // awaitFree waits until nobody holds the lock at path, which need not exist.
 func awaitFree(path string, within time.Duration) error {
@@ -90,7 +102,7 @@ func awaitFree(path string, within time.Duration) error {
 	defer cancel()
 	err := linux.AwaitFree(ctx, path)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("the lock %s is held by a process that cannot be seen", path)
+		return fmt.Errorf("the lock %s: %w", path, errUnseen)
 	}
 	return err
 }

@@ -55,6 +55,9 @@ func args(spec vmm.Spec, accel accelerator, khz int, p program) []string {
 			"-drive", drive(disk),
 			"-device", fmt.Sprintf("virtio-blk-device,drive=%s", disk.Role))
 	}
+	if spec.NIC != nil {
+		a = append(a, card(*spec.NIC)...)
+	}
 	a = append(a, "-object", "rng-builtin,id=rng", "-device", "virtio-rng-device,rng=rng",
 		"-device", "virtio-balloon-device,id=balloon,deflate-on-oom=on,free-page-reporting=on",
 		"-device", "virtio-serial-device,id=serial,max_ports=3")
@@ -89,6 +92,17 @@ func drive(disk vmm.Disk) string {
 	// QEMU's default pauses the guest when the host's disk is full, and gives it all
 	// other errors, after which its file system is read-only or damaged.
 	return d + ",discard=unmap,werror=stop"
+}
+
+// card returns the options of a network card. QEMU runs no script for it, which its
+// sandbox would refuse, and moves the packets itself: vhost needs a device that a plain
+// user may not open.
+func card(nic vmm.NIC) []string {
+	device := "virtio-net-device,netdev=net,mac=" + nic.MAC.String()
+	if nic.MTU > 0 {
+		device += fmt.Sprintf(",host_mtu=%d", nic.MTU)
+	}
+	return []string{"-netdev", fmt.Sprintf("tap,id=net,ifname=%s,script=no,downscript=no,vhost=off", escape(nic.Tap)), "-device", device}
 }
 
 func cmdline(accel accelerator, khz int, version string) string {

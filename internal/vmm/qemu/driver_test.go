@@ -3,6 +3,7 @@ package qemu
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -199,6 +200,18 @@ func TestArgs(t *testing.T) {
 				t.Errorf("%s has %q", test.line, never)
 			}
 		}
+	}
+	if without := line(kvm, 1, newer); strings.Contains(without, "net") {
+		t.Errorf("a card in %s", without)
+	}
+	spec.NIC = &vmm.NIC{Tap: "bg0123456789ab", MAC: net.HardwareAddr{2, 0x23, 0x45, 0x67, 0x89, 0xab}, MTU: 1400}
+	const card = " -netdev tap,id=net,ifname=bg0123456789ab,script=no,downscript=no,vhost=off -device virtio-net-device,netdev=net,mac=02:23:45:67:89:ab,host_mtu=1400 "
+	if with := line(kvm, 1, newer); !strings.Contains(with, card) {
+		t.Errorf("%s lacks %q", with, card)
+	}
+	spec.NIC.MTU = 0
+	if with := line(kvm, 1, newer); strings.Contains(with, "host_mtu") {
+		t.Errorf("an MTU in %s", with)
 	}
 	all := args(spec, kvm, 0, oldSandboxed)
 	if base, work := slices.Index(all, "virtio-blk-device,drive=base"), slices.Index(all, "virtio-blk-device,drive=work"); base < 0 || work < base {

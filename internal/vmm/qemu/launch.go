@@ -21,6 +21,9 @@ func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err 
 	if err != nil {
 		return nil, err
 	}
+	if err := process.CheckTap(spec); err != nil {
+		return nil, err
+	}
 	var steps operation.Undo
 	defer steps.OnError(ctx, &err)
 	dir, err := process.OpenDir(spec.Dir)
@@ -84,7 +87,7 @@ func (d *Driver) fork(dir *process.Dir, p program, spec vmm.Spec) (_ *process.Pr
 		khz = measureKHz()
 	}
 	proc, err := dir.Start(process.Command{Program: p.path, Args: args(spec, accel, khz, p),
-		Output: log, Inherit: append(slices.Clone(inherited), spec.Lock), Account: account})
+		Output: log, Inherit: append(slices.Clone(inherited), spec.Lock), Account: account, Inside: spec.Inside})
 	return proc, info.Size(), err
 }
 
@@ -93,6 +96,9 @@ func explain(ctx context.Context, err error, proc *process.Process, dir *process
 	select {
 	case <-ctx.Done():
 	case <-proc.Done():
+		if failed := process.EntryError(proc.Exit(), dir.Path(spec.Log), from); failed != nil && spec.Inside != nil {
+			return failed
+		}
 		err = fmt.Errorf("it exited at once: %s", proc.Exit().Detail)
 	case <-time.After(lastMoment): // it runs, but its monitor does not work
 	}
@@ -101,6 +107,9 @@ func explain(ctx context.Context, err error, proc *process.Process, dir *process
 	}
 	if said := lastWords(dir.Path(spec.Log), from); said != "" {
 		err = fmt.Errorf("%w: %s", err, said)
+	}
+	if tap := process.ExplainTap(err.Error(), spec); tap != nil {
+		return tap
 	}
 	return &banger.Error{Kind: banger.Unready, What: "launch QEMU", Why: err, Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
 }

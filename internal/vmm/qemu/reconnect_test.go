@@ -85,6 +85,7 @@ func launch(t *testing.T, spec vmm.Spec) *machine {
 const daemonEnv = "BANGER_TEST_DAEMON"
 
 func TestMain(m *testing.M) {
+	vmmtest.RunVMM()
 	if dir := os.Getenv(daemonEnv); dir != "" {
 		fmt.Println(runDaemon(dir))
 		os.Exit(1)

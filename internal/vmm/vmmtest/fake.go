@@ -96,8 +96,12 @@ func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
+		said := lastWords(dir, spec.Log)
+		if tap := process.ExplainTap(said, spec); tap != nil {
+			return nil, tap
+		}
 		return nil, &banger.Error{Kind: banger.Unready, What: "launch the fake VMM",
-			Why: errors.New(lastWords(dir, spec.Log)), Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
+			Why: errors.New(said), Fix: "less " + filepath.Join(spec.Dir, spec.Log)}
 	}
 	steps.Keep()
 	return m, f.endWithTest(proc.PID())
@@ -120,7 +124,7 @@ func (f *Fake) endWithTest(pid int) error {
 }
 
 func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults) (*process.Process, error) {
-	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults}
+	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults, NIC: spec.NIC, Inside: spec.Inside != nil}
 	env, err := json.Marshal(orders)
 	if err != nil {
 		return nil, err
@@ -142,7 +146,7 @@ func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults) (*process.Process,
 	return dir.Start(process.Command{
 		Program: self,
 		Env:     []string{ordersEnv + "=" + string(env), "GORACE=atexit_sleep_ms=0"}, // the race detector would delay its end
-		Output:  log, Inherit: []*os.File{socket, spec.Lock},
+		Output:  log, Inherit: []*os.File{socket, spec.Lock}, Inside: spec.Inside,
 	})
 }
 

@@ -38,6 +38,8 @@ type orders struct {
 	Disks                   []vmm.Disk
 	Memory                  banger.Size
 	Faults                  Faults
+	NIC                     *vmm.NIC
+	Inside                  bool
 }
 
 // Main is for a TestMain that does nothing else.
@@ -52,8 +54,10 @@ type Port struct {
 	Serve  func(wire.Config, net.Conn)
 }
 
-// RunVMM does not return in a process that is a fake VMM. Call it first of all.
+// RunVMM does not return in a process that is a fake VMM, or that makes a namespace for a
+// test. Call it first of all.
 func RunVMM(more ...Port) {
+	runTap()
 	env, is := os.LookupEnv(ordersEnv)
 	if !is {
 		return
@@ -102,6 +106,11 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 	v.guest = &Guest{Config: config, Console: console, More: more, Faults: o.Faults, End: v.end,
 		Disk:  func() (Disk, error) { return v.openDisk(o.Disks[1]) },
 		Sizes: func() []int64 { return sizes(o.Disks) }}
+	if o.NIC != nil {
+		if err := v.openCard(o); err != nil {
+			return err
+		}
+	}
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signal.Ignore(syscall.SIGXFSZ) // a write beyond a limit is an error, as in a real VMM
 	go v.sendDisks()
@@ -122,6 +131,24 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 		}
 		go v.serve(conn)
 	}
+}
+
+// openCard opens the TAP for as long as the VMM lives. Where there is no namespace, it
+// need not exist: a test of the lifecycle may have no network.
+func (v *fakeVMM) openCard(o orders) error {
+	if _, err := net.InterfaceByName(o.NIC.Tap); err != nil && !o.Inside {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("open the TAP %s: %w", o.NIC.Tap, syscall.EPERM) // as without a capability to make one
+	}
+	card, err := OpenTap(o.NIC.Tap, o.NIC.MAC)
+	if err != nil {
+		return err
+	}
+	card.MTU = o.NIC.MTU
+	card.Frames = Kept{card.Frames}
+	v.guest.Card = func() (Card, error) { return card, nil }
+	return nil
 }
 
 func (v *fakeVMM) serve(conn net.Conn) {

@@ -19,6 +19,7 @@ import (
 const (
 	PortEcho  = 7   // sends back what it gets
 	PortFull  = 19  // sends without end
+	PortCard  = 995 // asks by the network card who has the host's address, and sends what it found out
 	PortTell  = 996 // reads a line, the JSON of an event, sends that to the host and answers "told"
 	PortData  = 997 // reads a line, has it on the writable disk in place of the last one, and sends that
 	PortSizes = 998 // sends the sizes of the disks in bytes, a JSON array
@@ -37,6 +38,7 @@ type Guest struct {
 	Config  wire.Config
 	Sizes   func() []int64
 	Disk    func() (Disk, error) // opens the writable disk
+	Card    func() (Card, error) // opens the network card; nil: there is none
 	End     func(verb wire.Verb) // ends the machine, Panic included; does not return
 	Console io.Writer
 	Faults  Faults
@@ -61,7 +63,7 @@ type Disk interface {
 
 // Ports are the ports that Serve serves.
 func (g *Guest) Ports() []int {
-	ports := []int{wire.PortControl, PortEcho, PortFull, PortTell, PortData, PortSizes, PortAct}
+	ports := []int{wire.PortControl, PortEcho, PortFull, PortCard, PortTell, PortData, PortSizes, PortAct}
 	for _, port := range g.More {
 		ports = append(ports, port.Number)
 	}
@@ -93,6 +95,8 @@ func (g *Guest) Serve(stream net.Conn, port int) {
 			g.tell(event)
 			fmt.Fprintln(stream, "told")
 		}
+	case PortCard:
+		json.NewEncoder(stream).Encode(g.ask())
 	case PortSizes:
 		json.NewEncoder(stream).Encode(g.Sizes())
 	case PortAct:

@@ -24,7 +24,7 @@ import (
 
 // Make returns a driver, and a function that prepares a VM whose guest is a Guest: a
 // directory with all files of the Spec, two disks, of which the second is writable, and
-// the lock. The suite closes the lock.
+// the lock. The suite closes the lock. The binary calls RunVMM first of all.
 type Make func(t *testing.T) (vmm.Driver, func(t *testing.T) vmm.Spec)
 
 // LockName is the name of the lock in a VM's directory.
@@ -32,6 +32,9 @@ const LockName = "lock"
 
 // Run tests whether a driver fulfils its contract.
 func Run(t *testing.T, newDriver Make) {
+	if os.Getenv(tapEnv) != "" {
+		t.Fatal("the binary must call RunVMM first of all")
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *fixture)
@@ -50,6 +53,7 @@ func Run(t *testing.T, newDriver Make) {
 		{"DialWithinContext", testDialWithinContext},
 		{"LaunchFails", testLaunchFails},
 		{"LaunchCanceled", testLaunchCanceled},
+		{"Network", testNetwork},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			driver, newSpec := newDriver(t)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,7 +62,7 @@ func run() error {
 		return err
 	}
 	resetToOff = config.ResetToOff
-	guest := &vmmtest.Guest{Config: config, Sizes: sizes, Disk: disk, End: end, Console: console}
+	guest := &vmmtest.Guest{Config: config, Sizes: sizes, Disk: disk, Card: card, End: end, Console: console}
 	failed := make(chan error)
 	if err := serveSerial(guest, failed); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -129,6 +130,37 @@ func loadModules() error {
 }
 
 func disk() (vmmtest.Disk, error) { return os.OpenFile("/dev/vdb", os.O_RDWR, 0) }
+
+// card opens the network card, and takes it up.
+func card() (vmmtest.Card, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return vmmtest.Card{}, err
+	}
+	at := slices.IndexFunc(links, func(l net.Interface) bool { return len(l.HardwareAddr) == 6 })
+	if at < 0 {
+		return vmmtest.Card{}, errors.New("no network card")
+	}
+	link := links[at]
+	const all = 0x0300 // ETH_P_ALL, in the network's byte order
+	socket, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK, all)
+	if err != nil {
+		return vmmtest.Card{}, fmt.Errorf("open a packet socket: %w", err)
+	}
+	request, err := unix.NewIfreq(link.Name)
+	if err == nil {
+		request.SetUint16(unix.IFF_UP)
+		err = unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, request)
+	}
+	if err == nil {
+		err = unix.Bind(socket, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index})
+	}
+	if err != nil {
+		unix.Close(socket)
+		return vmmtest.Card{}, fmt.Errorf("take up %s: %w", link.Name, err)
+	}
+	return vmmtest.Card{MAC: link.HardwareAddr, MTU: link.MTU, Frames: os.NewFile(uintptr(socket), link.Name)}, nil
+}
 
 func sizes() []int64 {
 	files, _ := filepath.Glob("/sys/block/vd?/size")

@@ -217,7 +217,7 @@ func (f *fake) openCard(body []byte) error {
 	}
 	card, err := vmmtest.OpenTap(sent.Tap, mac)
 	if errors.Is(err, syscall.EBUSY) {
-		return fmt.Errorf("Could not create the network device: Open tap device failed: Error while creating ifreq structure: Device or resource busy (os error 16). "+
+		return fmt.Errorf("Could not create the network device: Open tap device failed: Error while creating ifreq structure: Resource busy (os error 16). "+
 			"Invalid TUN/TAP Backend provided by %s. Check our documentation on setting up the network devices.", sent.Tap)
 	}
 	if err != nil {

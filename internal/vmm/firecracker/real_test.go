@@ -16,6 +16,7 @@ import (
 	"banger/internal/hostcmd"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
+	"banger/internal/vmm/vmmtest"
 )
 
 // realFirecracker names the Firecracker that these tests try the calls on. They
@@ -66,7 +67,7 @@ func forkReal(t *testing.T, driver *Driver, spec vmm.Spec) (*client, *process.Pr
 	if err != nil {
 		t.Fatal(err)
 	}
-	account, err := driver.host.Account(spec.ID)
+	account, err := driver.host.Assign(dir, spec.ID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,6 +122,36 @@ func TestRealAnswers(t *testing.T) {
 		t.Errorf("%+v, %v", c, err)
 	}
 	proc.End()
+}
+
+// A real one takes a card, and refuses a TAP that is missing or that another has in words
+// that become a fix.
+func TestRealCard(t *testing.T) {
+	driver, spec := real(t), newSpec(t)
+	vmmtest.Beside(t, &spec)
+	put := func(spec vmm.Spec) error {
+		api, _, _ := forkReal(t, driver, spec)
+		defer api.close()
+		program, err := driver.inspect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return api.do(t.Context(), putInterface.named(interfaceID), cardOf(program.release, *spec.NIC), nil)
+	}
+	if err := put(spec); err != nil {
+		t.Fatal(err)
+	}
+	for tap, want := range map[string]string{spec.NIC.Tap: "another process has the TAP", "bgmissing": "there is no TAP bgmissing"} {
+		other := newSpec(t)
+		other.NIC = &vmm.NIC{Tap: tap, MAC: spec.NIC.MAC}
+		err := put(other)
+		if err == nil {
+			t.Fatalf("it took %s", tap)
+		}
+		if got := process.ExplainTap(err.Error(), other); got == nil || !strings.Contains(got.Error(), want) {
+			t.Errorf("%s: %v became %v, want %q", tap, err, got, want)
+		}
+	}
 }
 
 // A real one that was never configured is ended when it is adopted.

@@ -79,6 +79,7 @@ func TestExplainTap(t *testing.T) {
 	for said, want := range map[string][2]string{
 		"-netdev tap,...: could not configure /dev/net/tun (bg0123456789ab): Device or resource busy":                                    {"another process has", "iff:.bg0123456789ab$"},
 		"Error while creating ifreq structure: Operation not permitted (os error 1). Invalid TUN/TAP Backend provided by bg0123456789ab": {"there is no TAP bg0123456789ab", "banger vm start otter"},
+		"Error while creating ifreq structure: Resource busy (os error 16). Invalid TUN/TAP Backend provided by bg0123456789ab":          {"another process has", "sudo grep"},
 		"-netdev tap,...: could not open /dev/net/tun: Permission denied":                                                                {"may not open /dev/net/tun", "banger doctor"},
 		"Couldn't open /dev/net/tun: No such file or directory (os error 2)":                                                             {"may not open /dev/net/tun", "banger doctor"},
 	} {

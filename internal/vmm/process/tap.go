@@ -39,7 +39,7 @@ func ExplainTap(said string, spec vmm.Spec) error {
 	}
 	has := func(errno syscall.Errno) bool { return strings.Contains(strings.ToLower(said), errno.Error()) }
 	switch tap := spec.NIC.Tap; {
-	case has(syscall.EBUSY):
+	case strings.Contains(said, "esource busy"): // "Device or" before it, or not: each C library has words of its own
 		return because(fmt.Sprintf("end the process that this command names: sudo grep -ls 'iff:.%s$' /proc/[0-9]*/fdinfo/*", tap), "another process has the TAP %s", tap)
 	case has(syscall.EPERM):
 		return noTap(spec)

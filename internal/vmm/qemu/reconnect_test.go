@@ -98,7 +98,9 @@ func runDaemon(dir string) error {
 	if err != nil {
 		return err
 	}
-	m, err := realguest.Measuring{Driver: New(hostcmd.Host{})}.Launch(context.Background(), realguest.SpecIn(dir, Name, lock))
+	spec := realguest.SpecIn(dir, Name, lock)
+	cardOf(&spec)
+	m, err := realguest.Measuring{Driver: New(hostcmd.Host{})}.Launch(context.Background(), spec)
 	if err != nil {
 		return err
 	}

@@ -133,14 +133,25 @@ func (f *fixture) testInside(t *testing.T) {
 	f.reaches(t, f.boot(t, again), again)
 }
 
-// testBeside uses a network namespace of this thread's, where the daemon is root.
 func (f *fixture) testBeside(t *testing.T) {
+	spec := f.newSpec(t)
+	Beside(t, &spec)
+	f.reaches(t, f.boot(t, spec), spec)
+	if f.driver.Name() != FakeName { // which does without a TAP that is missing
+		f.refusesTap(t, spec)
+	}
+}
+
+// Beside gives a VM a card whose TAP is where the daemon is, which is root: in a network
+// namespace of this thread's, which this goroutine keeps. It skips the test of a plain
+// user.
+func Beside(t *testing.T, spec *vmm.Spec) {
+	t.Helper()
 	runtime.LockOSThread() // and never unlocked: the thread ends with its namespaces
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		t.Skipf("only root has a network of its own here: %v", err)
 	}
 	OpenTunToAll(t)
-	spec := f.newSpec(t)
 	spec.NIC = nic(spec.ID)
 	owner, err := process.ThisHost().Owner(spec.Dir, spec.ID)
 	if err != nil {
@@ -148,10 +159,6 @@ func (f *fixture) testBeside(t *testing.T) {
 	}
 	if err := makeTap(spec.NIC.Tap, owner); err != nil {
 		t.Fatal(err)
-	}
-	f.reaches(t, f.boot(t, spec), spec)
-	if f.driver.Name() != FakeName { // which does without a TAP that is missing
-		f.refusesTap(t, spec)
 	}
 }
 

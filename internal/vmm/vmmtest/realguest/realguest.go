@@ -17,9 +17,9 @@ import (
 	"banger/internal/vmm"
 )
 
-// builtGuest names the contract's guest where it is built already: a host may
+// BuiltGuest names the contract's guest where it is built already: a host may
 // have no Go.
-const builtGuest = "BANGER_TEST_GUEST"
+const BuiltGuest = "BANGER_TEST_GUEST"
 
 // Guest is what the VMs of one test boot.
 type Guest struct {
@@ -45,16 +45,16 @@ func Build(t *testing.T) Guest {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := initrd.WriteBase(file, program(t), set.BootModules()); err != nil {
+	if err := initrd.WriteBase(file, Program(t), set.BootModules()); err != nil {
 		t.Fatal(err)
 	}
 	return g
 }
 
-// program is the first process of the guest.
-func program(t *testing.T) string {
+// Program builds the first process of the guest.
+func Program(t *testing.T) string {
 	t.Helper()
-	if built := os.Getenv(builtGuest); built != "" {
+	if built := os.Getenv(BuiltGuest); built != "" {
 		return built
 	}
 	path := filepath.Join(t.TempDir(), "init")

@@ -159,8 +159,7 @@ func TestServicesAreTold(t *testing.T) {
 		"/run/systemd/network/00-banger.link":       {"MACAddress=" + testMAC, "Driver=virtio_net", "NamePolicy=keep"},
 		"/run/systemd/network/00-banger.network":    {"MACAddress=" + testMAC, "MTUBytes=1400", "Address=10.201.16.2/20", "Gateway=10.201.16.1", "IPv6AcceptRA=no", "KeepConfiguration=yes"},
 		"/run/systemd/resolved.conf.d/banger.conf":  {"[Resolve]", "DNS=10.201.16.1", "Domains=vm"},
-		"/run/NetworkManager/conf.d/00-banger.conf": {"match-device=mac:" + testMAC, "managed=0"},
-		"/run/network/ifstate":                      {"eth0=eth0"},
+		"/run/NetworkManager/conf.d/00-banger.conf": {"match-device=mac:" + testMAC, "managed=0", "rc-manager=unmanaged", "searches=vm", "servers=10.201.16.1"},
 		"/run/network/ifstate.eth0":                 {"eth0"},
 		"/run/resolvconf/interface/eth0.banger":     {"nameserver 10.201.16.1", "search vm"},
 	} {

@@ -40,8 +40,7 @@ func serviceFiles(n wire.Network, card string) []serviceFile {
 		{"/run/systemd/network/00-banger.network", networkdFile(n)},
 		{"/run/systemd/resolved.conf.d/banger.conf", resolvedFile(n)},
 		{"/run/NetworkManager/conf.d/00-banger.conf", networkManagerFile(n)},
-		// ifupdown leaves alone what is up by these two, one for all links and one for each.
-		{"/run/network/ifstate", card + "=" + card + "\n"},
+		// By this ifupdown knows that the card is up, and leaves it alone.
 		{"/run/network/ifstate." + card, card + "\n"},
 	}
 }
@@ -78,7 +77,13 @@ func resolvedFile(n wire.Network) string {
 	return text
 }
 
-// networkManagerFile keeps NetworkManager off the card.
+// networkManagerFile keeps NetworkManager off the card and off /etc/resolv.conf, which it
+// would empty: it knows no nameserver of a card that is not its own. Its own file on
+// /run, to which some images have a link, gets the resolver.
 func networkManagerFile(n wire.Network) string {
-	return ofBanger + "[device-banger]\nmatch-device=mac:" + n.MAC + "\nmanaged=0\n"
+	text := ofBanger + "[main]\nrc-manager=unmanaged\n\n[device-banger]\nmatch-device=mac:" + n.MAC + "\nmanaged=0\n\n[global-dns]\n"
+	if n.Domain != "" {
+		text += "searches=" + n.Domain + "\n"
+	}
+	return text + "\n[global-dns-domain-*]\nservers=" + n.Resolver.String() + "\n"
 }

@@ -29,33 +29,32 @@ const cardTime = 2 * time.Second
 // already right, so it may be called again, also with other values: what an earlier
 // call set and want no longer has, it removes. What a person added stays.
 func (g Guest) Apply(want wire.Network) error {
+	r := g.read()
 	err := want.Check()
 	if err == nil {
-		err = g.apply(want)
+		stale := slices.DeleteFunc(r.Ours, func(n wire.Network) bool { return n == want })
+		r.Ours = last(append(slices.Clone(stale), want), maxOurs)
+		// Before the first change: whatever happens then, the next call knows of it.
+		if err = g.remember(r); err == nil {
+			err = g.apply(want, stale)
+		}
 	}
-	why := ""
+	r.Why = ""
 	if err != nil {
-		why = err.Error()
+		r.Why = err.Error()
+	} else {
+		r.Ours = []wire.Network{want}
 	}
-	return errors.Join(err, g.note(func(r *record) { r.Why = why }))
+	return errors.Join(err, g.remember(r))
 }
 
-func (g Guest) apply(want wire.Network) error {
-	stale := slices.DeleteFunc(g.read().Ours, func(n wire.Network) bool { return n == want })
-	// Before the first change: whatever happens then, the next call knows of it.
-	if err := g.note(func(r *record) { r.Ours = last(append(stale, want), maxOurs) }); err != nil {
-		return err
-	}
+func (g Guest) apply(want wire.Network, stale []wire.Network) error {
 	card, err := waitForCard(want.MAC, cardTime)
 	if err != nil {
 		// The files are right all the same, for a card that comes later.
 		return errors.Join(err, g.writeServices(want, "eth0"), g.writeResolver(want))
 	}
-	err = errors.Join(card.set(want, stale), g.writeServices(want, card.name), g.writeResolver(want))
-	if err != nil {
-		return err
-	}
-	return g.note(func(r *record) { r.Ours = []wire.Network{want} })
+	return errors.Join(card.set(want, stale), g.writeServices(want, card.name), g.writeResolver(want))
 }
 
 // record is what the package remembers until the guest's end, on /run.
@@ -83,9 +82,7 @@ func (g Guest) read() (r record) {
 	return r
 }
 
-func (g Guest) note(change func(*record)) error {
-	r := g.read()
-	change(&r)
+func (g Guest) remember(r record) error {
 	raw, err := json.Marshal(r)
 	if err != nil {
 		return err

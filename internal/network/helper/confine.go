@@ -15,7 +15,8 @@ import (
 )
 
 // readable is what a confined helper still reads, besides its own directory: where the
-// host's resolvers are named, and the time zone. A user's home is not among it.
+// host's resolvers are named, and the time zone. A user's home is not among it. It is all
+// of /run, since a rule ends with its directory, and those below come and go.
 var readable = []string{"/etc", "/run", "/usr/lib", "/usr/share/zoneinfo", "/mnt/wsl"}
 
 // confine takes from this process, which reads packets of hostile guests, what it does

@@ -513,7 +513,7 @@ func (f *fixture) logAtRest(p *process.Process) {
 	}
 	<-time.After(500 * time.Millisecond) // it is measured at rest
 	before := switches()
-	const measured = 2 * time.Second
+	const measured = time.Second
 	<-time.After(measured)
 	kB := func(field string) string { return status(f.T, p, "smaps_rollup", field) }
 	f.Logf("at rest: RSS %s, of it private %s and %s dirty; %d context switches in %v", kB("Rss"), kB("Private_Clean"), kB("Private_Dirty"), switches()-before, measured)

@@ -31,6 +31,13 @@ var forbidden string
 // TestMain runs the tests in a user and a network namespace, where they are root and
 // harm nobody.
 func TestMain(m *testing.M) {
+	if r := os.Getenv(role); r != "" {
+		if err := play(r); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv(inside) == "" {
 		runtime.LockOSThread() // the child dies with this thread
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -114,11 +121,7 @@ func newLab(t testing.TB, o labOptions) *lab {
 	}
 	l := &lab{guest: newNetns(t), server: newNetns(t), link: network.Instance("0123abcd").Uplink(), ran: make(chan error, 1)}
 	must(t, l.outside())
-	t.Cleanup(func() {
-		if h, err := netlink.LinkByName("h0"); err == nil {
-			_ = netlink.LinkDel(h)
-		}
-	})
+	t.Cleanup(l.undo)
 	if o.MTU == 0 {
 		o.MTU = network.UplinkMTU
 	}
@@ -178,6 +181,13 @@ func (l *lab) outside() error {
 		}
 		return route(unix.RTN_BLACKHOLE, "198.18.0.0/24", "") // packets to here vanish
 	})
+}
+
+// undo takes the outside away again.
+func (l *lab) undo() {
+	if h, err := netlink.LinkByName("h0"); err == nil {
+		_ = netlink.LinkDel(h)
+	}
 }
 
 func up(name string, addrs ...string) error {
@@ -245,7 +255,7 @@ func (l *lab) listen(t testing.TB, serve func(*net.TCPConn)) string {
 	t.Helper()
 	var ln net.Listener
 	must(t, l.server.do(func() (err error) {
-		ln, err = net.Listen("tcp4", serverIP+":0")
+		ln, err = net.Listen("tcp4", ":0")
 		return err
 	}))
 	t.Cleanup(func() { ln.Close() })
@@ -258,7 +268,7 @@ func (l *lab) listen(t testing.TB, serve func(*net.TCPConn)) string {
 			go func() { defer c.Close(); serve(c.(*net.TCPConn)) }()
 		}
 	}()
-	return ln.Addr().String()
+	return fmt.Sprintf("%s:%d", serverIP, ln.Addr().(*net.TCPAddr).Port)
 }
 
 // dial connects from the guest. Blocking, and so in a thread of its own.

@@ -39,6 +39,8 @@ type link struct {
 	closed  bool
 	deliver stack.NetworkDispatcher
 	other   func(ip header.IPv4) // a packet of a protocol that is not forwarded
+	greet   chan []byte          // what greetings writes
+	done    chan struct{}        // closed with the link
 }
 
 // openLink takes the TAP over.
@@ -52,7 +54,7 @@ func openLink(tap *os.File, mtu int, stats *counters) (*link, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("make the uplink's descriptor non-blocking: %w", err)
 	}
-	l := &link{mtu: uint32(mtu), fd: fd, stats: stats, vnet: offload(fd)}
+	l := &link{mtu: uint32(mtu), fd: fd, stats: stats, vnet: offload(fd), greet: make(chan []byte, 256), done: make(chan struct{})}
 	l.tap = os.NewFile(uintptr(fd), tap.Name()) // non-blocking: Go's poller waits for it
 	return l, nil
 }
@@ -312,7 +314,10 @@ func (l *link) write(h vnetHeader, parts ...[]byte) {
 // close ends run and every later write.
 func (l *link) close() {
 	l.mu.Lock()
-	l.closed = true
+	if !l.closed {
+		l.closed = true
+		close(l.done)
+	}
 	l.mu.Unlock()
 	l.tap.Close()
 }
@@ -334,9 +339,47 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 			}
 		}
 		l.stats.toGuests.Add(int64(pkt.Size() - header.EthernetMinimumSize))
+		if greeting(ip, pkt) {
+			l.queue(pkt)
+			continue
+		}
 		l.write(h, pkt.AsSlices()...)
 	}
 	return pkts.Len(), nil
+}
+
+// greeting reports whether a packet is the answer to a guest's first one. gVisor sends
+// it with the endpoint locked, and the guest's kernel answers before the write returns:
+// the goroutine that gets the answer would spin until then. So another one writes it.
+func greeting(ip header.IPv4, pkt *stack.PacketBuffer) bool {
+	raw := pkt.TransportHeader().Slice()
+	return ip.TransportProtocol() == header.TCPProtocolNumber && len(raw) >= header.TCPMinimumSize && header.TCP(raw).Flags().Contains(header.TCPFlagSyn)
+}
+
+// queue hands a greeting over. gVisor has summed it: only segments with data are left to
+// the kernel.
+func (l *link) queue(pkt *stack.PacketBuffer) {
+	var frame []byte
+	for _, part := range pkt.AsSlices() {
+		frame = append(frame, part...)
+	}
+	select {
+	case l.greet <- frame:
+	default:
+		l.stats.lost.Add(1) // it is sent again
+	}
+}
+
+// greetings writes greetings until the link is closed.
+func (l *link) greetings() {
+	for {
+		select {
+		case frame := <-l.greet:
+			l.write(vnetHeader{}, frame)
+		case <-l.done:
+			return
+		}
+	}
 }
 
 // MTU implements stack.LinkEndpoint.

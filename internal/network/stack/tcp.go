@@ -30,7 +30,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Minute, Interv
 
 // timeWait is short because the link loses and reorders nothing, and each waiting
 // connection takes memory.
-const timeWait = 2 * time.Second
+const timeWait = time.Second
 
 func tuneTCP(s *stack.Stack) error {
 	sack, moderate, wait := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(false), tcpip.TCPTimeWaitTimeoutOption(timeWait)

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -24,7 +27,11 @@ func expect(t *testing.T, what, got, want string) {
 	}
 }
 
-const refused = "refused at once"
+// What a guest is told at once, by TCP and otherwise.
+const (
+	refused     = "refused"
+	unreachable = "unreachable"
+)
 
 func TestEgress(t *testing.T) {
 	if !inside(t) {
@@ -100,6 +107,65 @@ func TestFlowsOutliveReplacement(t *testing.T) {
 	}
 }
 
+// TestRepair takes things away that Apply has made: the next one makes them again.
+func TestRepair(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Bridge, 3)
+	mustApply(t, w)
+	want := snapshot(t)
+	mine := tables(w)
+	byName := func(name string, f func(netlink.Link) error) func() error {
+		return func() error {
+			link, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			return f(link)
+		}
+	}
+	element := func(f func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error, key []byte) func() error {
+		return func() error {
+			conn := &nftables.Conn{}
+			set := mine[0].set(set{name: setEgress, kind: typeAddr})
+			return errors.Join(f(conn, set, []nftables.SetElement{{Key: key}}), conn.Flush())
+		}
+	}
+	tap := network.Tap(w.Guests[1].ID)
+	for name, spoil := range map[string]func() error{
+		"all rules":           func() error { conn := &nftables.Conn{}; conn.FlushRuleset(); return conn.Flush() },
+		"one table":           func() error { conn := &nftables.Conn{}; conn.DelTable(mine[1].Table); return conn.Flush() },
+		"an element":          element((*nftables.Conn).SetDeleteElements, w.Guests[0].Addr.AsSlice()),
+		"an element too many": element((*nftables.Conn).SetAddElements, []byte{10, 0, 0, 1}),
+		"the bridge":          byName(w.Instance.Bridge(), netlink.LinkDel),
+		"the bridge is down":  byName(w.Instance.Bridge(), netlink.LinkSetDown),
+		"its address": byName(w.Instance.Bridge(), func(l netlink.Link) error {
+			return netlink.AddrReplace(l, &netlink.Addr{IPNet: ipNet(netip.MustParsePrefix("10.9.9.9/24"))})
+		}),
+		"its MAC":       byName(w.Instance.Bridge(), func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, network.MAC("222222222222")) }),
+		"a TAP":         byName(tap, netlink.LinkDel),
+		"a TAP is down": byName(tap, netlink.LinkSetDown),
+		"a TAP is out":  byName(tap, netlink.LinkSetNoMaster),
+		"a TAP's MTU":   byName(tap, func(l netlink.Link) error { return netlink.LinkSetMTU(l, 999) }),
+		"the MTU":       byName(w.Instance.Bridge(), func(l netlink.Link) error { return netlink.LinkSetMTU(l, 999) }),
+		"forwarding":    func() error { return os.WriteFile(ipForward, []byte("0"), 0) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if snapshot(t) == want {
+			t.Errorf("%s: nothing has changed", name)
+		}
+		mustApply(t, w)
+		if name == "all rules" { // which forgets that we switched forwarding on
+			setForwards("0")
+			mustApply(t, w)
+		}
+		same(t, name, snapshot(t), want)
+	}
+}
+
 func TestIsolated(t *testing.T) {
 	if !inside(t) {
 		return
@@ -114,7 +180,7 @@ func TestIsolated(t *testing.T) {
 	}
 	dead := func(what string, from *guest, to netip.Addr) {
 		t.Helper()
-		if got := from.reach(to, 7); got != "silence" && got != refused { // nobody answers ARP
+		if got := from.reach(to, 7); got != "silence" && got != unreachable { // nobody answers ARP
 			t.Errorf("%s: %q", what, got)
 		}
 	}
@@ -123,6 +189,13 @@ func TestIsolated(t *testing.T) {
 	expect(t, "others", two.reach(three.Addr, 7), "")
 	expect(t, "an isolated guest outside", alone.reach(outsideAddr, 7), "")
 
+	for _, g := range []*guest{alone, two} { // so that the host need not ask where they are
+		conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", g.Addr))
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
 	// Two guests that work together send by the host's address instead of each other's.
 	bridge := testInstance.BridgeMAC()
 	hairpin := func(from, to *guest) bool {
@@ -136,7 +209,7 @@ func TestIsolated(t *testing.T) {
 	mustApply(t, w)
 	alone.must(t, forgetNeighbours)
 	expect(t, "no longer isolated", alone.reach(two.Addr, 7), "")
-	if !hairpin(alone, two) {
+	if !hairpin(alone, two) || !hairpin(two, alone) { // with the same frames
 		t.Error("the host does not route between guests: the test above shows nothing")
 	}
 }
@@ -174,27 +247,43 @@ func TestHostIsClosed(t *testing.T) {
 	gateway := network.Gateway(w.Subnet)
 	for _, at := range []string{":8080", fmt.Sprintf("%v:53", gateway), "192.0.2.1:53"} {
 		here.serve(t, at)
+		here.answer(t, at)
 	}
+	var guests []*guest
 	for i, g := range w.Guests {
 		g := boot(t, w, g)
+		guests = append(guests, g)
 		for _, host := range []string{gateway.String(), "192.0.2.1", "10.202.0.1"} {
 			expect(t, fmt.Sprintf("guest %d to the host at %s", i, host), g.reach(netip.MustParseAddr(host), 8080), refused)
+			expect(t, fmt.Sprintf("guest %d asks the host at %s", i, host), g.ask(netip.MustParseAddr(host), 8080), unreachable)
 		}
 		expect(t, "names", g.reach(gateway, 53), "")
+		expect(t, "names by UDP", g.ask(gateway, 53), "")
+		g.forge(t, ether(testInstance.BridgeMAC(), network.MAC(g.ID), etherIPv4, ip4(g.Addr, gateway, unix.IPPROTO_ICMP, ping("PING-TO-HOST"))...))
+		if !g.seesNow(t, "PING-TO-HOST") {
+			t.Error("the gateway does not answer a ping")
+		}
 		expect(t, "the host's own resolver", g.reach(netip.MustParseAddr("192.0.2.1"), 53), refused)
 		expect(t, "another instance's guest", g.reach(theirs.Addr, 7), refused)
 		expect(t, "the metadata service", g.reach(netip.MustParseAddr("169.254.169.254"), 80), refused)
 		// The host does not even answer who has its other addresses.
-		g.drain()
 		g.forge(t, ether(broadcast, network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, netip.MustParseAddr("192.0.2.1"), "")...))
-		g.forge(t, ether(broadcast, network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, gateway, "")...))
-		answer := func(ip netip.Addr) string {
-			return string(append(append([]byte{0, 2}, testInstance.BridgeMAC()...), ip.AsSlice()...))
-		}
-		if g.sees(t, answer(netip.MustParseAddr("192.0.2.1")), answer(gateway)) {
+		if g.seesNow(t, string(append(append([]byte{0, 2}, testInstance.BridgeMAC()...), 192, 0, 2, 1))) {
 			t.Error("the host answers ARP for its other addresses")
 		}
+		for range 20 { // more often than the kernel sends ICMP errors
+			expect(t, "the host again", g.reach(gateway, 8080), refused)
+		}
 	}
+	// Even when somebody has flushed the other instance's rules.
+	conn := &nftables.Conn{}
+	for _, table := range tables(other) {
+		conn.DelTable(table.Table)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "another instance's guest without rules", guests[0].reach(theirs.Addr, 7), refused)
 	here.do(func() error {
 		conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", theirs.Addr))
 		if err != nil {
@@ -290,10 +379,13 @@ func (g *guest) seesFrom(t *testing.T, from *guest, mark string) bool {
 // seesNow reports whether a frame with mark came before an answer of the host to g.
 func (g *guest) seesNow(t *testing.T, mark string) bool {
 	t.Helper()
-	gateway := network.Gateway(testSubnet)
-	g.forge(t, ether(testInstance.BridgeMAC(), network.MAC(g.ID), etherARP, arpPacket(1, network.MAC(g.ID), g.Addr, gateway, "")...))
-	return g.sees(t, mark, string(append(append([]byte{0, 2}, testInstance.BridgeMAC()...), gateway.AsSlice()...)))
+	last := fmt.Sprintf("LAST-%09d", lasts.Add(1))
+	g.forge(t, ether(testInstance.BridgeMAC(), network.MAC(g.ID), etherIPv4,
+		ip4(g.Addr, network.Gateway(testSubnet), unix.IPPROTO_ICMP, ping(last))...))
+	return g.sees(t, mark, last)
 }
+
+var lasts atomic.Int32
 
 // learned fails when the bridge has learned a MAC at another port than its own.
 func learned(t *testing.T, mac net.HardwareAddr, at string) {
@@ -350,6 +442,7 @@ func TestUsernet(t *testing.T) {
 		}
 		return netlink.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: network.UplinkAddr.AsSlice()})
 	})
+	askers := stack.answer(t, "198.51.100.1:53")
 	peers := make(chan string, 9)
 	stack.must(t, func() error {
 		for _, at := range []string{"198.51.100.1:53", "203.0.113.1:7"} {
@@ -376,6 +469,9 @@ func TestUsernet(t *testing.T) {
 		g := boot(t, w, g)
 		expect(t, "names", g.reach(gateway, 53), "")
 		expect(t, "who asks for names", <-peers, g.Addr.String())
+		expect(t, "names by UDP", g.ask(gateway, 53), "")
+		expect(t, "who asks for names by UDP", <-askers, g.Addr.String())
+		expect(t, "the stack itself by UDP", g.ask(network.UplinkGateway, 53), unreachable)
 		expect(t, "the stack itself", g.reach(network.UplinkGateway, 53), refused)
 		expect(t, "the uplink", g.reach(network.UplinkAddr, 22), refused)
 		if i == 0 {

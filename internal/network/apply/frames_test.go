@@ -22,15 +22,25 @@ func ip4(src, dst netip.Addr, proto byte, payload []byte) []byte {
 	p := []byte{0x45, 0, 0, 0, 0, 0, 0, 0, 64, proto, 0, 0}
 	binary.BigEndian.PutUint16(p[2:], uint16(20+len(payload)))
 	p = append(append(p, src.AsSlice()...), dst.AsSlice()...)
+	binary.BigEndian.PutUint16(p[10:], checksum(p))
+	return append(p, payload...)
+}
+
+func checksum(p []byte) uint16 {
 	sum := uint32(0)
-	for i := 0; i < 20; i += 2 {
+	for i := 0; i < len(p); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(p[i:]))
 	}
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	binary.BigEndian.PutUint16(p[10:], ^uint16(sum))
-	return append(p, payload...)
+	return ^uint16(sum)
+}
+
+func ping(text string) []byte {
+	p := append([]byte{8, 0, 0, 0, 0, 1, 0, 1}, text...)
+	binary.BigEndian.PutUint16(p[2:], checksum(p))
+	return p
 }
 
 func datagram(sport, dport uint16, text string) []byte {

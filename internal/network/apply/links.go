@@ -246,7 +246,7 @@ func configure(link netlink.Link, i network.Instance, mtu int) error {
 			return fmt.Errorf("set the MTU of %s to %d: %w", at.Name, mtu, err)
 		}
 	}
-	if at.RawFlags&unix.IFF_UP == 0 {
+	if at.RawFlags&unix.IFF_UP == 0 || at.MTU != mtu { // IPv6 forgets below an MTU of 1280
 		return withoutIPv6(at.Name)
 	}
 	return nil

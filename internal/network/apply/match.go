@@ -114,9 +114,10 @@ func card() match { return all(meta(expr.MetaKeyIIFNAME), link(6, 6, regMAC)) }
 var (
 	accept = match{&expr.Verdict{Kind: expr.VerdictAccept}}
 	drop   = match{&expr.Verdict{Kind: expr.VerdictDrop}}
-	// refuse tells the sender at once, so that nothing waits for a timeout.
+	// refuse tells the sender at once, so that nothing waits for a timeout. The kernel
+	// sends a guest only six such messages in a row and then one a second.
 	refuse = match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
-	// reset ends a TCP connection for the sender.
+	// reset refuses or ends a TCP connection, as often as a guest tries one.
 	reset = match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
 	masq  = match{&expr.Masq{}}
 )

@@ -90,6 +90,7 @@ func inputRules(w network.Wanted) []rule {
 		{"input", "names", all(toGateway, protocol(unix.IPPROTO_UDP), dport(53), accept)},
 		{"input", "names", all(toGateway, protocol(unix.IPPROTO_TCP), dport(53), accept)},
 		{"input", "ping", all(toGateway, icmp(unix.IPPROTO_ICMP, 8), accept)},
+		{"input", "guests reach nothing else of the host", all(guest, protocol(unix.IPPROTO_TCP), reset)},
 		{"input", "guests reach nothing else of the host", all(guest, refuse)},
 	}
 }
@@ -106,20 +107,22 @@ func forwardRules(w network.Wanted) []rule {
 		{"forward", "isolated guests", all(guest, toGuest, ipv4(), saddr(), in(setIsolated), drop)},
 		{"forward", "isolated guests", all(guest, toGuest, ipv4(), daddr(), in(setIsolated), drop)},
 		{"forward", "guest to guest: br_netfilter shows bridged frames here", all(guest, toGuest, accept)},
-		{"forward", "guests of another instance", all(guest, prefixed(expr.MetaKeyOIFNAME, network.Instance("").Bridge()), refuse)},
-		{"forward", "guests of another instance", all(prefixed(expr.MetaKeyIIFNAME, network.Instance("").Bridge()), toGuest, refuse)},
 	}
 	if w.Mode == network.Usernet {
 		rules = append(rules, uplinkRules(w)...)
 	}
-	for _, p := range closed {
-		rules = append(rules, rule{"forward", "the host's own", all(guest, ipv4(), daddr(), within(p), refuse)})
+	tcp, instances := protocol(unix.IPPROTO_TCP), network.Instance("").Bridge()
+	refused := func(what string, m match) { // at once; see refuse
+		rules = append(rules, rule{"forward", what, all(m, tcp, reset)}, rule{"forward", what, all(m, refuse)})
 	}
-	tcp := protocol(unix.IPPROTO_TCP)
+	refused("guests of other instances", all(guest, prefixed(expr.MetaKeyOIFNAME, instances)))
+	refused("guests of other instances", all(prefixed(expr.MetaKeyIIFNAME, instances), toGuest))
+	for _, p := range closed {
+		refused("the host's own", all(guest, ipv4(), daddr(), within(p)))
+	}
+	rules = append(rules, rule{"forward", "guests with egress", all(guest, ipv4(), saddr(), in(setEgress), accept)})
+	refused("guests without egress", guest)
 	return append(rules,
-		rule{"forward", "guests with egress", all(guest, ipv4(), saddr(), in(setEgress), accept)},
-		rule{"forward", "connections from before egress was taken away", all(guest, tcp, established(), reset)},
-		rule{"forward", "guests without egress", all(guest, refuse)},
 		rule{"forward", "answers to guests with egress", all(toGuest, ipv4(), daddr(), in(setEgress), established(), accept)},
 		rule{"forward", "connections from before egress was taken away", all(toGuest, tcp, established(), reset)},
 		rule{"forward", "nobody reaches guests from outside", all(toGuest, drop)},
@@ -132,6 +135,7 @@ func uplinkRules(w network.Wanted) []rule {
 	return []rule{
 		{"forward", "names", all(from(bridge), to(uplink), redirected(), ipv4(), daddr(), is(network.UplinkGateway), accept)},
 		{"forward", "names", all(from(uplink), to(bridge), redirected(), established(), ipv4(), saddr(), is(network.UplinkGateway), accept)},
+		{"forward", "the uplink itself", all(from(bridge), ipv4(), daddr(), within(network.UplinkSubnet), protocol(unix.IPPROTO_TCP), reset)},
 		{"forward", "the uplink itself", all(from(bridge), ipv4(), daddr(), within(network.UplinkSubnet), refuse)},
 	}
 }

@@ -146,6 +146,46 @@ func (s *space) serve(t *testing.T, at string) {
 	})
 }
 
+// answer echoes on a UDP address of the namespace, and tells who asked.
+func (s *space) answer(t *testing.T, at string) (askers <-chan string) {
+	t.Helper()
+	told := make(chan string, 64)
+	s.must(t, func() error {
+		conn, err := net.ListenPacket("udp4", at)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { conn.Close() })
+		go func() {
+			b := make([]byte, 1500)
+			for {
+				n, from, err := conn.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				told <- from.(*net.UDPAddr).IP.String()
+				conn.WriteTo(b[:n], from)
+			}
+		}()
+		return nil
+	})
+	return told
+}
+
+// ask says how a question by UDP ends: "" when it is echoed.
+func (s *space) ask(to netip.Addr, port int) string {
+	var conn net.Conn
+	err := s.do(func() (err error) {
+		conn, err = net.Dial("udp4", fmt.Sprintf("%v:%d", to, port))
+		return err
+	})
+	if err != nil {
+		return word(err)
+	}
+	defer conn.Close()
+	return echo(conn, "hello")
+}
+
 // guest is a system behind a TAP of ours: a namespace whose card is wired to it.
 type guest struct {
 	network.Guest
@@ -289,7 +329,7 @@ func echo(conn net.Conn, text string) string {
 
 func word(err error) string {
 	for errno, word := range map[syscall.Errno]string{
-		syscall.EHOSTUNREACH: "refused at once", syscall.ECONNRESET: "reset", syscall.ECONNREFUSED: "no server",
+		syscall.EHOSTUNREACH: "unreachable", syscall.ECONNRESET: "reset", syscall.ECONNREFUSED: "refused",
 		syscall.ENETUNREACH: "no network", syscall.EPIPE: "reset", syscall.ETIMEDOUT: "silence",
 	} {
 		if errors.Is(err, errno) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -250,9 +251,9 @@ func TestConnectionsAreNoHints(t *testing.T) {
 func TestPace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hints := make(chan struct{}, 1)
-		looks := 0
+		var looks atomic.Int32
 		done := make(chan struct{})
-		go func() { pace(hints, func() { looks++ }); close(done) }()
+		go func() { pace(hints, func() { looks.Add(1) }); close(done) }()
 		hint := func() {
 			select {
 			case hints <- struct{}{}:
@@ -261,25 +262,25 @@ func TestPace(t *testing.T) {
 		}
 		hint()
 		synctest.Wait()
-		if looks != 1 {
-			t.Errorf("%d looks at once after the first hint", looks)
+		if looks.Load() != 1 {
+			t.Errorf("%d looks at once after the first hint", looks.Load())
 		}
 		for range 1000 {
 			hint()
 		}
 		synctest.Wait()
-		if looks != 1 {
-			t.Errorf("%d looks in a burst", looks)
+		if looks.Load() != 1 {
+			t.Errorf("%d looks in a burst", looks.Load())
 		}
 		time.Sleep(calm)
 		synctest.Wait()
-		if looks != 3 { // the one that ends the calm, and the burst's
-			t.Errorf("%d looks after the calm", looks)
+		if looks.Load() != 3 { // the one that ends the calm, and the burst's
+			t.Errorf("%d looks after the calm", looks.Load())
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if looks != 4 {
-			t.Errorf("%d looks in idleness", looks)
+		if looks.Load() != 4 {
+			t.Errorf("%d looks in idleness", looks.Load())
 		}
 		close(hints)
 		<-done

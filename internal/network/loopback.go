@@ -7,10 +7,10 @@ import (
 	"net/netip"
 )
 
-// Loopback returns the host's own address for the guest with a slot: 127.b.b|s.s, where
-// b are 12 bits that follow from the instance and s the 12 bits of the slot. Linux has all of
-// 127.0.0.0/8 without any setup. Two instances rarely have the same b. 127.0.0.0/16,
-// where other programs listen, and 127.53.0.0/16, which is the resolvers', are nobody's.
+// Loopback returns the host's own address for the guest with a slot. Behind 127 come 12
+// bits that follow from the instance, and the 12 bits of the slot. Linux has all of
+// 127.0.0.0/8 without any setup. Two instances seldom share their 12 bits. Nobody gets
+// 127.0.0.0/16, where other programs listen, or 127.53.0.0/16, where resolvers do.
 func Loopback(i Instance, slot int) (netip.Addr, error) {
 	if slot < FirstSlot || slot > LastSlot {
 		return netip.Addr{}, fmt.Errorf("slot %d is not between %d and %d", slot, FirstSlot, LastSlot)

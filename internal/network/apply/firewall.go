@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"banger"
@@ -29,6 +30,9 @@ func (a *applier) findFirewall() (firewall, error) {
 	found := firewall{}
 	for _, t := range tables(a.Wanted) {
 		mark, err := marker(t.Table)
+		if noFirewall(err) {
+			return nil, lacks(t.Family, err)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -95,22 +99,35 @@ func (a *applier) ensureFirewall(found firewall) error {
 		}
 		same = same && found[t.Family] == mark
 	}
-	conn := &nftables.Conn{}
-	for _, t := range want {
-		err := error(nil)
-		if same {
-			err = t.update(conn)
-		} else {
-			err = t.replace(conn)
-		}
-		if err != nil {
-			return err
-		}
+	// Somebody may flush all rules just now, as a firewall does when it starts again.
+	if same && transaction(want, table.update) == nil {
+		return nil
 	}
-	if err := conn.Flush(); err != nil {
+	if err := transaction(want, table.replace); err != nil {
 		return whyNoFirewall(want, err)
 	}
 	return nil
+}
+
+// transaction changes all tables or none.
+func transaction(tables []table, change func(table, *nftables.Conn) error) error {
+	conn, err := nftables.New(nftables.WithSockOptions(roomy))
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if err := change(t, conn); err != nil {
+			return err
+		}
+	}
+	return conn.Flush()
+}
+
+// roomy makes room for a transaction, which is one message: a full subnet takes about a
+// megabyte, where the usual buffer ends at some hundred guests.
+func roomy(conn *netlink.Conn) error {
+	const size = 4 << 20
+	return errors.Join(conn.SetWriteBuffer(size), conn.SetReadBuffer(size))
 }
 
 // mark returns the comment of the marker: a digest of everything but the elements.

@@ -555,6 +555,34 @@ func TestExplanations(t *testing.T) {
 	}
 }
 
+// TestMany writes the rules of more guests than one message holds by default.
+func TestMany(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	many := plan(network.Bridge, 2000)
+	a := &applier{ctx: context.Background(), Wanted: many}
+	if err := a.ensureFirewall(firewall{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range tables(many) {
+		for _, s := range of.sets {
+			got, err := (&nftables.Conn{}).GetSetElements(of.set(s))
+			if err != nil || len(got) != len(s.keys) {
+				t.Errorf("set %s has %d of %d elements: %v", s.name, len(got), len(s.keys), err)
+			}
+		}
+	}
+	a.Guests = many.Guests[:1]
+	found, err := a.findFirewall()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.ensureFirewall(found); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDocker has the chains of Docker, and a host that drops what it should forward.
 func TestDocker(t *testing.T) {
 	for name, setup := range map[string][]string{

@@ -320,7 +320,7 @@ func TestParseEvent(t *testing.T) {
 
 func TestProgramsAreForgotten(t *testing.T) {
 	w := NewWatch(nil)
-	for port := range 3 * wire.MaxListeners {
+	for port := range wire.MaxListeners + 3 {
 		w.name(os.Getpid(), uint16(port+1))
 	}
 	if len(w.programs) != wire.MaxListeners || w.programs[1] == "" {

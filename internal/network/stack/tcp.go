@@ -16,8 +16,9 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Buffers of a connection, in each direction. While few connections are open each has
-// the largest; all together have about budget, whatever guests do.
+// Buffers of a connection, in each direction. A new one gets its share of budget, and
+// those before it keep theirs: with the default limit guests that let all fill up take
+// five times the budget per direction.
 const (
 	largestBuffer  = 2 << 20
 	smallestBuffer = 32 << 10

@@ -20,7 +20,7 @@ import (
 var floors = [][]string{
 	0: {".", "internal/version", "internal/detach", "internal/linux", "internal/durable", "internal/durable/durabletest"},
 	1: {"internal/operation", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/build/fetch", "internal/build/debian",
-		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer"},
+		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer", "internal/guest/transfer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
 		"internal/network/namespace", "internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply", "internal/network/stack", "internal/network/forward",
 		"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process",
@@ -65,7 +65,7 @@ var agentMay = []string{
 // agentIs lists the packages of this module that the agent is made of, from the
 // bottom up: each may import only those before it.
 var agentIs = []string{"internal/version", "internal/linux", "internal/durable", "internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer",
-	"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process", "internal/guest/agent/socket",
+	"internal/guest/transfer", "internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process", "internal/guest/agent/socket",
 	"internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports", "internal/guest/agent/imageinit",
 	"internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd", "internal/guest/agent/shutdown",
 	"internal/guest/agent/server", "internal/guest/agent/boot", "internal/guest/agent"}

@@ -22,6 +22,7 @@ type progress struct {
 	mu    sync.Mutex
 	step  string
 	begun time.Time
+	line  func() string // shown instead of the step; may be nil
 }
 
 // redraw is the interval at which the elapsed time changes.
@@ -78,15 +79,43 @@ func (p *progress) draw() {
 		select {
 		case <-ticker.C:
 			p.mu.Lock()
-			if p.step != "" {
+			if text := p.text(); text != "" {
 				p.erase()
-				fmt.Fprintf(p.out, "%s ... %s", p.step, seconds(time.Since(p.begun)))
+				fmt.Fprint(p.out, text)
 			}
 			p.mu.Unlock()
 		case <-p.end:
 			return
 		}
 	}
+}
+
+func (p *progress) text() string {
+	switch {
+	case p.line != nil:
+		return p.line()
+	case p.step != "":
+		return fmt.Sprintf("%s ... %s", p.step, seconds(time.Since(p.begun)))
+	}
+	return ""
+}
+
+// show shows what line returns from now on.
+func (p *progress) show(line func() string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.line != nil {
+		p.erase()
+	}
+	p.line = line
+}
+
+// say prints a line for a person, whatever the display is.
+func (p *progress) say(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.erase()
+	fmt.Fprintf(p.out, format+"\n", args...)
 }
 
 func (p *progress) erase() {

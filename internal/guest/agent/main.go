@@ -33,6 +33,8 @@ func Main(args []string) int {
 		return server.RunParent()
 	case name == layout.NameModprobe:
 		return modprobe.Run(args[1:])
+	case name == layout.NameTransfer:
+		return sshd.RunTransfer()
 	case name == layout.NameSFTP:
 		return sshd.RunSFTP()
 	}

@@ -261,6 +261,10 @@ type Exec struct {
 	Env     [][]byte `json:"env,omitempty"`     // NAME=value, added to the login environment
 }
 
+// TransferSubsystem is a subsystem of the SSH server on PortSSH. It reads a request of
+// package transfer and copies files, as the user who logged in.
+const TransferSubsystem = "transfer@banger"
+
 // Exit statuses of an ExecRequest whose program did not run, as env(1) uses them.
 const (
 	ExitCannotRun = 126

@@ -28,6 +28,7 @@ var before = []struct {
 	{regexp.MustCompile(`^banger vm wait --for stopped`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm delete [^-]`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm ssh-config`), "mkdir -p ~/.ssh"},
+	{regexp.MustCompile(`^banger vm cp `), "mkdir -p site && touch site/index.html notes.txt && banger vm cp notes.txt calm-otter:.bashrc && banger vm cp site calm-otter:"},
 	{regexp.MustCompile(`^banger (image delete|vm create --image) `), "banger image import box rootfs.tar; banger image import debian rootfs.tar.xz"},
 }
 

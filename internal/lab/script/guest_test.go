@@ -4,15 +4,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
 
+	"banger/internal/guest/transfer"
 	"banger/internal/guest/wire"
 )
 
 // serveSSH serves the SSH port of a guest without programs: it answers a request to run
-// one with its command line. It accepts only the VM's own keys.
+// one with its command line, and copies files of a home in the VM's directory. It accepts only the VM's own keys.
 func serveSSH(config wire.Config, conn net.Conn) {
 	host, err := ssh.ParsePrivateKey([]byte(config.HostKey))
 	if err != nil {
@@ -53,6 +56,10 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			if ssh.Unmarshal(request.Payload, &command) == nil {
 				said = command.Line
 			}
+		case "subsystem":
+			request.Reply(true, nil)
+			serveFiles(channel)
+			return
 		case wire.ExecRequest:
 			var program wire.Exec
 			if json.Unmarshal(request.Payload, &program) == nil {
@@ -67,5 +74,16 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
 			return
 		}
+	}
+}
+
+// serveFiles copies files as the agent does.
+func serveFiles(channel ssh.Channel) {
+	home, err := filepath.Abs("home")
+	if err == nil {
+		err = os.MkdirAll(home, 0o700)
+	}
+	if err == nil {
+		transfer.Serve(channel, channel, home)
 	}
 }

@@ -18,6 +18,7 @@ const (
 	NameShutdown = "shutdown"
 	NameModprobe = "modprobe"
 	NameSFTP     = "sftp-server"
+	NameTransfer = "transfer"
 )
 
 // ArgServe is the argument that makes NameServer the server; without it, it is

@@ -12,9 +12,12 @@ import (
 	"banger/internal/guest/agent/layout"
 )
 
-// TestMain lets the test's own program be the sftp server that it starts.
+// TestMain lets the test's own program be the servers of files that it starts.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == layout.NameSFTP {
+	switch filepath.Base(os.Args[0]) {
+	case layout.NameTransfer:
+		os.Exit(RunTransfer())
+	case layout.NameSFTP:
 		os.Exit(RunSFTP())
 	}
 	os.Exit(m.Run())

@@ -141,6 +141,9 @@ func (s *session) signal(payload []byte) error {
 	return nil
 }
 
+// subsystems are roles of the agent's own program.
+var subsystems = map[string]string{"sftp": layout.NameSFTP, wire.TransferSubsystem: layout.NameTransfer}
+
 // command returns what runs the program that a request asks for.
 func (s *session) command(r *ssh.Request) (func(), error) {
 	var v struct{ Text string }
@@ -156,11 +159,12 @@ func (s *session) command(r *ssh.Request) (func(), error) {
 	case "exec":
 		return func() { s.run(s.user, s.prepare(s.user.shell, shell, "-c", v.Text)) }, nil
 	case "subsystem":
-		if v.Text != "sftp" {
+		role, ok := subsystems[v.Text]
+		if !ok {
 			return nil, fmt.Errorf("subsystem %q", v.Text)
 		}
 		s.tty = nil
-		return func() { s.run(s.user, s.prepare("/proc/self/exe", layout.NameSFTP)) }, nil
+		return func() { s.run(s.user, s.prepare("/proc/self/exe", role)) }, nil
 	}
 	return s.execCommand(r.Payload)
 }

@@ -39,10 +39,10 @@ func newCp(a *app) *cobra.Command {
 			"  file               file              DST is replaced\n" +
 			"  file               new name/         an error, as for all other pairs\n" +
 			"A directory that exists keeps its mode and what else it has; files of the same name are replaced.\n\n" +
-			"Modes, times, symbolic links, hard links and holes are copied. Owners and setuid bits are not: the\n" +
-			"copy belongs to the user in the VM, or to you. Sockets, named pipes and devices are left out, with\n" +
-			"a note. Each file, and each new directory, appears when it is complete; an interrupted copy leaves\n" +
-			"no part of one.\n\n" +
+			"Modes, times, symbolic links, hard links and holes are copied; if SRC itself is a link, what it leads\n" +
+			"to. Owners and setuid bits are not copied: the copy belongs to the user in the VM, or to you. Sockets,\n" +
+			"named pipes and devices are left out, with a note. Each file, and each new directory, appears when it\n" +
+			"is complete; an interrupted copy leaves no part of one.\n\n" +
 			"- as SRC is stdin and as DST is stdout, for one file. For a tar archive use\n" +
 			"`banger vm exec NAME -- tar -c DIRECTORY`.",
 		Example: "  banger vm cp notes.txt calm-otter:\n  banger vm cp calm-otter:site ./backup\n  banger vm cp ./site/. calm-otter:site\n" +
@@ -55,7 +55,7 @@ func newCp(a *app) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&opts.user, "user", "u", "", "user in the VM (default root)")
-	flags.BoolVarP(&opts.followLinks, "follow-links", "L", false, "copy what symbolic links lead to, instead of the links")
+	flags.BoolVarP(&opts.followLinks, "follow-links", "L", false, "copy what symbolic links inside SRC lead to, instead of the links")
 	flags.BoolVarP(&opts.quiet, "quiet", "q", false, "show no progress")
 	flags.BoolP("recursive", "r", true, "copy directories (the default)")
 	flags.BoolP("archive", "a", true, "keep modes, times and links (the default)")

@@ -13,14 +13,14 @@ import (
 // Sender sends one file or tree.
 type Sender struct {
 	Path        string
-	FollowLinks bool              // send what symbolic links lead to
+	FollowLinks bool              // send what symbolic links below Path lead to
 	Size        func(bytes int64) // called once if one file is sent whose size is known; may be nil
 }
 
-// Send writes Path to w. A link at Path is sent as a link, unless the path ends in a
-// slash. What is neither file, directory nor link is left out with a note, and so is
-// what disappears meanwhile and what the kernel only simulates, such as /proc. An error
-// is a *Failure, about which the reader of w is told, or an error of w.
+// Send writes Path, or what a link at Path leads to, to w. What is neither file,
+// directory nor link is left out with a note, and so is what disappears meanwhile and
+// what the kernel only simulates, such as /proc. An error is a *Failure, about which the
+// reader of w is told, or an error of w.
 func (s Sender) Send(w io.Writer) error {
 	out := &sending{Sender: s, writer: newWriter(w), numbers: map[inode]uint64{}, buffer: make([]byte, maxChunk)}
 	if err := out.root(); err != nil {
@@ -78,16 +78,13 @@ type sending struct {
 
 // root sends the entry that the path names.
 func (s *sending) root() error {
-	path, flags := s.Path, unix.AT_SYMLINK_NOFOLLOW
-	if s.FollowLinks || strings.HasSuffix(path, "/") || Name(path) == "" {
-		flags = 0
-	}
+	path := s.Path
 	var st unix.Stat_t
-	if err := unix.Fstatat(unix.AT_FDCWD, path, &st, flags); err != nil {
+	if err := unix.Stat(path, &st); err != nil {
 		return err
 	}
 	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFDIR, unix.S_IFLNK:
+	case unix.S_IFDIR:
 	case unix.S_IFREG:
 		if s.Size != nil {
 			s.Size(st.Size)
@@ -95,7 +92,7 @@ func (s *sending) root() error {
 	default:
 		return &Failure{Code: NoFile, Path: path, Why: "is " + special(st.Mode)}
 	}
-	return s.entry(unix.AT_FDCWD, path, "", path, flags, &st)
+	return s.entry(unix.AT_FDCWD, path, "", path, 0, &st)
 }
 
 // special names what is not copied.

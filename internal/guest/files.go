@@ -28,7 +28,7 @@ func OpenFiles(ctx context.Context, conn net.Conn, vm banger.VM, user string, re
 	if user == "" {
 		user = "root"
 	}
-	client, err := dialSSH(ctx, conn, vm, user)
+	client, err := dialSSHAs(ctx, conn, vm, user)
 	if err != nil {
 		// The key is known, and so only the user can be unknown.
 		if user != "root" && strings.Contains(err.Error(), "unable to authenticate") {

@@ -44,7 +44,7 @@ type Session struct {
 // Cancelling ctx ends the connection, and with it the program. So does output that
 // cannot be written.
 func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
-	client, err := dialSSH(ctx, conn, vm, "root")
+	client, err := dialSSH(ctx, conn, vm)
 	if err != nil {
 		return 0, err
 	}
@@ -66,7 +66,11 @@ func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s
 	return attend(ctx, giveUp, channel, requests, s)
 }
 
-func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM, user string) (*ssh.Client, error) {
+func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, error) {
+	return dialSSHAs(ctx, conn, vm, "root")
+}
+
+func dialSSHAs(ctx context.Context, conn net.Conn, vm banger.VM, user string) (*ssh.Client, error) {
 	signer, err := readSigner(vm.SSHKey)
 	if err != nil {
 		return nil, &banger.Error{Kind: banger.Invalid, What: "read SSH key " + vm.SSHKey, Why: err,

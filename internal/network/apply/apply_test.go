@@ -64,6 +64,27 @@ func TestEgress(t *testing.T) {
 		expect(t, "without egress again", two.reach(outsideAddr, 7), refused)
 		expect(t, "the other guest's flow", echo(steady, "hello"), "")
 	}
+	// Who is outside learns it too, also when the guest only listens.
+	set(true)
+	far := make(chan net.Conn, 1)
+	world.must(t, func() error {
+		l, err := net.Listen("tcp4", ":8")
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { l.Close() })
+		go func() {
+			if conn, err := l.Accept(); err == nil {
+				far <- conn
+			}
+		}()
+		return nil
+	})
+	if _, err := two.dial("192.0.2.2:8"); err != nil {
+		t.Fatal(err)
+	}
+	set(false)
+	expect(t, "a flow from before, from outside", echo(<-far, "news"), "reset")
 	// Nobody reaches a guest that did not ask first, not even one with egress.
 	one.serve(t, ":7")
 	world.must(t, func() error {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -114,7 +115,7 @@ func newProxy(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "proxy NAME PORT",
 		Short:   "Connect stdin and stdout to a port of a VM's agent",
-		Long:    "Connect stdin and stdout to a port of a VM's agent. `banger vm ssh` uses it as its ProxyCommand.",
+		Long:    "Connect stdin and stdout to a port of a VM's agent. ssh uses it as its ProxyCommand. NAME.vm is\nthe VM of this name, never one whose ID begins so.",
 		Example: "  banger vm proxy calm-otter 22",
 		Hidden:  true,
 		Args:    args(2, 2),
@@ -146,12 +147,27 @@ func checkName(ctx context.Context, svc service, ref, name string) error {
 		Fix: "replace it: banger vm ssh-config"}
 }
 
+// named returns the ID of the VM that has this name: ssh must not reach one whose ID
+// begins so.
+func named(ctx context.Context, svc service, name string) (string, error) {
+	vm, err := svc.ShowVM(ctx, name)
+	if err == nil && vm.Name != name {
+		err = banger.Refuse(banger.Reach, name, banger.Gone)
+	}
+	return string(vm.ID), err
+}
+
 func (a *app) runProxy(ctx context.Context, ref string, port int, name string) error {
 	svc, err := a.connect(ctx, autoStart)
 	if err != nil {
 		return err
 	}
-	if name != "" {
+	switch host, ok := strings.CutSuffix(ref, ".vm"); {
+	case ok:
+		if ref, err = named(ctx, svc, strings.ToLower(host)); err != nil {
+			return err
+		}
+	case name != "":
 		if err := checkName(ctx, svc, ref, name); err != nil {
 			return err
 		}

@@ -13,18 +13,34 @@ import (
 )
 
 func newSSHConfig(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "ssh-config [NAME...]",
-		Short: "Print SSH config entries for VMs",
-		Long: "Print SSH config entries (Host NAME and NAME.vm) for these VMs, or for all. Changes no files.\n" +
-			"With the entries in ~/.ssh/banger, make `Include banger` the first line of ~/.ssh/config: then ssh, scp,\n" +
-			"sftp, rsync and editors reach the VMs by name. Print them again when you create or rename a VM.",
-		Example:           "  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter",
+	var install, uninstall bool
+	cmd := &cobra.Command{
+		Use:   "ssh-config [--install | --uninstall | NAME...]",
+		Short: "Let ssh, scp, rsync and editors reach VMs by name",
+		Long: "With --install, ssh, scp, sftp, rsync and editors reach each VM as NAME.vm, also VMs that you create\n" +
+			"later. It adds one line to the top of ~/.ssh/config, which includes a file of banger's own; --uninstall\n" +
+			"removes both. Install it again after you moved banger or changed ssh_key_path.\n\n" +
+			"Without these flags, print entries (Host NAME and NAME.vm) for these VMs, or for all, and change no\n" +
+			"files. Print them again when you create or rename a VM.",
+		Example:           "  banger vm ssh-config --install\n  banger vm ssh-config --uninstall\n  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter",
 		ValidArgsFunction: a.vmNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
+			switch {
+			case install && uninstall:
+				return banger.Invalidf("leave out one of them", "--install and --uninstall are opposites")
+			case (install || uninstall) && len(names) > 0:
+				return banger.Invalidf("leave out the names", "--install and --uninstall are about all VMs")
+			case install:
+				return a.installSSH()
+			case uninstall:
+				return a.uninstallSSH()
+			}
 			return a.runSSHConfig(cmd.Context(), names)
 		},
 	}
+	cmd.Flags().BoolVar(&install, "install", false, "add all VMs to your ssh configuration")
+	cmd.Flags().BoolVar(&uninstall, "uninstall", false, "remove them from it")
+	return cmd
 }
 
 // runSSHConfig prints all entries or none: its output usually goes to a file.

@@ -16,7 +16,7 @@ func SSHArgv(vm banger.VM, proxy []string, args []string) []string {
 	argv := []string{"ssh", "-o", "ClearAllForwardings=yes"}
 	for _, o := range sshOptions {
 		if o.value != nil {
-			argv = append(argv, "-o", o.keyword+"="+o.value(route{vm, proxy}))
+			argv = append(argv, "-o", o.keyword+"="+o.value(route{vm: vm, proxy: proxy}))
 		}
 	}
 	return append(append(argv, "--", vm.Name+".vm"), args...)
@@ -25,13 +25,25 @@ func SSHArgv(vm banger.VM, proxy []string, args []string) []string {
 // SSHConfig returns the options of SSHArgv as an entry of an ssh configuration,
 // for scp, sftp, rsync and editors. Its hosts are the VM's name and NAME.vm.
 func SSHConfig(vm banger.VM, proxy []string) (string, error) {
+	return entry(vm.Name+" "+vm.Name+".vm", route{vm: vm, proxy: proxy})
+}
+
+// SSHConfigOfAll returns one entry for all VMs, also for those that do not exist yet.
+// Its hosts are all NAME.vm; proxy is called with the name as the user types it, and
+// must refuse one that no VM has. key and knownHosts are files.
+func SSHConfigOfAll(key, knownHosts string, proxy []string) (string, error) {
+	// A name with a quote would leave those around it in the ProxyCommand.
+	return entry(`*.vm "!*'*"`, route{vm: banger.VM{SSHKey: key, KnownHosts: knownHosts}, proxy: proxy, any: true})
+}
+
+func entry(hosts string, r route) (string, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, "Host %s %s.vm\n", vm.Name, vm.Name)
+	fmt.Fprintf(&text, "Host %s\n", hosts)
 	for _, o := range sshOptions {
-		if o.value == nil {
+		if o.value == nil || o.value(r) == "" {
 			continue
 		}
-		value := o.value(route{vm, proxy})
+		value := o.value(r)
 		if strings.ContainsAny(value, "\n\r") {
 			return "", fmt.Errorf("an ssh configuration cannot hold a path with a line break: %q", value)
 		}

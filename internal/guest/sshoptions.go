@@ -7,7 +7,7 @@ import (
 )
 
 // sshOption is what banger does about a keyword of ssh_config(5): it sets value,
-// or leaves the keyword to the user's configuration where value is nil.
+// or leaves the keyword to the user's configuration where value is nil or empty.
 type sshOption struct {
 	keyword string
 	value   func(route) string
@@ -17,6 +17,7 @@ type sshOption struct {
 type route struct {
 	vm    banger.VM
 	proxy []string
+	any   bool // the VM is whichever has the name that the user types; vm has only files
 }
 
 func is(value string) func(route) string { return func(route) string { return value } }
@@ -34,7 +35,13 @@ var sshOptions = []sshOption{
 	{"ProxyJump", yours},
 	{"ProxyUseFdpass", is("no")},
 	// The host name is the ID's, so that a ControlPath made of %h or %C is, too.
-	{"HostName", func(r route) string { return HostAlias(r.vm.ID) }},
+	{"HostName", func(r route) string {
+		if r.any {
+			return "%h"
+		}
+		return HostAlias(r.vm.ID)
+	}},
+	{"Port", is("22")}, // known hosts are looked up by another one, too
 	{"CanonicalizeHostname", is("no")},
 	{"User", is("root")},
 	{"ConnectTimeout", is("60")}, // the user's is for networks; a VM may be slow
@@ -46,7 +53,14 @@ var sshOptions = []sshOption{
 	{"ControlPersist", is("no")},
 
 	// The VM proves who it is with the one key that banger made for it.
-	{"HostKeyAlias", func(r route) string { return HostAlias(r.vm.ID) }},
+	// An entry for all VMs goes by the name that the VM has now, which the known hosts
+	// have too. With an alias of the user's own, ssh would refuse.
+	{"HostKeyAlias", func(r route) string {
+		if r.any {
+			return ""
+		}
+		return HostAlias(r.vm.ID)
+	}},
 	{"UserKnownHostsFile", func(r route) string { return sshFile(r.vm.KnownHosts) }},
 	{"GlobalKnownHostsFile", is("/dev/null")},
 	{"KnownHostsCommand", is("none")},
@@ -129,7 +143,6 @@ var sshOptions = []sshOption{
 	{"BindAddress", yours},
 	{"BindInterface", yours},
 	{"ConnectionAttempts", yours},
-	{"Port", yours},
 	{"TCPKeepAlive", yours},
 
 	// No effect with one of the values above.
@@ -174,7 +187,11 @@ func proxyCommand(r route) string {
 	for i, word := range r.proxy {
 		words[i] = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 	}
-	return strings.ReplaceAll(strings.Join(words, " "), "%", "%%")
+	command := strings.ReplaceAll(strings.Join(words, " "), "%", "%%")
+	if r.any {
+		command += " -- '%n' '22'"
+	}
+	return command
 }
 
 // sshFile quotes a path, in which ssh expands % too.

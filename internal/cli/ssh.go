@@ -151,7 +151,7 @@ func checkName(ctx context.Context, svc service, ref, name string) error {
 // begins so.
 func named(ctx context.Context, svc service, name string) (string, error) {
 	vm, err := svc.ShowVM(ctx, name)
-	if err == nil && vm.Name != name {
+	if err == nil && name != vm.Name {
 		err = banger.Refuse(banger.Reach, name, banger.Gone)
 	}
 	return string(vm.ID), err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -226,12 +227,64 @@ func TestIsolated(t *testing.T) {
 	if hairpin(alone, two) || hairpin(two, alone) {
 		t.Error("an isolated guest reaches another through the host")
 	}
+	frame := func(from, to *guest) bool { // which only the bridge sees
+		from.forge(t, ether(network.MAC(to.ID), network.MAC(from.ID), etherIPv6,
+			ip6(local6(network.MAC(from.ID)), local6(network.MAC(to.ID)), unix.IPPROTO_UDP, datagram(9, 9, "BRIDGED"))...))
+		return to.seesNow(t, "BRIDGED")
+	}
+	if frame(alone, two) || frame(two, alone) {
+		t.Error("the bridge carries frames of or to an isolated guest")
+	}
 	w.Guests[0].Isolated = false
 	mustApply(t, w)
 	alone.must(t, forgetNeighbours)
 	expect(t, "no longer isolated", alone.reach(two.Addr, 7), "")
 	if !hairpin(alone, two) || !hairpin(two, alone) { // with the same frames
 		t.Error("the host does not route between guests: the test above shows nothing")
+	}
+}
+
+// TestOthersBridges shows that bridges that are not ours carry what they like.
+func TestOthersBridges(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	mustApply(t, plan(network.Bridge, 1))
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "theirs"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	if err := errors.Join(netlink.LinkAdd(bridge), netlink.LinkSetUp(bridge)); err != nil {
+		t.Fatal(err)
+	}
+	var ports []*os.File
+	for _, name := range []string{"bg0", "tap1"} {
+		port, err := openExisting(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { port.Close() })
+		ports = append(ports, port)
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(netlink.LinkSetMaster(link, bridge), netlink.LinkSetUp(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sent := append(make([]byte, vnetHeader), ether(broadcast, network.MAC("333333333333"), 0x88b5, []byte("FOREIGN")...)...)
+	if _, err := ports[0].Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	ports[1].SetReadDeadline(time.Now().Add(5 * time.Second))
+	for b := make([]byte, 2000); ; {
+		n, err := ports[1].Read(b)
+		if err != nil {
+			t.Fatalf("a frame on a bridge of somebody else: %v", err)
+		}
+		if strings.Contains(string(b[:n]), "FOREIGN") {
+			return
+		}
 	}
 }
 

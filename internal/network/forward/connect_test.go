@@ -335,18 +335,22 @@ func cpuTime() time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-// BenchmarkForward compares a forward with a connection to the server itself.
-func BenchmarkForward(b *testing.B) {
-	x, port := newFixture(b), freePort(b)
-	x.serve("a", port, func(conn *net.TCPConn) {
-		defer conn.Close()
-		for block := make([]byte, 128<<10); ; {
-			if _, err := conn.Write(block); err != nil {
-				return
-			}
+// floods writes until nobody reads.
+func floods(conn net.Conn) {
+	defer conn.Close()
+	for block := make([]byte, 128<<10); ; {
+		if _, err := conn.Write(block); err != nil {
+			return
 		}
-	})
-	path := "@banger-forward-" + fmt.Sprint(port)
+	}
+}
+
+// BenchmarkForward compares forwards with connections to the server itself.
+func BenchmarkForward(b *testing.B) {
+	x, flood, word := newFixture(b), freePort(b), freePort(b)
+	x.serve("a", flood, func(conn *net.TCPConn) { floods(conn) })
+	x.serve("a", word, says("x"))
+	path := fmt.Sprintf("@banger-forward-%d", flood)
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		b.Fatal(err)
@@ -358,55 +362,54 @@ func BenchmarkForward(b *testing.B) {
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				for block := make([]byte, 128<<10); ; {
-					if _, err := conn.Write(block); err != nil {
-						return
-					}
-				}
-			}()
+			go floods(conn)
 		}
 	}()
-	x.Set("a", Wanted{Slot: 2, Auto: true, Listening: listening(port)})
+	x.Set("a", Wanted{Slot: 2, Auto: true, Listening: listening(flood, word)})
 	x.List("a")
-	tcp := x.servers[fmt.Sprintf("a:%d", port)]
+	server := func(port uint16) string { return x.servers[fmt.Sprintf("a:%d", port)] }
+	direct := server(flood)
 	for _, c := range []struct {
 		name, at, guest string
 		wrap            func(Stream) Stream
 	}{
-		{"direct", tcp, tcp, nil},
-		{"tcp", localhost(port)[0].String(), tcp, nil},
-		{"unix", localhost(port)[0].String(), path, nil},
-		{"wrapped", localhost(port)[0].String(), tcp, func(s Stream) Stream { return wrapped{s} }},
+		{"direct", direct, direct, nil},
+		{"tcp", localhost(flood)[0].String(), direct, nil},
+		{"unix", localhost(flood)[0].String(), path, nil},
+		{"wrapped", localhost(flood)[0].String(), direct, func(s Stream) Stream { return wrapped{s} }},
 	} {
 		x.mu.Lock()
-		x.servers[fmt.Sprintf("a:%d", port)], x.wrap = c.guest, c.wrap
+		x.servers[fmt.Sprintf("a:%d", flood)], x.wrap = c.guest, c.wrap
 		x.mu.Unlock()
-		b.Run("copy/"+c.name, func(b *testing.B) {
-			conn, err := net.Dial("tcp", c.at)
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer conn.Close()
-			block := make([]byte, 1<<20)
-			b.SetBytes(int64(len(block)))
-			for b.Loop() {
-				if _, err := io.ReadFull(conn, block); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-		b.Run("connect/"+c.name, func(b *testing.B) {
-			at := netip.MustParseAddrPort(c.at).String()
-			for b.Loop() {
-				conn, err := net.Dial("tcp", at)
-				if err != nil {
-					b.Fatal(err)
-				}
-				io.ReadFull(conn, make([]byte, 1))
-				reset(conn.(*net.TCPConn))
-			}
-		})
+		b.Run("copy/"+c.name, func(b *testing.B) { benchmarkCopy(b, c.at) })
+	}
+	x.wrap = nil
+	b.Run("connect/direct", func(b *testing.B) { benchmarkConnect(b, server(word)) })
+	b.Run("connect/tcp", func(b *testing.B) { benchmarkConnect(b, localhost(word)[0].String()) })
+}
+
+func benchmarkCopy(b *testing.B, at string) {
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer conn.Close()
+	block := make([]byte, 1<<20)
+	b.SetBytes(int64(len(block)))
+	for b.Loop() {
+		if _, err := io.ReadFull(conn, block); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchmarkConnect(b *testing.B, at string) {
+	for b.Loop() {
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.ReadFull(conn, make([]byte, 1))
+		reset(conn.(*net.TCPConn))
 	}
 }

@@ -295,7 +295,7 @@ func (e copyEnd) fix(f *transfer.Failure) string {
 		return on + "ls -ld " + quote(f.Path)
 	case transfer.Full:
 		if e.ref != "" {
-			return fmt.Sprintf("banger vm stats %s shows which disk is full; banger vm set %s --disk-size or --overlay-size grows it", e.vm.Name, e.vm.Name)
+			return fmt.Sprintf("make room there, or grow a disk: banger vm set %s --disk-size SIZE (of /root) or --overlay-size SIZE", e.vm.Name)
 		}
 		return "df -h " + quote(path.Dir(f.Path))
 	case transfer.Interrupted, transfer.Foreign:

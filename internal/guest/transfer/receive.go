@@ -316,17 +316,19 @@ func (r *receiving) enter(rec record) error {
 
 // leave ends the current directory. A new one gets its mode and time, and its name.
 func (r *receiving) leave() error {
-	done := r.here()
-	path := r.path("")
+	done, above := r.here(), r.levels[len(r.levels)-2].dir
+	name := done.name
+	if done.temp != "" {
+		name = done.temp
+	}
 	if done.made {
-		if err := finish(done.dir, done.head); err != nil {
-			return fail(path, err)
+		if err := finish(done.dir, above, name, done.head); err != nil {
+			return fail(r.path(""), err)
 		}
 	}
-	above := r.levels[len(r.levels)-2].dir
 	if done.temp != "" {
 		if err := unix.Renameat(int(above.Fd()), done.temp, int(above.Fd()), done.name); err != nil {
-			return fail(path, err)
+			return fail(r.path(""), err)
 		}
 	}
 	done.dir.Close()
@@ -334,16 +336,20 @@ func (r *receiving) leave() error {
 	return nil
 }
 
-// finish gives a file its mode and time.
-func finish(f *os.File, head record) error {
-	if head.mode&anyMode == 0 {
-		if err := unix.Fchmod(int(f.Fd()), head.mode&permissions); err != nil {
-			return err
-		}
-		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: head.sec, Nsec: head.nsec}}
-		return unix.UtimesNanoAt(unix.AT_FDCWD, linux.Through(f), times, 0)
+// finish gives what is open as f, and has this name in dir, its mode and time.
+func finish(f, dir *os.File, name string, head record) error {
+	if head.mode&anyMode != 0 {
+		return nil
 	}
-	return nil
+	if err := unix.Fchmod(int(f.Fd()), head.mode&permissions); err != nil {
+		return err
+	}
+	return setTime(dir, name, head)
+}
+
+func setTime(dir *os.File, name string, head record) error {
+	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: head.sec, Nsec: head.nsec}}
+	return unix.UtimesNanoAt(int(dir.Fd()), name, times, unix.AT_SYMLINK_NOFOLLOW)
 }
 
 // create lets make create an entry and gives it its name, in place of a file or a link.
@@ -400,10 +406,12 @@ func (r *receiving) write(dir *os.File, name string, rec record) error {
 			return err
 		}
 	}
-	if err := finish(f, rec); err != nil {
+	if err := finish(f, dir, name, rec); err != nil {
 		return err
 	}
-	r.remember(f, rec)
+	if rec.id != 0 {
+		r.remember(f, rec)
+	}
 	return f.Close()
 }
 
@@ -442,7 +450,7 @@ func (r *receiving) content(f *os.File) error {
 func (r *receiving) remember(f *os.File, rec record) {
 	var st unix.Stat_t
 	path := r.below(rec.name)
-	if rec.id == 0 || unix.Fstat(int(f.Fd()), &st) != nil || !r.spent.take(len(path)) {
+	if unix.Fstat(int(f.Fd()), &st) != nil || !r.spent.take(len(path)) {
 		return
 	}
 	r.files[rec.id] = known{path, inodeOf(&st)}
@@ -452,8 +460,7 @@ func symlink(dir *os.File, name string, rec record) error {
 	if err := unix.Symlinkat(rec.text, int(dir.Fd()), name); err != nil {
 		return err
 	}
-	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: rec.sec, Nsec: rec.nsec}}
-	return unix.UtimesNanoAt(int(dir.Fd()), name, times, unix.AT_SYMLINK_NOFOLLOW)
+	return setTime(dir, name, rec)
 }
 
 // link gives a file that was received another name.

@@ -139,7 +139,7 @@ func open(parent int, at string, flags, more int) (*os.File, *unix.Stat_t, error
 		return nil, nil, err
 	}
 	var st unix.Stat_t
-	if err := errors.Join(unix.Fstat(fd, &st), unix.SetNonblock(fd, false)); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
 		return nil, nil, err
 	}
@@ -249,7 +249,7 @@ func (s *sending) regular(parent int, at, path string, flags int, head record) e
 		}
 	}
 	s.put(head)
-	if err := s.content(f, st.Size); err != nil {
+	if err := s.content(f, st); err != nil {
 		s.breakFile()
 		return fail(path, err)
 	}
@@ -269,9 +269,13 @@ func (b *linkBudget) take(path int) bool {
 
 // content sends a file up to the size that it had, or to its end if it said that it had
 // none, as the files of /proc do.
-func (s *sending) content(f *os.File, size int64) error {
-	if size == 0 {
+func (s *sending) content(f *os.File, st *unix.Stat_t) error {
+	size := st.Size
+	switch {
+	case size == 0:
 		return s.span(f, 0, maxHole)
+	case st.Blocks*512 >= size: // there is no hole
+		return s.span(f, 0, size)
 	}
 	for at := int64(0); at < size; {
 		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)

@@ -396,11 +396,13 @@ func TestInterruptedLeavesNothing(t *testing.T) {
 			os.MkdirAll("dir", 0o755)
 			write(t, "old/src/b", "old")
 			ctx, cancel := context.WithCancel(t.Context())
-			moved := 0
+			moved, over := 0, make(chan struct{})
+			defer close(over)
 			before := names(t, ".")
 			err := Flow{Source: Sender{Path: "src/."}.Send, Sink: Receiver{Path: dst, Name: "src"}.Receive, Moved: func(n int) {
 				if moved += n; moved > 4<<20 {
 					cancel()
+					<-over
 				}
 			}}.Run(ctx)
 			if !errors.Is(err, context.Canceled) {

@@ -32,7 +32,7 @@ func TestDelete(t *testing.T) {
 		t.Errorf("it has another name: %v", err)
 	}
 	vm := store.VM{ID: "0123456789ab", Name: "otter", Image: "two", ImageID: image.ID, Phase: store.Ready}
-	if err := i.Store.InsertVM(t.Context(), vm); err != nil {
+	if err := insert(i, vm); err != nil {
 		t.Fatal(err)
 	}
 	before := i.state(t)

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -21,8 +22,8 @@ func TestUseOfImagesAndKernels(t *testing.T) {
 		i.Store.PutImage(ctx, banger.Image{Name: "docker", ID: digest("1")}),
 		i.Store.PutImage(ctx, banger.Image{Name: "spare", ID: digest("2")}),
 		i.Store.PutKernel(ctx, banger.Kernel{Name: "6.12", ID: digest("3")}),
-		i.Store.InsertVM(ctx, store.VM{ID: "1", Name: "otter", ImageID: digest("1"), KernelID: digest("3")}),
-		i.Store.InsertVM(ctx, store.VM{ID: "2", Name: "wombat", ImageID: digest("1")}))
+		insert(i, store.VM{ID: "1", Name: "otter", ImageID: digest("1"), KernelID: digest("3")}),
+		insert(i, store.VM{ID: "2", Name: "wombat", ImageID: digest("1")}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,4 +41,9 @@ func TestUseOfImagesAndKernels(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(kernels[0].Use.VMs, []string{"otter"}) {
 		t.Errorf("%+v, %v", kernels, err)
 	}
+}
+
+func insert(i *Images, vm store.VM) error {
+	_, err := i.Store.InsertVM(context.Background(), vm)
+	return err
 }

@@ -54,9 +54,9 @@ func seed(b *testing.B, h *home, vms int) {
 	}
 	for i := range vms {
 		id := banger.VMID(fmt.Sprintf("%012x", i))
-		err := records.InsertVM(context.Background(), store.VM{ID: id, Name: fmt.Sprintf("seeded-%04d", i),
+		_, err := records.InsertVM(context.Background(), store.VM{ID: id, Name: fmt.Sprintf("seeded-%04d", i),
 			Image: "docker", ImageID: digest, Kernel: "6.12.117+deb13-cloud-amd64", KernelID: digest,
-			VCPUs: 1, Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: "none",
+			VCPUs: 1, Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: "none", NAT: true,
 			MachineID: strings.Repeat("a", 32), CreatedAt: time.Now(), Phase: store.Ready, Wanted: banger.WantStopped})
 		if err != nil {
 			b.Fatal(err)

@@ -12,7 +12,7 @@ func TestSettingsAndNames(t *testing.T) {
 	want, other := sample("0123456789ab", "calm-otter"), sample("0123456789ac", "keen-otter")
 	changed := want
 	changed.VCPUs, changed.Memory, changed.Overlay, changed.Disk, changed.Driver = 4, 2*banger.GiB, 9*banger.GiB, 32*banger.GiB, "another"
-	for _, err := range []error{s.InsertVM(ctx, want), s.InsertVM(ctx, other), s.SetSettings(ctx, changed), s.Rename(ctx, want.ID, "brisk-otter"), s.Rename(ctx, want.ID, "brisk-otter")} {
+	for _, err := range []error{insert(ctx, s, want), insert(ctx, s, other), s.SetSettings(ctx, changed), s.Rename(ctx, want.ID, "brisk-otter"), s.Rename(ctx, want.ID, "brisk-otter")} {
 		if err != nil {
 			t.Fatal(err)
 		}

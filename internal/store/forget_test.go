@@ -54,7 +54,7 @@ func TestAddAndForgetImages(t *testing.T) {
 func TestImageOfAVMIsNotForgotten(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	for id, name := range map[string]string{"0123456789ab": "wombat", "0123456789ac": "otter"} {
-		if err := s.InsertVM(ctx, sample(id, name)); err != nil { // in phase creating
+		if err := insert(ctx, s, sample(id, name)); err != nil { // in phase creating
 			t.Fatal(err)
 		}
 	}
@@ -72,17 +72,17 @@ func TestImageOfAVMIsNotForgotten(t *testing.T) {
 func TestCreateOrForgetWins(t *testing.T) {
 	for range 20 {
 		s, ctx := openStocked(t), t.Context()
-		var insert, forget error
+		var inserted, forget error
 		var both sync.WaitGroup
-		both.Go(func() { insert = s.InsertVM(ctx, sample("0123456789ab", "otter")) })
+		both.Go(func() { inserted = insert(ctx, s, sample("0123456789ab", "otter")) })
 		both.Go(func() { _, _, forget = s.ForgetImage(ctx, "docker") })
 		both.Wait()
 		_, known := s.Image(ctx, "sha256:aa")
 		switch {
-		case insert == nil && banger.KindOf(forget) == banger.Conflict && known == nil:
-		case forget == nil && banger.KindOf(insert) == banger.NotFound && banger.KindOf(known) == banger.NotFound:
+		case inserted == nil && banger.KindOf(forget) == banger.Conflict && known == nil:
+		case forget == nil && banger.KindOf(inserted) == banger.NotFound && banger.KindOf(known) == banger.NotFound:
 		default:
-			t.Fatalf("insert: %v; forget: %v; image: %v", insert, forget, known)
+			t.Fatalf("inserted: %v; forget: %v; image: %v", inserted, forget, known)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -16,6 +17,7 @@ import (
 
 	"banger"
 	"banger/internal/durable/durabletest"
+	"banger/internal/network"
 )
 
 func TestDatabaseKeepsItsName(t *testing.T) {
@@ -61,10 +63,20 @@ func stock(t *testing.T, s *Store) {
 	}
 }
 
+// insert is InsertVM without the slot that it chooses.
+func insert(ctx context.Context, s *Store, v VM) error {
+	_, err := s.InsertVM(ctx, v)
+	return err
+}
+
+// sample has the slot that InsertVM chooses where it is free.
 func sample(id, name string) VM {
+	sum := fnv.New32a()
+	sum.Write([]byte(id))
 	return VM{
+		Slot: network.FirstSlot + int(sum.Sum32()%(network.LastSlot-network.FirstSlot+1)), NAT: true,
 		ID: banger.VMID(id), Name: name, Image: "docker", ImageID: "sha256:aa", Kernel: "6.12", KernelID: "sha256:bb",
-		VCPUs: 2, Memory: banger.GiB, Overlay: 8 * banger.GiB, Disk: 16 * banger.GiB, Driver: "qemu", Network: "none",
+		VCPUs: 2, Memory: banger.GiB, Overlay: 8 * banger.GiB, Disk: 16 * banger.GiB, Driver: "qemu", Network: "auto",
 		MachineID: "0123456789abcdef0123456789abcdef", CreatedAt: time.Date(2026, 11, 24, 10, 0, 0, 7, time.UTC),
 		Phase: Creating, Wanted: banger.WantRunning,
 	}
@@ -73,7 +85,7 @@ func sample(id, name string) VM {
 func TestVMRoundTrip(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	want := sample("0123456789ab", "calm-otter")
-	if err := s.InsertVM(ctx, want); err != nil {
+	if err := insert(ctx, s, want); err != nil {
 		t.Fatal(err)
 	}
 	ended := time.Date(2026, 11, 25, 1, 2, 3, 4, time.UTC)
@@ -106,7 +118,7 @@ func second[T any](_ T, err error) error { return err }
 func TestInsertRefusesTakenNames(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	first := sample("0123456789ab", "otter")
-	if err := s.InsertVM(ctx, first); err != nil {
+	if err := insert(ctx, s, first); err != nil {
 		t.Fatal(err)
 	}
 	for phase, fix := range map[Phase]string{
@@ -115,7 +127,7 @@ func TestInsertRefusesTakenNames(t *testing.T) {
 		if err := s.SetPhase(ctx, first.ID, phase); err != nil {
 			t.Fatal(err)
 		}
-		err := s.InsertVM(ctx, sample("ba9876543210", "otter"))
+		err := insert(ctx, s, sample("ba9876543210", "otter"))
 		if banger.KindOf(err) != banger.Conflict || banger.FixOf(err) != fix {
 			t.Errorf("%s: got %v, fix %q", phase, err, banger.FixOf(err))
 		}
@@ -123,7 +135,7 @@ func TestInsertRefusesTakenNames(t *testing.T) {
 			t.Fatalf("%d transactions are left open", open)
 		}
 	}
-	if err := s.InsertVM(ctx, sample("0123456789ab", "mole")); banger.KindOf(err) != banger.Conflict {
+	if err := insert(ctx, s, sample("0123456789ab", "mole")); banger.KindOf(err) != banger.Conflict {
 		t.Errorf("taken ID: got %v", err)
 	}
 	if all, err := s.VMs(ctx); err != nil || len(all) != 1 {
@@ -136,7 +148,7 @@ func TestOneNameOneWinner(t *testing.T) {
 	errs := make([]error, 16)
 	var all sync.WaitGroup
 	for i := range errs {
-		all.Go(func() { errs[i] = s.InsertVM(ctx, sample(fmt.Sprintf("%012x", i), "otter")) })
+		all.Go(func() { errs[i] = insert(ctx, s, sample(fmt.Sprintf("%012x", i), "otter")) })
 	}
 	all.Wait()
 	won := 0
@@ -155,7 +167,7 @@ func TestOneNameOneWinner(t *testing.T) {
 func TestVMsAreListedByName(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	for i, name := range []string{"c", "a", "b"} {
-		if err := s.InsertVM(ctx, sample(fmt.Sprintf("%012x", i), name)); err != nil {
+		if err := insert(ctx, s, sample(fmt.Sprintf("%012x", i), name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,7 +221,7 @@ func TestFilesArePrivateFromBirth(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "banger.db")
 	s := openAt(t, path)
 	stock(t, s)
-	if err := s.InsertVM(t.Context(), sample("0123456789ab", "otter")); err != nil {
+	if err := insert(t.Context(), s, sample("0123456789ab", "otter")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{path, path + "-wal", path + "-shm"} {
@@ -248,7 +260,7 @@ func TestCancelledWriteLeavesNothing(t *testing.T) {
 	s := openTemp(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.InsertVM(ctx, sample("0123456789ab", "otter")); err == nil {
+	if err := insert(ctx, s, sample("0123456789ab", "otter")); err == nil {
 		t.Error("want an error")
 	}
 	if all, err := s.VMs(t.Context()); err != nil || len(all) != 0 {
@@ -259,7 +271,7 @@ func TestCancelledWriteLeavesNothing(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	vm := sample("aaa111", "otter")
-	if err := s.InsertVM(ctx, vm); err != nil {
+	if err := insert(ctx, s, vm); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.writer.ExecContext(ctx, "PRAGMA max_page_count = 1"); err != nil { // no more than there are

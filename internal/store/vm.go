@@ -36,7 +36,12 @@ type VM struct {
 	Overlay   banger.Size
 	Disk      banger.Size
 	Driver    string
-	Network   string
+	Network   string      // "auto" or "none"
+	Slot      int         // the place in the subnet: InsertVM chooses it, and it stays
+	NAT       bool        // may reach what is outside the bridge
+	Isolated  bool        // may not reach other VMs
+	Received  banger.Size // in all runs that have ended
+	Sent      banger.Size // in all runs that have ended
 	MachineID string
 	CreatedAt time.Time
 	Phase     Phase
@@ -47,33 +52,36 @@ type VM struct {
 }
 
 const vmColumns = `id, name, image, image_id, kernel, kernel_id, vcpus, memory, overlay, disk,
-	driver, network, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
+	driver, network, slot, nat, isolated, received, sent, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
 
 func scanVM(row scanner) (VM, error) {
 	var v VM
 	var created, ended int64
 	err := row.Scan(&v.ID, &v.Name, &v.Image, &v.ImageID, &v.Kernel, &v.KernelID, &v.VCPUs, &v.Memory, &v.Overlay, &v.Disk,
-		&v.Driver, &v.Network, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
+		&v.Driver, &v.Network, &v.Slot, &v.NAT, &v.Isolated, &v.Received, &v.Sent, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
 	v.CreatedAt, v.EndedAt = instant(created), instant(ended)
 	return v, err
 }
 
-// InsertVM stores a new VM. A name or ID that is taken is a Conflict, an image
-// that has been forgotten NotFound: from here on it cannot be.
-func (s *Store) InsertVM(ctx context.Context, v VM) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
+// InsertVM stores a new VM and returns its slot. A name or ID that is taken is a
+// Conflict, an image that has been forgotten NotFound: from here on it cannot be.
+func (s *Store) InsertVM(ctx context.Context, v VM) (slot int, err error) {
+	err = s.write(ctx, func(tx *sql.Tx) (err error) {
 		if err := vacant(ctx, tx, v); err != nil {
 			return err
 		}
 		if err := imageKnown(ctx, tx, v); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 18)+")",
+		if v.Slot, err = freeSlot(ctx, tx, v.ID); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 23)+")",
 			v.ID, v.Name, v.Image, v.ImageID, v.Kernel, v.KernelID, v.VCPUs, v.Memory, v.Overlay, v.Disk,
-			v.Driver, v.Network, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
+			v.Driver, v.Network, v.Slot, v.NAT, v.Isolated, v.Received, v.Sent, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
 		return err
 	})
-	return during(err, "store VM %q", v.Name)
+	return v.Slot, during(err, "store VM %q", v.Name)
 }
 
 // Rename gives the VM another name. One that is taken is a Conflict.
@@ -146,10 +154,10 @@ func (s *Store) SetWanted(ctx context.Context, id banger.VMID, wanted banger.Wan
 	return s.change(ctx, id, "UPDATE vms SET wanted = ? WHERE id = ?", wanted, id)
 }
 
-// SetSettings stores a VM's driver and resources.
+// SetSettings stores a VM's driver, resources and network.
 func (s *Store) SetSettings(ctx context.Context, vm VM) error {
-	return s.change(ctx, vm.ID, "UPDATE vms SET driver = ?, vcpus = ?, memory = ?, overlay = ?, disk = ? WHERE id = ?",
-		vm.Driver, vm.VCPUs, vm.Memory, vm.Overlay, vm.Disk, vm.ID)
+	return s.change(ctx, vm.ID, "UPDATE vms SET driver = ?, vcpus = ?, memory = ?, overlay = ?, disk = ?, network = ?, nat = ?, isolated = ? WHERE id = ?",
+		vm.Driver, vm.VCPUs, vm.Memory, vm.Overlay, vm.Disk, vm.Network, vm.NAT, vm.Isolated, vm.ID)
 }
 
 // SetEnding stores how the VM's last run ended.

@@ -58,7 +58,6 @@ vmtest: build runtime ## run the tests that boot VMs, on QEMU
 
 bench: build runtime ## measure create, exec, list, stop, memory and disks (docs/benchmarks.md)
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab
-	$(GO) test -count=1 -run '^$$' -bench . -benchtime 1x ./internal/lab/script
 
 lab: lab-program runtime-bundle ## run the tests that boot VMs, on Firecracker in an emulated host (docs/lab.md)
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test

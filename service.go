@@ -74,14 +74,17 @@ type HostService interface {
 
 // CreateVM describes a VM to be made. Zero values mean the configured default.
 type CreateVM struct {
-	Name    string `json:"name,omitempty"`          // generated when absent
-	Image   string `json:"image,omitempty"`         // an image's name
-	VCPUs   int    `json:"vcpus,omitempty"`         // number of virtual CPUs
-	Memory  Size   `json:"memory_bytes,omitempty"`  // memory
-	Disk    Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
-	Overlay Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
-	Driver  string `json:"driver,omitempty"`        // `auto` or a driver's name
-	NoStart bool   `json:"no_start,omitempty"`      // create the VM without starting it
+	Name     string `json:"name,omitempty"`          // generated when absent
+	Image    string `json:"image,omitempty"`         // an image's name
+	VCPUs    int    `json:"vcpus,omitempty"`         // number of virtual CPUs
+	Memory   Size   `json:"memory_bytes,omitempty"`  // memory
+	Disk     Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
+	Overlay  Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
+	Driver   string `json:"driver,omitempty"`        // `auto` or a driver's name
+	NoStart  bool   `json:"no_start,omitempty"`      // create the VM without starting it
+	Network  string `json:"network,omitempty"`       // `auto` or `none`
+	NAT      *bool  `json:"nat,omitempty"`           // whether it may reach the internet
+	Isolated *bool  `json:"isolated,omitempty"`      // whether other VMs are out of its reach
 }
 
 // ImportImage says what to make an image of.
@@ -121,12 +124,15 @@ type WaitVM struct {
 
 // SetVM says what to change about a VM. Zero values leave things as they are.
 type SetVM struct {
-	Driver  string `json:"driver,omitempty"`        // `auto` or a driver's name; the disks stay
-	VCPUs   int    `json:"vcpus,omitempty"`         // number of virtual CPUs
-	Memory  Size   `json:"memory_bytes,omitempty"`  // memory
-	Disk    Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
-	Overlay Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
-	Apply   bool   `json:"apply,omitempty"`         // restart a running VM if the change needs it
+	Driver   string `json:"driver,omitempty"`        // `auto` or a driver's name; the disks stay
+	VCPUs    int    `json:"vcpus,omitempty"`         // number of virtual CPUs
+	Memory   Size   `json:"memory_bytes,omitempty"`  // memory
+	Disk     Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
+	Overlay  Size   `json:"overlay_bytes,omitempty"` // maximum size of all changes to /
+	Network  string `json:"network,omitempty"`       // `auto` or `none`
+	NAT      *bool  `json:"nat,omitempty"`           // whether it may reach the internet
+	Isolated *bool  `json:"isolated,omitempty"`      // whether other VMs are out of its reach
+	Apply    bool   `json:"apply,omitempty"`         // restart a running VM if the change needs it
 }
 
 // KillVM says how to end a VMM from outside: nothing is asked of the guest.

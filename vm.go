@@ -1,6 +1,9 @@
 package banger
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // VMID identifies a VM for its whole life: 12 lower-case hexadecimal digits.
 type VMID string
@@ -22,7 +25,7 @@ type VM struct {
 	Overlay   Size      `json:"overlay_bytes"` // maximum size of all changes to /
 	Disk      Size      `json:"disk_bytes"`    // maximum size of /root
 	Driver    string    `json:"driver"`        // `firecracker` or `qemu`
-	Network   string    `json:"network"`       // `none` so far
+	Network   Network   `json:"network"`       // how the VM reaches the network
 	CreatedAt time.Time `json:"created_at"`    // when the VM was created
 
 	// Of the current run; zero when the VM is stopped.
@@ -44,6 +47,17 @@ type VM struct {
 	VMMLog     string `json:"vmm_log"`     // file of the VMM's own output
 	SSHKey     string `json:"ssh_key"`     // private key for logging in
 	KnownHosts string `json:"known_hosts"` // file with the VM's host key
+}
+
+// Network is how a VM reaches the network, and where it is found there.
+type Network struct {
+	Mode     string     `json:"mode"`               // `bridge`, `usernet` or `none`
+	Why      string     `json:"why,omitempty"`      // why there is no better one
+	Fix      string     `json:"fix,omitempty"`      // what would change that
+	Address  netip.Addr `json:"address,omitzero"`   // the VM's address for its whole life
+	MAC      string     `json:"mac,omitempty"`      // the address of its network card
+	NAT      bool       `json:"nat"`                // whether it may reach what is outside the instance's network
+	Isolated bool       `json:"isolated,omitempty"` // whether other VMs are out of its reach
 }
 
 // VMSummary is what a list tells of a VM. It exists because there may be a

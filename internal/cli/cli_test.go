@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +59,7 @@ func newFake(vms ...banger.VM) *fakeDaemon {
 
 func aVM(name string, state banger.State) banger.VM {
 	return banger.VM{ID: banger.VMID(fmt.Sprintf("%012x", len(name))), Name: name, State: state, Image: "docker", VCPUs: 1,
-		Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: "none",
+		Memory: banger.GiB, Disk: 16 * banger.GiB, Overlay: 8 * banger.GiB, Driver: "qemu", Network: banger.Network{Mode: "none", NAT: true},
 		CreatedAt: time.Now().Add(-3 * time.Hour)}
 }
 
@@ -111,7 +112,7 @@ func (f *fakeDaemon) CreateVM(ctx context.Context, spec banger.CreateVM, p bange
 	p.Send(banger.Step{VM: spec.Name, Step: "boot", Done: true, Took: 1200 * time.Millisecond})
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.took = append(f.took, fmt.Sprintf("create %+v", spec))
+	f.took = append(f.took, asJSON("create", spec))
 	if spec.Name == "" {
 		f.created++
 		spec.Name = fmt.Sprintf("made-up-%d", f.created)
@@ -198,7 +199,7 @@ func (f *fakeDaemon) SetVM(_ context.Context, ref string, opts banger.SetVM, _ b
 	if err != nil {
 		return vm, err
 	}
-	f.took = append(f.took, fmt.Sprintf("set %s %+v", ref, opts))
+	f.took = append(f.took, asJSON("set "+ref, opts))
 	vm.Memory = max(vm.Memory, opts.Memory)
 	f.vms[vm.Name] = vm
 	return vm, nil
@@ -376,4 +377,9 @@ func TestWaitFlags(t *testing.T) {
 			t.Errorf("%q: exit %d, waited for %q; want %d, %q", c.args, code, got, c.code, c.want)
 		}
 	}
+}
+
+func asJSON(verb string, options any) string {
+	text, _ := json.Marshal(options)
+	return verb + " " + string(text)
 }

@@ -63,6 +63,7 @@ func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	flags.StringVar(&spec.Image, "image", "", "image to create the VM from")
 	addResources(flags, &spec.VCPUs, &spec.Memory, &spec.Disk, &spec.Overlay)
 	addDriver(cmd, &spec.Driver)
+	addNetwork(cmd, &spec.Network, &spec.NAT, &spec.Isolated)
 	_ = cmd.RegisterFlagCompletionFunc("image", completeThings(a, service.ListImages))
 	_ = cmd.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions)
 	help := cmd.HelpFunc()
@@ -83,7 +84,7 @@ func (a *app) addDefaults(flags *pflag.FlagSet) {
 	if c.VCPUs > 0 {
 		vcpus = strconv.Itoa(c.VCPUs)
 	}
-	for name, value := range map[string]string{"image": c.DefaultImage, "vcpu": vcpus, "driver": c.Driver,
+	for name, value := range map[string]string{"image": c.DefaultImage, "vcpu": vcpus, "driver": c.Driver, "network": c.Network,
 		"memory": c.Memory.String(), "disk-size": c.Disk.String(), "overlay-size": c.Overlay.String()} {
 		flags.Lookup(name).Usage += " (default " + value + ")"
 	}

@@ -9,12 +9,12 @@ import (
 
 func TestSet(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
-	f.run(t, setup{}, "vm", "set", "otter", "wombat", "--memory", "2048", "--vcpu", "4", "--disk-size", "32", "--overlay-size", "16G", "--driver", "qemu", "--apply").
+	f.run(t, setup{}, "vm", "set", "otter", "wombat", "--memory", "2048", "--vcpu", "4", "--disk-size", "32", "--overlay-size", "16G", "--driver", "qemu", "--no-nat", "--isolated", "--apply").
 		want(t, 0, "otter: memory 1G -> 2G\nwombat: memory 1G -> 2G\n", "")
 	f.run(t, setup{}, "vm", "set", "otter", "--memory", "2048").want(t, 0, "otter: nothing to change\n", "")
 	f.took = f.took[:2]
 	slices.Sort(f.took)
-	const opts = " {Driver:qemu VCPUs:4 Memory:2G Disk:32G Overlay:16G Apply:true}"
+	const opts = ` {"driver":"qemu","vcpus":4,"memory_bytes":2147483648,"disk_bytes":34359738368,"overlay_bytes":17179869184,"nat":false,"isolated":true,"apply":true}`
 	if want := []string{"set otter" + opts, "set wombat" + opts}; !slices.Equal(f.took, want) {
 		t.Errorf("got %q, want %q", f.took, want)
 	}

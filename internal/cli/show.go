@@ -142,9 +142,8 @@ func details(vm banger.VM) [][]string {
 		{"work disk", vm.Disk.String() + " at /root"},
 		{"overlay", vm.Overlay.String() + " for all changes to /"},
 		{"driver", vm.Driver},
-		{"network", vm.Network},
-		{"created", when(vm.CreatedAt)},
 	}...)
+	rows = append(append(rows, networkDetails(vm.Network)...), []string{"created", when(vm.CreatedAt)})
 	if vm.State != banger.Stopped {
 		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", clean(vm.BootID)}, []string{"pid", fmt.Sprint(vm.PID)})
 	}

@@ -15,9 +15,9 @@ import (
 
 func TestCreatePassesTheFlagsOnAndPrintsTheState(t *testing.T) {
 	f := newFake()
-	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--driver", "auto", "--no-start").
+	f.run(t, setup{}, "vm", "create", "--name", "otter", "--memory", "2048", "--disk-size", "32", "--overlay-size", "4G", "--vcpu", "2", "--driver", "auto", "--network", "none", "--nat", "--no-start").
 		want(t, 0, "otter: created, not started\n", "")
-	want := "create {Name:otter Image: VCPUs:2 Memory:2G Disk:32G Overlay:4G Driver:auto NoStart:true}"
+	want := `create {"name":"otter","vcpus":2,"memory_bytes":2147483648,"disk_bytes":34359738368,"overlay_bytes":4294967296,"driver":"auto","no_start":true,"network":"none","nat":true}`
 	if f.took[0] != want {
 		t.Errorf("got %s, want %s", f.took[0], want)
 	}

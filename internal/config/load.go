@@ -29,6 +29,9 @@ type Config struct {
 	Overlay      banger.Size
 	DefaultImage string
 
+	Network string // "auto" or "none"
+	NAT     bool
+
 	FirecrackerBin string
 	SSHKeyPath     string
 	NamegenPath    string

@@ -37,7 +37,7 @@ func TestLoadWithoutFileGivesDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != banger.GiB || c.Disk != 16*banger.GiB || c.Overlay != 8*banger.GiB || c.DefaultImage != "docker" || c.Driver != "auto" || c.LogLevel != slog.LevelInfo {
+	if c.Memory != banger.GiB || c.Disk != 16*banger.GiB || c.Overlay != 8*banger.GiB || c.DefaultImage != "docker" || c.Driver != "auto" || c.Network != "auto" || !c.NAT || c.LogLevel != slog.LevelInfo {
 		t.Errorf("got %+v", c)
 	}
 	if c.RuntimeDir != "/opt/banger/lib/banger" {
@@ -67,6 +67,8 @@ disk_size = "32G"
 overlay_size = "1.5G"
 driver = "qemu"
 default_image = "trixie"
+network = "none"
+nat = false
 `)
 	c, err := load(dirs, env("HOME", "/home/you"), "/x")
 	if err != nil {
@@ -74,7 +76,7 @@ default_image = "trixie"
 	}
 	want := Config{
 		LogLevel: slog.LevelDebug, RuntimeDir: "/home/you/bundle", Driver: "qemu", VCPUs: 4,
-		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie",
+		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none",
 		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
 		Legacy: []string{
 			"mapdns_bin: superseded", "mapdns_data_file: superseded", "customize_script: not yet used",

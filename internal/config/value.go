@@ -57,6 +57,31 @@ func (v value) word(to *string) error {
 	return err
 }
 
+func (v value) oneOf(to *string, words ...string) error {
+	text, err := v.string()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(words, text) {
+		return fmt.Errorf("%q is not one of %s", text, strings.Join(words, ", "))
+	}
+	*to = text
+	return nil
+}
+
+// flag reads a bool, which the environment and the defaults have as a word.
+func (v value) flag(to *bool) error {
+	switch v.any {
+	case true, "true":
+		*to = true
+	case false, "false":
+		*to = false
+	default:
+		return fmt.Errorf("want true or false, found %s", v.kind())
+	}
+	return nil
+}
+
 var levels = []string{"debug", "info", "warn", "error"}
 
 func (v value) level(to *slog.Level) error {

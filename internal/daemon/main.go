@@ -20,6 +20,8 @@ import (
 	"banger/internal/config"
 	"banger/internal/detach"
 	"banger/internal/durable"
+	"banger/internal/network/instance"
+	"banger/internal/store"
 	"banger/internal/version"
 	"banger/internal/vmm"
 )
@@ -33,6 +35,9 @@ type Env struct {
 	// path of the bundle's Firecracker, or empty.
 	Drivers func(c config.Config, firecracker string) vmm.Drivers
 
+	// Network opens the network of the daemon's VMs. It may be nil: VMs have none.
+	Network func(ctx context.Context, dirs config.Dirs, s *store.Store, log *slog.Logger) (*instance.Network, error)
+
 	// Isolate gives a VMM a control group of its own. It may be nil.
 	Isolate func(ctx context.Context, id banger.VMID, pid int) error
 
@@ -44,8 +49,8 @@ type Env struct {
 // client stops it, and returns the exit code. VMs keep running. A client that
 // starts a daemon detaches it, and reads its report from the ready descriptor.
 func Main(ctx context.Context, env Env, args []string) int {
-	if len(args) > 0 && roles[args[0]] != nil {
-		return roles[args[0]](args[1:])
+	if code, ran := RunRole(args); ran {
+		return code
 	}
 	flags := flag.NewFlagSet("bangerd", flag.ContinueOnError)
 	flags.SetOutput(env.Stderr)

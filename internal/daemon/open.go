@@ -13,6 +13,8 @@ import (
 	"banger/internal/event"
 	"banger/internal/hostcmd"
 	"banger/internal/image"
+	"banger/internal/network/helper"
+	"banger/internal/network/instance"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/version"
@@ -25,7 +27,7 @@ import (
 
 // Std returns the environment of the real daemon.
 func Std() Env {
-	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Isolate: process.ThisHost().Isolate}
+	return Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: open, Drivers: drivers, Network: openNetwork, Isolate: process.ThisHost().Isolate}
 }
 
 func drivers(c config.Config, bundled string) vmm.Drivers {
@@ -77,17 +79,39 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 		bundled = dirs.Firecracker(installed.Firecracker)
 	}
 	all := env.Drivers(c, bundled)
+	connected, disconnect, err := connect(ctx, env, dirs, s, log)
+	if err != nil {
+		return Services{}, err
+	}
 	vms, err := vm.Open(ctx, vm.Env{
 		Dirs: dirs, Config: c, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing, Operations: operations, Events: hub,
-		Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
+		Network: connected, Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
 		return Services{}, fmt.Errorf("open the VMs: %w", err)
 	}
 	return Services{VMs: vms, Images: images, Events: hub, Drivers: all, Close: func() error {
 		vms.Close()
-		return s.Close()
+		return errors.Join(disconnect(), s.Close())
 	}}, nil
+}
+
+// connect opens the network, if the daemon has one, and returns what closes it.
+func connect(ctx context.Context, env Env, dirs config.Dirs, s *store.Store, log *slog.Logger) (vm.Network, func() error, error) {
+	if env.Network == nil {
+		return vm.NoNetwork{Reason: errors.New("this daemon connects no VMs")}, func() error { return nil }, nil
+	}
+	n, err := env.Network(ctx, dirs, s, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	return n, n.Close, nil
+}
+
+// openNetwork opens the network of this host's daemon.
+func openNetwork(ctx context.Context, dirs config.Dirs, s *store.Store, log *slog.Logger) (*instance.Network, error) {
+	host := process.ThisHost()
+	return instance.Open(ctx, instance.Config{Dirs: dirs, Subnet: s.Subnet, Record: s.SetSubnet, Owner: host.Owner, Account: func() (process.Account, error) { return host.Account(helper.Role) }, Root: host.Root, Log: log})
 }
 
 // newOperations returns the host of all operations, which publishes their steps.

@@ -29,7 +29,9 @@ func TestOpenWithoutBundleStillServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	services, err := open(t.Context(), Std(), dirs, c, slog.New(slog.NewJSONHandler(&log, nil)))
+	host := Std()
+	host.Network = nil // it would be this host's own
+	services, err := open(t.Context(), host, dirs, c, slog.New(slog.NewJSONHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}

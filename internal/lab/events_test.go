@@ -18,8 +18,8 @@ import (
 var (
 	wholeStates = strings.Fields("creating stopped starting booting running stopping stopped starting booting running stopping stopped deleting gone")
 	wholeSteps  = strings.Split("create: reserve the name, create: create disks, create: record, "+
-		"create: lock, create: check disks, create: configure, create: launch, create: boot, create ended, "+
-		"reboot: lock, reboot: check disks, reboot: configure, reboot: launch, reboot: boot, reboot ended, "+
+		"create: lock, create: check disks, create: connect the network, create: configure, create: launch, create: boot, create ended, "+
+		"reboot: lock, reboot: check disks, reboot: connect the network, reboot: configure, reboot: launch, reboot: boot, reboot ended, "+
 		"stop: ask the guest to shut down, stop: shutting down, stop ended, delete: mark, delete: remove disks, delete ended", ", ")
 )
 

@@ -73,6 +73,7 @@ type home struct {
 	bin  string // where the programs are
 	env  []string
 	dirs config.Dirs
+	as   *syscall.Credential // nil: the user of this process
 }
 
 // wantedDriver names the driver to use; without it banger chooses.
@@ -91,6 +92,7 @@ func newHome(dir, bin string) *home {
 	for key, value := range vars {
 		h.env = append(h.env, key+"="+value)
 	}
+	h.env = append(h.env, "BANGER_NETWORK=none") // the tests of the network set it
 	if driver := os.Getenv(wantedDriver); driver != "" {
 		h.env = append(h.env, "BANGER_DRIVER="+driver)
 	}
@@ -182,6 +184,9 @@ type result struct {
 func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "banger"), args...)
 	cmd.Env = h.env
+	if h.as != nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.as}
+	}
 	return cmd
 }
 

@@ -88,6 +88,9 @@ func Gateway(subnet netip.Prefix) netip.Addr { return subnet.Masked().Addr().Nex
 
 // Addr returns the address of the guest with a slot of the subnet.
 func Addr(subnet netip.Prefix, slot int) (netip.Addr, error) {
+	if !subnet.Addr().Is4() {
+		return netip.Addr{}, fmt.Errorf("%v is not a subnet", subnet)
+	}
 	if slot < FirstSlot || slot > LastSlot {
 		return netip.Addr{}, fmt.Errorf("slot %d is not between %d and %d", slot, FirstSlot, LastSlot)
 	}
@@ -127,3 +130,15 @@ var (
 // UplinkMTU is the uplink's largest packet: few, large packets are three times as fast
 // as usual ones.
 const UplinkMTU = 65520
+
+// Note is something on the host that hinders guests, and that banger leaves alone.
+type Note struct {
+	Text string `json:"text"`
+	Fix  string `json:"fix"` // one command to paste
+}
+
+// Traffic is what a guest has transferred since its TAP was made, in bytes.
+type Traffic struct {
+	Received uint64 `json:"received"`
+	Sent     uint64 `json:"sent"`
+}

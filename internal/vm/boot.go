@@ -16,6 +16,7 @@ import (
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/initrd"
+	"banger/internal/network"
 )
 
 // newID returns n random bytes in hexadecimal.
@@ -31,6 +32,8 @@ type boot struct {
 	guest.Identity
 	StartedAt time.Time `json:"started_at"`
 	Host      string    `json:"host,omitempty"` // the host's own boot id
+
+	Network network.Mode `json:"network,omitempty"` // what the VM's card is connected to
 }
 
 func newBoot() boot {

@@ -66,11 +66,21 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 
 // plan validates the request and fills in the defaults.
 func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Capabilities, error) {
-	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16), Network: "none",
+	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16),
+		Network: cmp.Or(spec.Network, v.Config.Network), NAT: v.Config.NAT,
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
 		VCPUs:  cmp.Or(spec.VCPUs, v.Config.VCPUs),
 		Memory: cmp.Or(spec.Memory, v.Config.Memory), Disk: cmp.Or(spec.Disk, v.Config.Disk), Overlay: cmp.Or(spec.Overlay, v.Config.Overlay)}
 	var caps vmm.Capabilities
+	if spec.NAT != nil {
+		row.NAT = *spec.NAT
+	}
+	if spec.Isolated != nil {
+		row.Isolated = *spec.Isolated
+	}
+	if err := checkNetwork(spec.Network); err != nil {
+		return row, caps, err
+	}
 	if row.Name != "" {
 		if err := banger.CheckName(row.Name); err != nil {
 			return row, caps, err
@@ -181,14 +191,16 @@ func (c *creating) reserve(ctx context.Context) error {
 			c.row.Name = name
 			c.Name(name)
 		}
-		err := c.v.Store.InsertVM(ctx, c.row)
+		slot, err := c.v.Store.InsertVM(ctx, c.row)
 		if err != nil && generated && banger.KindOf(err) == banger.Conflict && tries < 20 {
 			continue
 		}
 		if err != nil {
 			return err
 		}
+		c.row.Slot = slot
 		c.owner = c.v.own(c.row, banger.Gone)
+		c.owner.publishName()
 		c.owner.turn <- struct{}{} // before anybody else can have it
 		c.owner.happen(banger.Create)
 		c.Push("reserve the name", c.discard)

@@ -88,6 +88,7 @@ func (o *owner) remove(ctx context.Context) error {
 	if err := v.Store.DeleteVM(ctx, o.id); err != nil {
 		return err
 	}
+	o.withdrawName()
 	v.forget(o)
 	return nil
 }

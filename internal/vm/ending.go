@@ -117,6 +117,7 @@ func (o *owner) watch(ctx context.Context, r *run) {
 	log := o.log()
 	log.Info("VM ended", "ending", how, "detail", detail, "exit", s.exit)
 	r.machine.Close()
+	o.disconnect(context.WithoutCancel(ctx), r)
 	if err := o.record(context.WithoutCancel(ctx), how, detail); err != nil {
 		log.Error("record the end", "err", err)
 	}

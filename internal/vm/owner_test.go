@@ -119,7 +119,7 @@ func TestEventsTellEveryChange(t *testing.T) {
 				steps = append(steps, rest)
 			}
 		}
-		start := []string{"lock", "check disks", "configure", "launch", "boot"}
+		start := []string{"lock", "check disks", "connect the network", "configure", "launch", "boot"}
 		wantSteps := slices.Concat([]string{"reserve the name", "create disks", "record"}, start, []string{"create ended", "starting services", "wait for ended"},
 			start, []string{"reboot ended", "ask the guest to shut down", "shutting down", "stop ended", "mark", "remove disks", "delete ended"})
 		if !slices.Equal(steps, wantSteps) {

@@ -41,6 +41,7 @@ func (v *VMs) reconcile(ctx context.Context) error {
 		})
 	}
 	all.Wait()
+	v.adoptNetwork(ctx)
 	return nil
 }
 

@@ -47,7 +47,11 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 }
 
 func (o *owner) rename(ctx context.Context, name string) error {
-	return o.save(func() error { return o.v.Store.Rename(ctx, o.id, name) }, func(row *store.VM) { row.Name = name })
+	err := o.save(func() error { return o.v.Store.Rename(ctx, o.id, name) }, func(row *store.VM) { row.Name = name })
+	if err == nil {
+		o.publishName()
+	}
+	return err
 }
 
 // knowName puts a VM's name beside its host key in the known hosts.

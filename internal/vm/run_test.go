@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -20,7 +21,7 @@ import (
 // bareRun is the run of a VM that is booting, and of which there is nothing else.
 func bareRun(t *testing.T, machine vmm.Machine, b boot) *run {
 	t.Helper()
-	v := &VMs{Env: Env{Events: event.NewHub(), Log: slog.New(slog.DiscardHandler), Program: "test", Dirs: config.Dirs{State: t.TempDir()}}, owners: map[banger.VMID]*owner{}}
+	v := &VMs{Env: Env{Events: event.NewHub(), Log: slog.New(slog.DiscardHandler), Network: NoNetwork{errors.New("not in tests")}, Program: "test", Dirs: config.Dirs{State: t.TempDir()}}, owners: map[banger.VMID]*owner{}}
 	o := v.own(store.VM{ID: "0a0a0a0a0a0a"}, banger.Starting)
 	o.run = newRun(o, machine, b)
 	return o.run

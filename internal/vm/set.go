@@ -91,6 +91,9 @@ func (s *setting) plan(ctx context.Context, opts banger.SetVM) (restart bool, er
 	if err := s.v.checkPromise(opts.Overlay, opts.Disk); err != nil {
 		return false, err
 	}
+	if err := s.planNetwork(opts); err != nil {
+		return false, err
+	}
 	s.row.VCPUs, s.row.Memory = cmp.Or(opts.VCPUs, s.was.VCPUs), cmp.Or(opts.Memory, s.was.Memory)
 	why := s.restartReason(caps)
 	if why == "" {
@@ -117,6 +120,8 @@ func (s *setting) restartReason(caps vmm.Capabilities) string {
 		return fmt.Sprintf("it was started with %v of memory, the maximum until it is restarted", r.launched)
 	case s.row.Driver != s.was.Driver:
 		return "the driver cannot change while it runs"
+	case s.row.Network != s.was.Network:
+		return "a network card cannot come or go while it runs"
 	case len(s.disks) > 0 && !caps.GrowOnline:
 		return fmt.Sprintf("%s cannot grow disks while it runs", s.row.Driver)
 	}
@@ -146,6 +151,32 @@ func (s *setting) planDisks(opts banger.SetVM) error {
 	return nil
 }
 
+func (s *setting) planNetwork(opts banger.SetVM) error {
+	if err := checkNetwork(opts.Network); err != nil {
+		return err
+	}
+	s.row.Network = cmp.Or(opts.Network, s.was.Network)
+	if opts.NAT != nil {
+		s.row.NAT = *opts.NAT
+	}
+	if opts.Isolated != nil {
+		s.row.Isolated = *opts.Isolated
+	}
+	return nil
+}
+
+// changeNetwork changes what the VM may reach, at once if it runs.
+func (s *setting) changeNetwork(ctx context.Context) error {
+	s.publishName()
+	if s.running() == nil {
+		return nil
+	}
+	s.Push("change the network", func(ctx context.Context) error {
+		return s.v.Network.Set(ctx, s.id, s.was.NAT, s.was.Isolated)
+	})
+	return s.v.Network.Set(ctx, s.id, s.row.NAT, s.row.Isolated)
+}
+
 // flagsOf returns the command line flags that ask for the same change.
 func flagsOf(opts banger.SetVM) string {
 	text := ""
@@ -161,6 +192,21 @@ func flagsOf(opts banger.SetVM) string {
 	}{{"--memory", opts.Memory}, {"--disk-size", opts.Disk}, {"--overlay-size", opts.Overlay}} {
 		if f.size != 0 {
 			text += fmt.Sprintf(" %s %s", f.name, exact(f.size))
+		}
+	}
+	if opts.Network != "" {
+		text += " --network " + opts.Network
+	}
+	for _, f := range []struct {
+		name string
+		on   *bool
+	}{{"nat", opts.NAT}, {"isolated", opts.Isolated}} {
+		switch {
+		case f.on == nil:
+		case *f.on:
+			text += " --" + f.name
+		default:
+			text += " --no-" + f.name
 		}
 	}
 	return text
@@ -211,6 +257,7 @@ func (s *setting) set(ctx context.Context) error {
 	add(len(s.disks) > 0, "grow disks", s.growFiles)
 	add(r != nil && s.row.Memory != s.was.Memory, "set memory", s.setMemory)
 	add(true, "record", s.record)
+	add(s.row.NAT != s.was.NAT || s.row.Isolated != s.was.Isolated, "change the network", s.changeNetwork)
 	add(len(s.disks) > 0 && r != nil, "grow file systems", s.growGuest) // else it does when it boots
 	return s.Run(ctx, steps...)
 }
@@ -277,6 +324,7 @@ func (s *setting) record(ctx context.Context) error {
 func (o *owner) settings(ctx context.Context, to store.VM) error {
 	return o.save(func() error { return o.v.Store.SetSettings(ctx, to) }, func(row *store.VM) {
 		row.Driver, row.VCPUs, row.Memory, row.Overlay, row.Disk = to.Driver, to.VCPUs, to.Memory, to.Overlay, to.Disk
+		row.Network, row.NAT, row.Isolated = to.Network, to.NAT, to.Isolated
 	})
 }
 

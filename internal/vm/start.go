@@ -80,6 +80,8 @@ type starting struct {
 	timeout time.Duration
 	lock    *os.File
 	boot    boot
+	nic     *vmm.NIC
+	inside  *vmm.Namespace
 	run     *run
 	undo    operation.Undo
 }
@@ -132,6 +134,7 @@ func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm
 	err = op.Run(ctx,
 		operation.Step{Name: "lock", Do: s.takeLock},
 		operation.Step{Name: "check disks", Do: s.checkDisks},
+		operation.Step{Name: connectStep, Do: s.connect},
 		operation.Step{Name: "configure", Do: s.configure},
 		operation.Step{Name: "launch", Do: s.launch},
 		operation.Step{Name: "boot", Do: s.awaitReady})
@@ -234,7 +237,7 @@ func (s *starting) configure(context.Context) error {
 		return fmt.Errorf("read the host key: %w", err)
 	}
 	if s.caps.Note != "" && s.row.Ending == banger.EndedNever { // once, when the VM is new
-		s.Progress("configure", s.caps.Note+"; fix: "+s.caps.Fix)
+		s.Progress("configure", withFix(s.caps.Note, s.caps.Fix))
 	}
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
@@ -244,6 +247,7 @@ func (s *starting) configure(context.Context) error {
 		Direct: direct, WorkMount: workMount,
 		ResetToOff: !s.caps.PowersOff,
 		UnixNano:   time.Now().UnixNano(),
+		Network:    s.networkConfig(),
 	})
 	if err != nil {
 		return err
@@ -279,7 +283,7 @@ func (s *starting) launch(ctx context.Context) error {
 			{Role: vmm.Overlay, File: config.OverlayName},
 			{Role: vmm.Work, File: config.WorkName},
 		},
-		VCPUs: s.row.VCPUs, Memory: s.row.Memory,
+		VCPUs: s.row.VCPUs, Memory: s.row.Memory, NIC: s.nic, Inside: s.inside,
 		Console: config.ConsoleName, Log: config.VMMLogName(driver.Name()),
 	})
 	if err != nil {
@@ -294,6 +298,9 @@ func (s *starting) launch(ctx context.Context) error {
 		return errors.Join(err, machine.Close())
 	})
 	s.began(r)
+	if err := s.v.Network.Launched(s.row.ID, machine.PID()); err != nil {
+		s.Log().Warn("tell the network's helper of a VM", "err", err)
+	}
 	// From here on the VMM alone holds the lock, whatever becomes of the daemon.
 	return s.dropLock()
 }

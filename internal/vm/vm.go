@@ -39,6 +39,7 @@ type Env struct {
 	Run        hostcmd.Runner
 	Operations *operation.Runner // runs the verbs
 	Events     *event.Hub        // hears of every change of a VM
+	Network    Network
 	Log        *slog.Logger
 	Program    string // "bangerd 0.1.0", which the guests are told
 

@@ -80,13 +80,14 @@ func newWorldWith(t *testing.T, log *slog.Logger) *world {
 // hostIn is a host without its store.
 func hostIn(dirs config.Dirs, driver vmm.Driver) (Env, error) {
 	settings, err := config.Load(dirs, func(string) string { return "" })
+	settings.Network = "none"
 	settings.Disk, settings.Overlay, settings.Memory = 64*banger.MiB, 64*banger.MiB, 256*banger.MiB
 	digest := func(c string) banger.Digest { return banger.Digest("sha256:" + strings.Repeat(c, 64)) }
 	in := bundle.Installed{Image: banger.Image{Name: "docker", ID: digest("1")}, Kernel: banger.Kernel{Name: "6.12", ID: digest("2")}, Agent: digest("3")}
 	hub, log := event.NewHub(), slog.New(slog.DiscardHandler)
 	operations := &operation.Runner{Log: log, Publish: func(o banger.Operation) { hub.Publish(banger.Event{Kind: banger.EventOperation, Operation: &o}) }}
 	return Env{Dirs: dirs, Config: settings, Drivers: vmm.Drivers{driver}, Installed: in, Run: hostcmd.Host{},
-		Events: hub, Operations: operations, Log: log, Program: "test"}, err
+		Events: hub, Operations: operations, Network: NoNetwork{errors.New("not in tests")}, Log: log, Program: "test"}, err
 }
 
 func (w *world) open(host Env) {
@@ -277,7 +278,7 @@ func TestLife(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"reserve the name", "create disks", "record", "lock", "check disks", "configure", "launch", "boot"}; !slices.Equal(steps, want) {
+	if want := []string{"reserve the name", "create disks", "record", "lock", "check disks", "connect the network", "configure", "launch", "boot"}; !slices.Equal(steps, want) {
 		t.Errorf("steps %q, want %q", steps, want)
 	}
 	if err := banger.CheckName(vm.Name); err != nil || !vm.State.Up() || vm.PID == 0 || vm.BootID == "" || vm.VCPUs != 1 {

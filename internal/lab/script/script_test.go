@@ -29,6 +29,9 @@ const faultsEnv = "BANGER_FAKE_FAULTS"
 
 // TestMain makes the test binary banger, bangerd and the VMM.
 func TestMain(m *testing.M) {
+	if code, ran := daemon.RunRole(os.Args[1:]); ran {
+		os.Exit(code)
+	}
 	vmmtest.RunVMM(vmmtest.Port{Number: wire.PortSSH, Serve: serveSSH})
 	testscript.Main(m, map[string]func(){
 		"banger":  func() { os.Exit(cli.Main(context.Background(), cli.OS(), os.Args[1:])) },
@@ -91,7 +94,7 @@ func homeEnv(dir string) map[string]string {
 	return map[string]string{
 		"HOME": dir, "XDG_CONFIG_HOME": dir + "/config", "XDG_STATE_HOME": dir + "/state",
 		"XDG_CACHE_HOME": dir + "/cache", "XDG_RUNTIME_DIR": dir + "/run",
-		"BANGER_RUNTIME_DIR": dir + "/runtime", "GORACE": "atexit_sleep_ms=0", "TZ": "UTC",
+		"BANGER_RUNTIME_DIR": dir + "/runtime", "BANGER_NETWORK": "none", "GORACE": "atexit_sleep_ms=0", "TZ": "UTC",
 	}
 }
 

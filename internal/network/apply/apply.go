@@ -27,10 +27,7 @@ type Result struct {
 }
 
 // Note is something on the host that hinders the guests and that Apply leaves alone.
-type Note struct {
-	Text string `json:"text"`
-	Fix  string `json:"fix"` // one command to paste
-}
+type Note = network.Note
 
 // Apply makes the current network namespace equal to w. Without guests it removes
 // everything of the instance and gives back what it switched on. It needs CAP_NET_ADMIN
@@ -177,10 +174,7 @@ func lock(ctx context.Context) (unlock func(), err error) {
 
 // Traffic is how many bytes a guest's card has moved since its TAP was made, as the
 // guest sees them.
-type Traffic struct {
-	Received uint64 `json:"received"`
-	Sent     uint64 `json:"sent"`
-}
+type Traffic = network.Traffic
 
 // Counters returns the traffic of each guest of the instance that has a TAP in the
 // current network namespace.

@@ -38,7 +38,7 @@ func (a *applier) ensureAccepted() error {
 	return a.ensureLegacy()
 }
 
-func (a *applier) note(text, fix string) { a.notes = append(a.notes, Note{text, fix}) }
+func (a *applier) note(text, fix string) { a.notes = append(a.notes, Note{Text: text, Fix: fix}) }
 
 // forwardChains returns the chains that need the rules: those that drop what they do not
 // know, or Docker's chain in their place.

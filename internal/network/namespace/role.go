@@ -78,7 +78,7 @@ const maxRequest = 8 << 20
 // RunRole does not return in a process that is the child of a Run. Call it first of all:
 // a test whose binary calls it can use this package, too.
 func RunRole(work Work) {
-	if len(os.Args) != 2 || os.Args[1] != Role {
+	if !isRole() {
 		return
 	}
 	told, err := work.serve(os.Stdin)
@@ -90,6 +90,9 @@ func RunRole(work Work) {
 	}
 	os.Exit(0)
 }
+
+// isRole reports whether this process is the child of a Run.
+func isRole() bool { return len(os.Args) == 2 && os.Args[1] == Role }
 
 func answerOf(err error) answer {
 	told := answer{Kind: banger.KindOf(err), Why: err.Error(), Fix: banger.FixOf(err)}

@@ -48,6 +48,9 @@ const maxAnswer = 1 << 20
 
 // run runs the child, in a namespace of its own if fresh is set.
 func run(ctx context.Context, ns *network.Namespace, fresh bool, request Request) (got Result, err error) {
+	if isRole() {
+		return got, errors.New("a child of bangerd's cannot start another: its program does not call RunRole")
+	}
 	data, err := json.Marshal(order{request, request.try, request.hold})
 	if err != nil {
 		return got, err

@@ -1,0 +1,161 @@
+//go:build vm
+
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"banger"
+	"banger/internal/network/helper"
+	"banger/internal/vmm"
+)
+
+// outside is a server beyond the host that every guest may use: the archive that its
+// packages come from.
+const outside = "deb.debian.org"
+
+// reaches is a program for the guest that ends with 0 if it can reach the outside.
+const reaches = `timeout 5 bash -c 'exec 3<>/dev/tcp/` + outside + `/80'`
+
+// TestUsernet gives VMs of a plain user the internet, each other and names.
+func TestUsernet(t *testing.T) {
+	t.Parallel()
+	h := plain(t)
+	h.env = append(h.env, "BANGER_NETWORK=auto")
+	vm := h.create(t, "--name", "otter")
+	near := h.create(t, "--name", "wombat", "--image", h.tiny(t))
+	t.Run("shown", func(t *testing.T) {
+		for _, vm := range []banger.VM{vm, near} {
+			if n := vm.Network; n.Mode != "usernet" || !netip.MustParsePrefix("10.192.0.0/10").Contains(n.Address) || !n.NAT {
+				t.Errorf("%s: %+v", vm.Name, n)
+			}
+		}
+	})
+	h.booted(t, vm.Name)
+	t.Run("names and neighbours", func(t *testing.T) { neighbours(t, h, vm, near) })
+	t.Run("the outside", func(t *testing.T) {
+		h.sh(t, vm.Name, reaches)
+		h.sh(t, vm.Name, `cd /etc/apt && rm -f sources.list.d/*.sources && . /etc/os-release &&
+echo "deb http://`+outside+`/debian-security $VERSION_CODENAME-security main" >sources.list && apt-get -q update`)
+	})
+	t.Run("the host is closed", func(t *testing.T) { hostIsClosed(t, h, vm) })
+	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near) })
+	t.Run("kills", func(t *testing.T) { killed(t, h, vm) })
+}
+
+// neighbours reach each other by name.
+func neighbours(t *testing.T, h *home, vm, near banger.VM) {
+	t.Helper()
+	if got := h.sh(t, vm.Name, "getent hosts "+near.Name+".vm"); !strings.HasPrefix(got, near.Network.Address.String()) {
+		t.Errorf("%s.vm is %q, want %s", near.Name, got, near.Network.Address)
+	}
+	if got := h.sh(t, vm.Name, "getent hosts "+near.Name); !strings.HasPrefix(got, near.Network.Address.String()) {
+		t.Errorf("%s is %q", near.Name, got)
+	}
+	if got := h.sh(t, vm.Name, "getent hosts "+near.Network.Address.String()); !strings.HasSuffix(got, near.Name+".vm") {
+		t.Errorf("%s is %q", near.Network.Address, got)
+	}
+	if r := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "timeout", "10", "getent", "hosts", "nobody-here.vm"); r.code != 2 {
+		t.Errorf("an unknown name: exit %d, %s", r.code, r.stdout)
+	}
+	h.sh(t, vm.Name, "ping -c 1 -W 10 "+near.Name)
+}
+
+// hostIsClosed: a guest reaches no service of the host.
+func hostIsClosed(t *testing.T, h *home, vm banger.VM) {
+	t.Helper()
+	port := greeter(t, "host")
+	for _, addr := range []string{"127.0.0.1", "169.254.169.254", "198.51.100.1", "198.51.100.2"} {
+		if addr == "127.0.0.1" {
+			addr = "$(ip route | awk '/^default/ { print $3 }')" // the host's end
+		}
+		r := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", fmt.Sprintf("timeout 5 bash -c 'exec 3<>/dev/tcp/%s/%d'", addr, port))
+		if r.code == 0 || r.code == 124 {
+			t.Errorf("%s: exit %d, want to be refused", addr, r.code)
+		}
+	}
+}
+
+// toggles takes the outside from a running VM, and gives it back.
+func toggles(t *testing.T, h *home, vm, near banger.VM) {
+	t.Helper()
+	for range 2 {
+		h.banger(t, "vm", "set", "--no-nat", vm.Name)
+		began := time.Now()
+		if r := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "sh", "-c", reaches); r.code == 0 || r.code == 124 {
+			t.Errorf("without egress: exit %d after %v", r.code, time.Since(began))
+		}
+		t.Logf("refused after %v", time.Since(began).Round(time.Millisecond))
+		h.sh(t, vm.Name, "ping -c 1 -W 10 "+near.Name+".vm")
+		if now := h.show(t, vm.Name); now.Network.NAT {
+			t.Error("NAT is shown")
+		}
+		h.banger(t, "vm", "set", "--nat", vm.Name)
+		h.sh(t, vm.Name, reaches)
+	}
+}
+
+// killed kills the daemon, the helper, and both: the VM keeps its network or gets it
+// back.
+func killed(t *testing.T, h *home, vm banger.VM) {
+	t.Helper()
+	address := func() string { return h.sh(t, vm.Name, "hostname -I") }
+	before := address()
+	helperPID := func() int {
+		p, err := helper.Find(h.dirs.Net())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		return p.PID()
+	}
+	for _, c := range []struct {
+		name           string
+		daemon, helper bool
+	}{{"daemon", true, false}, {"helper", false, true}, {"both", true, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			daemon, net := h.daemonPID(t.Context()), helperPID()
+			if c.daemon {
+				syscall.Kill(daemon, syscall.SIGKILL)
+			}
+			if c.helper {
+				syscall.Kill(net, syscall.SIGKILL)
+				if err := gone(net, time.Minute); err != nil {
+					t.Fatal(err)
+				}
+			}
+			h.banger(t, "vm", "list")
+			until(t, time.Minute, "the helper", func() bool {
+				p, err := helper.Find(h.dirs.Net())
+				if err == nil {
+					p.Close()
+				}
+				return err == nil
+			})
+			h.sh(t, vm.Name, reaches)
+			if now := address(); now != before {
+				t.Errorf("its addresses were %s, are %s", before, now)
+			}
+		})
+	}
+	t.Run("no daemon", func(t *testing.T) {
+		h.sh(t, vm.Name, "(sleep 3; "+reaches+"; echo $? >/tmp/alone) >/dev/null 2>&1 </dev/null &")
+		h.banger(t, "daemon", "stop")
+		time.Sleep(8 * time.Second) // nobody may ask
+		if got := h.sh(t, vm.Name, "cat /tmp/alone"); got != "0" {
+			t.Errorf("while no daemon ran: exit %s", got)
+		}
+	})
+	t.Run("nothing is left", func(t *testing.T) {
+		h.banger(t, "vm", "delete", "--yes", "--force", "--all")
+		if p, err := helper.Find(h.dirs.Net()); !errors.Is(err, vmm.ErrGone) {
+			t.Errorf("the helper runs: %v, %v", p, err)
+		}
+	})
+}

@@ -1,0 +1,76 @@
+//go:build vm
+
+package lab
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// nobody is a user of every host without a daemon of their own.
+const nobody = 65534
+
+// plain returns the home of a user who is not root, with programs and a runtime that they
+// can read. On a host where only root may open TAPs, everybody may until the test ends.
+func plain(t *testing.T) *home {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return own(t)
+	}
+	dir := filepath.Join(t.TempDir(), "plain")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Dir(filepath.Dir(dir)), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	h := newHome(dir, filepath.Join(dir, "bin"))
+	h.as = &syscall.Credential{Uid: nobody, Gid: nobody}
+	if err := os.Mkdir(h.bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"banger", "bangerd", "banger-agent"} {
+		copyFile(t, filepath.Join(shared.bin, name), filepath.Join(h.bin, name))
+	}
+	// Hard links, which stay root's: the user only reads them.
+	if out, err := exec.Command("cp", "-al", filepath.Join(shared.bin, "runtime")+"/.", filepath.Join(h.bin, "runtime")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || filepath.Dir(path) == filepath.Join(h.bin, "runtime") || filepath.Dir(filepath.Dir(path)) == filepath.Join(h.bin, "runtime") {
+			return err
+		}
+		return os.Lchown(path, nobody, nobody)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everybodyOpens(t, "/dev/net/tun")
+	h.tearDownAfter(t)
+	return h
+}
+
+// everybodyOpens lets every user open a device until the test ends.
+func everybodyOpens(t *testing.T, device string) {
+	t.Helper()
+	info, err := os.Stat(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Mode().Perm()&0o006 == 0o006 {
+		return
+	}
+	t.Logf("%s had mode %v; it has 0666 during this test", device, info.Mode().Perm())
+	if err := os.Chmod(device, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Chmod(device, info.Mode().Perm()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,466 @@
+// Package instance owns the network of one daemon while it runs: which mode the host
+// allows, the subnet, the namespace of a plain user, and what the kernel and the helper
+// are told. It applies the whole wanted network at each change and keeps no state that
+// the VMs and the kernel do not have.
+//
+// It does not own links and rules (package apply), packets and names (package helper), or
+// which VM may have what (package vm).
+package instance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+
+	"banger"
+	"banger/internal/config"
+	"banger/internal/network"
+	"banger/internal/network/apply"
+	"banger/internal/network/helper"
+	"banger/internal/network/namespace"
+	"banger/internal/vmm"
+	"banger/internal/vmm/process"
+)
+
+// Config is what a network stands on.
+type Config struct {
+	Dirs   config.Dirs
+	Subnet func(context.Context) (netip.Prefix, error)   // the recorded one, which may be missing
+	Record func(context.Context, netip.Prefix) error     // records a chosen one
+	Owner  func(dir string, id banger.VMID) (int, error) // the uid of a VM's VMM
+	// Account returns who the helper runs as, which is never root.
+	Account func() (process.Account, error)
+	Root    bool
+	Log     *slog.Logger
+}
+
+// Network is a daemon's network. Its methods may be called at any time.
+type Network struct {
+	Config
+	instance network.Instance
+	subnet   netip.Prefix
+
+	chosen chan struct{} // closed once mode and why are known
+	mode   network.Mode
+	why    error // why it is None
+
+	once    sync.Once
+	adopted chan struct{} // closed once what runs is known: a change before that would end its network
+
+	mu      sync.Mutex // one change at a time
+	ns      *network.Namespace
+	guests  map[banger.VMID]guest
+	names   map[banger.VMID]helper.Name
+	helper  *process.Process
+	noted   map[string]bool
+	closing bool
+}
+
+// guest is a VM that has a card now.
+type guest struct {
+	network.Guest
+	pid int // of its VMM; 0 before that is known
+}
+
+// Open begins to find out which network this host allows, which takes a moment for a
+// plain user. It changes nothing yet: no VM may need one.
+func Open(ctx context.Context, c Config) (*Network, error) {
+	n := &Network{Config: c, chosen: make(chan struct{}), adopted: make(chan struct{}), instance: network.InstanceOf(c.Dirs.State), guests: map[banger.VMID]guest{}, names: map[banger.VMID]helper.Name{}, noted: map[string]bool{}}
+	var err error
+	if n.subnet, err = c.Subnet(ctx); err != nil {
+		return nil, err
+	}
+	if !n.subnet.IsValid() {
+		if n.subnet, err = chooseSubnet(n.instance); err != nil {
+			return n.without(err), nil
+		}
+		if err := c.Record(ctx, n.subnet); err != nil {
+			return nil, err
+		}
+	}
+	go func() {
+		mode, why := choose(context.WithoutCancel(ctx), c.Root)
+		if mode == network.None {
+			n.without(why)
+			return
+		}
+		n.mode = mode
+		close(n.chosen)
+	}()
+	return n, nil
+}
+
+// without makes n one that gives no VM a card.
+func (n *Network) without(why error) *Network {
+	n.Log.Warn("VMs have no network", "why", why, "fix", banger.FixOf(why))
+	n.mode, n.why = network.None, why
+	close(n.chosen)
+	return n
+}
+
+// choose returns the best mode that this host allows, or None and the reason.
+func choose(ctx context.Context, root bool) (network.Mode, error) {
+	if root {
+		if err := namespace.CheckDevice(true); err != nil {
+			return network.None, err
+		}
+		return network.Bridge, nil
+	}
+	if err := namespace.Check(ctx); err != nil {
+		return network.None, err
+	}
+	return network.Usernet, nil
+}
+
+// lock takes mu once Adopt has ended.
+func (n *Network) lock(ctx context.Context) error {
+	select {
+	case <-n.adopted:
+		n.mu.Lock()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Mode returns the mode of this host.
+func (n *Network) Mode() network.Mode {
+	<-n.chosen
+	return n.mode
+}
+
+// Why returns why there is no network, or nil.
+func (n *Network) Why() error {
+	<-n.chosen
+	return n.why
+}
+
+// Addr returns the address of a VM with a slot.
+func (n *Network) Addr(slot int) netip.Addr {
+	a, err := network.Addr(n.subnet, slot)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a
+}
+
+// Subnet returns the subnet of the guests.
+func (n *Network) Subnet() netip.Prefix { return n.subnet }
+
+// MTU returns the largest packet of the guests' cards.
+func (n *Network) MTU() int {
+	if n.Mode() == network.Usernet {
+		return network.UplinkMTU
+	}
+	return defaultMTU
+}
+
+const defaultMTU = 1500
+
+// Attach readies the network for a VM that is about to start: its TAP, its rules and
+// its name. It returns notes about what hinders guests on this host.
+func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
+	if n.Mode() == network.None {
+		return nil, nil, nil, n.why
+	}
+	if n.Root {
+		uid, err := n.Owner(dir, g.ID)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		g.Owner = uid
+	}
+	if err := n.lock(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	defer n.mu.Unlock()
+	n.guests[g.ID] = guest{Guest: g}
+	notes, err := n.settle(ctx)
+	if err != nil {
+		delete(n.guests, g.ID)
+		return nil, nil, nil, errors.Join(err, n.takeBack(ctx))
+	}
+	return &vmm.NIC{Tap: network.Tap(g.ID), MAC: network.MAC(g.ID), MTU: n.MTU()}, n.ns, notes, nil
+}
+
+// takeBack removes what a failed Attach has left of its VM.
+func (n *Network) takeBack(ctx context.Context) error {
+	if n.Mode() == network.Usernet && n.ns == nil {
+		return nil // there is none, so nothing is left
+	}
+	_, err := n.apply(context.WithoutCancel(ctx), namespace.Request{})
+	return err
+}
+
+// Launched tells which process a VM's VMM is: the helper lives as long as it does.
+func (n *Network) Launched(id banger.VMID, pid int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	g, ok := n.guests[id]
+	if !ok {
+		return nil
+	}
+	g.pid = pid
+	n.guests[id] = g
+	return n.tellHelper()
+}
+
+// Set changes what a VM that has a card may reach, at once. Its connections to what it
+// may not reach any more end.
+func (n *Network) Set(ctx context.Context, id banger.VMID, egress, isolated bool) error {
+	if err := n.lock(ctx); err != nil {
+		return err
+	}
+	defer n.mu.Unlock()
+	was, ok := n.guests[id]
+	if !ok || was.Egress == egress && was.Isolated == isolated {
+		return nil
+	}
+	now := was
+	now.Egress, now.Isolated = egress, isolated
+	n.guests[id] = now
+	if _, err := n.settle(ctx); err != nil {
+		n.guests[id] = was
+		return err
+	}
+	return nil
+}
+
+// Detach removes a VM that has ended from the network, and returns what it has
+// transferred. The last one takes everything with it.
+func (n *Network) Detach(ctx context.Context, id banger.VMID) (network.Traffic, error) {
+	if err := n.lock(ctx); err != nil {
+		return network.Traffic{}, err
+	}
+	defer n.mu.Unlock()
+	if _, ok := n.guests[id]; !ok {
+		return network.Traffic{}, nil
+	}
+	traffic, err := n.traffic(ctx)
+	if err != nil {
+		n.Log.Warn("read a VM's traffic", "id", id, "err", err)
+	}
+	delete(n.guests, id)
+	_, err = n.settle(ctx)
+	return traffic[id], err
+}
+
+// Name gives a VM its name; Forget takes it away.
+func (n *Network) Name(id banger.VMID, name string, slot int, egress bool) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.names[id] = helper.Name{ID: id, Name: name, Addr: n.Addr(slot), Egress: egress}
+	return n.tellHelper()
+}
+
+// Forget takes a VM's name away.
+func (n *Network) Forget(id banger.VMID) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.names, id)
+	return n.tellHelper()
+}
+
+// Traffic returns what each VM with a card has transferred in this run.
+func (n *Network) Traffic(ctx context.Context) (map[banger.VMID]network.Traffic, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.traffic(ctx)
+}
+
+func (n *Network) traffic(ctx context.Context) (traffic map[banger.VMID]network.Traffic, err error) {
+	if n.Mode() == network.None || n.Mode() == network.Usernet && n.ns == nil {
+		return nil, nil
+	}
+	got, err := namespace.Run(ctx, n.ns, namespace.Request{Counters: n.instance})
+	if err != nil {
+		return nil, err
+	}
+	return traffic, json.Unmarshal(got.Counters, &traffic)
+}
+
+// Adopt takes over VMs that an earlier daemon has started, each with the pid of its
+// VMM. It is called once, before anything else, also without VMs: what earlier daemons
+// have left is removed.
+func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) error {
+	defer n.once.Do(func() { close(n.adopted) })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.Mode() == network.None {
+		return nil
+	}
+	if p, err := helper.Find(n.Dirs.Net()); err == nil {
+		n.watch(p)
+	} else if !errors.Is(err, vmm.ErrGone) {
+		return err
+	}
+	for pid, g := range running {
+		n.guests[g.ID] = guest{Guest: g, pid: pid}
+		if n.Mode() == network.Usernet && n.ns == nil {
+			ns, err := namespace.Of(pid)
+			if err != nil {
+				n.Log.Warn("find the network of a VM", "id", g.ID, "err", err)
+				continue
+			}
+			n.ns = ns
+		}
+	}
+	if len(n.guests) == 0 && n.helper == nil && !n.leftOver() {
+		return nil
+	}
+	_, err := n.settle(ctx)
+	return err
+}
+
+// leftOver reports whether an earlier daemon has left links on the host.
+func (n *Network) leftOver() bool {
+	_, err := net.InterfaceByName(n.instance.Bridge())
+	return n.Mode() == network.Bridge && err == nil
+}
+
+// Close lets go of the network. The VMs keep it.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.closing = true
+	var err error
+	if n.helper != nil {
+		err = n.helper.Close()
+	}
+	if n.ns != nil {
+		err = errors.Join(err, n.ns.Close())
+	}
+	return err
+}
+
+// settle makes the kernel and the helper equal to what is wanted. The caller holds mu.
+func (n *Network) settle(ctx context.Context) (notes []network.Note, err error) {
+	if len(n.guests) == 0 {
+		return nil, n.empty(ctx)
+	}
+	request := namespace.Request{}
+	if n.Mode() == network.Usernet && n.helper == nil {
+		request.Uplink = n.instance
+	}
+	got, err := n.apply(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	if got.Uplink != nil {
+		defer got.Uplink.Close()
+	}
+	var result apply.Result
+	if err := json.Unmarshal(got.Applied, &result); err != nil {
+		return nil, err
+	}
+	return n.fresh(result.Notes), n.serve(ctx, got.Uplink)
+}
+
+// empty removes everything: no VM has a card.
+func (n *Network) empty(ctx context.Context) error {
+	var err error
+	if n.helper != nil {
+		err = helper.End(n.helper)
+		n.helper = nil
+	}
+	if n.Mode() == network.Bridge {
+		_, failed := n.apply(ctx, namespace.Request{})
+		return errors.Join(err, failed)
+	}
+	if n.ns != nil { // with its last descriptor everything in it goes
+		err = errors.Join(err, n.ns.Close())
+		n.ns = nil
+	}
+	return err
+}
+
+// apply makes the kernel equal to what is wanted, in a new namespace if there is none.
+func (n *Network) apply(ctx context.Context, request namespace.Request) (got namespace.Result, err error) {
+	wanted := n.wanted()
+	request.Apply = &wanted
+	if n.Mode() == network.Usernet && n.ns == nil {
+		n.ns, got, err = namespace.Make(ctx, request)
+		return got, err
+	}
+	return namespace.Run(ctx, n.ns, request)
+}
+
+func (n *Network) wanted() network.Wanted {
+	w := network.Wanted{Instance: n.instance, Mode: n.Mode(), Subnet: n.subnet, MTU: n.MTU()}
+	for _, id := range slices.Sorted(maps.Keys(n.guests)) {
+		w.Guests = append(w.Guests, n.guests[id].Guest)
+	}
+	return w
+}
+
+// fresh returns the notes that were not given before.
+func (n *Network) fresh(notes []network.Note) []network.Note {
+	return slices.DeleteFunc(notes, func(note network.Note) bool {
+		said := n.noted[note.Text]
+		n.noted[note.Text] = true
+		return said
+	})
+}
+
+// serve makes sure that the helper runs and knows everything.
+func (n *Network) serve(ctx context.Context, uplink *os.File) error {
+	if n.helper != nil {
+		return n.tellHelper()
+	}
+	account, err := n.Account()
+	if err != nil {
+		return err
+	}
+	p, err := helper.Start(ctx, helper.Config{Dir: n.Dirs.Net(), State: n.state(), Uplink: uplink, Account: account, Log: n.Log})
+	if err != nil {
+		return err
+	}
+	n.watch(p)
+	return nil
+}
+
+// watch starts the helper again when it ends though VMs need it.
+func (n *Network) watch(p *process.Process) {
+	n.helper = p
+	go func() {
+		<-p.Done()
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.helper != p || n.closing {
+			return
+		}
+		p.Close()
+		n.helper = nil
+		n.Log.Warn("the network's helper has ended; it is started again", "exit", p.Exit())
+		if _, err := n.settle(context.Background()); err != nil {
+			n.Log.Error("start the network's helper again", "err", err)
+		}
+	}()
+}
+
+// tellHelper writes the helper's file.
+func (n *Network) tellHelper() error {
+	if n.helper == nil {
+		return nil
+	}
+	return helper.WriteState(n.Dirs.Net(), n.state())
+}
+
+func (n *Network) state() helper.State {
+	s := helper.State{Instance: n.instance, Mode: n.Mode(), Subnet: n.subnet, Names: slices.Collect(maps.Values(n.names)), Needed: []int{os.Getpid()}}
+	slices.SortFunc(s.Names, func(a, b helper.Name) int { return strings.Compare(a.Name, b.Name) })
+	for _, g := range n.guests {
+		if g.pid != 0 {
+			s.Needed = append(s.Needed, g.pid)
+		}
+	}
+	return s
+}

@@ -29,8 +29,8 @@ type VMService interface {
 	// moment later with the VM as it then is.
 	KillVM(ctx context.Context, ref string, opts KillVM, progress Progress) (VM, error)
 
-	// RenameVM gives a VM another name; its identity stays. A running guest
-	// learns of it when it boots.
+	// RenameVM gives a VM another name; its identity stays. A running guest gets it
+	// as its host name at once; if it does not, the step StepTellGuest has a note.
 	RenameVM(ctx context.Context, ref string, opts RenameVM, progress Progress) (VM, error)
 
 	// WaitVM returns once the VM has come as far as asked. A VM that cannot get
@@ -139,6 +139,10 @@ type SetVM struct {
 type KillVM struct {
 	Signal string `json:"signal,omitempty"` // a name, with or without SIG, or a number; TERM when absent
 }
+
+// StepTellGuest is the step in which a running guest is told of a change. Its note says
+// what the guest does not do at once.
+const StepTellGuest = "tell the guest"
 
 // RenameVM says what a VM is called from now on.
 type RenameVM struct {

@@ -14,7 +14,7 @@ func newRename(a *app) *cobra.Command {
 		Use:     "rename NAME NEW",
 		Aliases: []string{"mv"},
 		Short:   "Rename a VM",
-		Long:    "Rename a VM, even while it runs. Its disks, its ID and its host key stay the same.\nThe guest's host name changes at the next boot.",
+		Long:    "Rename a VM, even while it runs. Its disks, its ID and its host key stay the same.\nThe guest's host name changes with it, at once.",
 		Example: "  banger vm rename calm-otter keen-otter",
 		Args:    args(2, 2),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
@@ -40,17 +40,19 @@ func (a *app) runRename(ctx context.Context, ref, name string) error {
 		return err
 	}
 	p := a.newProgress(notUndone)
-	vm, err := svc.RenameVM(ctx, ref, banger.RenameVM{Name: name}, p.event)
+	note := ""
+	vm, err := svc.RenameVM(ctx, ref, banger.RenameVM{Name: name}, func(e banger.Step) {
+		if e.Step == banger.StepTellGuest && e.Note != "" {
+			note, e.Note = " ("+clean(e.Note)+")", "" // it belongs to the result
+		}
+		p.event(e)
+	})
 	p.close()
 	if err != nil {
 		return err
 	}
 	if a.json {
 		return a.printJSON(vm)
-	}
-	note := ""
-	if vm.State != banger.Stopped {
-		note = " (the host name inside changes at the next boot)"
 	}
 	_, err = fmt.Fprintf(a.std.Out, "renamed %s to %s%s\n", ref, vm.Name, note)
 	return err

@@ -183,6 +183,9 @@ func TestChange(t *testing.T) {
 		}
 	}
 	h.banger(t, "vm", "rename", vm.Name, "changed")
+	if got := h.sh(t, "changed", "hostname; cat /etc/hostname"); got != "changed\nchanged" {
+		t.Errorf("the guest's name is %q", got)
+	}
 	h.banger(t, "vm", "kill", "--signal", "KILL", "changed")
 	if now := h.show(t, "changed"); now.State != banger.Stopped || now.Ending != banger.EndedKilled {
 		t.Errorf("it is %s, ended %s %s", now.State, now.Ending, now.EndingBy)

@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"bytes"
 	"context"
 	"os"
 	ossignal "os/signal"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/vmm/vmmtest"
 )
 
 func TestKill(t *testing.T) {
@@ -96,8 +98,11 @@ func TestRename(t *testing.T) {
 	}
 	note := ""
 	now, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) { note += e.Note })
-	if err != nil || !strings.Contains(note, "host name") {
+	if err != nil || note != "" {
 		t.Fatalf("%v, note %q", err, note)
+	}
+	if got := told(t, now); got != `{"name":"badger"}` {
+		t.Errorf("the guest was told %s", got)
 	}
 	was.Name = "badger"
 	if !reflect.DeepEqual(now, was) {
@@ -118,6 +123,46 @@ func TestRename(t *testing.T) {
 		t.Errorf("the guest's name:\n%s", console)
 	}
 	w.create("otter") // the name is free
+}
+
+// told returns what a running guest was told last.
+func told(t *testing.T, vm banger.VM) string {
+	t.Helper()
+	console, err := os.ReadFile(vm.Console)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, last, _ := strings.Cut(string(console[bytes.LastIndex(console, []byte("configured ")):]), " ")
+	return strings.TrimSpace(last)
+}
+
+func TestRenameWithAnOlderAgent(t *testing.T) {
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.KnowsNoStats)
+	w.create("otter")
+	note := ""
+	vm, err := w.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) { note += e.Note })
+	if err != nil || vm.Name != "badger" || note != "the host name inside stays otter until the next boot" {
+		t.Errorf("%v, %s, note %q", err, vm.Name, note)
+	}
+}
+
+// TestRenameUndone: a guest that knows its new name gets the old one back.
+func TestRenameUndone(t *testing.T) {
+	w := newWorld(t)
+	vm := w.create("otter")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := w.RenameVM(ctx, "otter", banger.RenameVM{Name: "badger"}, func(e banger.Step) {
+		if e.Step == banger.StepTellGuest && e.Done {
+			cancel()
+		}
+	})
+	if banger.KindOf(err) != banger.Canceled || w.show1("otter").ID != vm.ID {
+		t.Errorf("got %v", err)
+	}
+	if got := told(t, vm); got != `{"name":"otter"}` {
+		t.Errorf("the guest was told %s", got)
+	}
 }
 
 func TestRenameCancelledAtItsEnd(t *testing.T) {

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"banger"
 	"banger/internal/guest"
+	"banger/internal/guest/wire"
+	"banger/internal/operation"
 	"banger/internal/store"
 )
 
@@ -33,6 +36,9 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 		op.Push("update known hosts", func(context.Context) error { return v.knowName(o.id, was) })
 		return v.knowName(o.id, opts.Name)
 	})
+	if err == nil && opts.Name != was {
+		err = op.Step(ctx, banger.StepTellGuest, func(ctx context.Context) error { return o.tellName(ctx, op, was) })
+	}
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -40,10 +46,45 @@ func (v *VMs) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, pr
 		return banger.VM{}, err
 	}
 	op.Keep()
-	if o.running() != nil && opts.Name != was {
-		op.Progress("update known hosts", "the host name inside stays "+was+" until the next boot")
-	}
 	return o.show(), nil
+}
+
+// tellTime bounds how long a guest may take to change what it was told at boot.
+const tellTime = 10 * time.Second
+
+// tellName gives a running guest the VM's new host name. A guest that does not take it
+// keeps the old one until it boots: what it does is no reason to refuse the rename.
+func (o *owner) tellName(ctx context.Context, op *operation.Operation, was string) error {
+	r := o.running()
+	if r == nil {
+		return nil
+	}
+	op.Push(banger.StepTellGuest, func(ctx context.Context) error {
+		if err := r.tell(ctx, wire.ConfigureParams{Name: was}); err != nil {
+			o.log().Warn("give the guest its old name back", "err", err)
+		}
+		return nil
+	})
+	err := r.tell(ctx, wire.ConfigureParams{Name: o.name()})
+	if err != nil && ctx.Err() == nil && r.alive() {
+		o.log().Info("the guest keeps its host name", "err", err)
+		op.Progress(banger.StepTellGuest, "the host name inside stays "+was+" until the next boot")
+	}
+	return ctx.Err()
+}
+
+// tell changes what the running guest was told at boot.
+func (r *run) tell(ctx context.Context, p wire.ConfigureParams) error {
+	if err := r.paused(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tellTime)
+	defer cancel()
+	control, err := r.connected(ctx)
+	if err != nil {
+		return err
+	}
+	return control.Configure(ctx, p)
 }
 
 func (o *owner) rename(ctx context.Context, name string) error {

@@ -75,7 +75,7 @@ type VMSummary struct {
 }
 
 // Problem is why a VM does not work, or not well, though its VMM runs: it is
-// paused, or one of its disks has errors.
+// paused, one of its disks has errors, or it has no network.
 type Problem struct {
 	Kind ProblemKind `json:"kind"`           // what sort of problem it is
 	Disk string      `json:"disk,omitempty"` // `overlay` or `work`
@@ -88,13 +88,14 @@ type ProblemKind string
 
 // The kinds of problems.
 const (
-	ProblemPaused ProblemKind = "paused" // the VMM has stopped the guest: the host cannot store what it writes
-	ProblemDisk   ProblemKind = "disk"   // a disk or its file system has errors
-	ProblemBoot   ProblemKind = "boot"   // the boot ended in systemd's emergency or rescue mode
+	ProblemPaused  ProblemKind = "paused"  // the VMM has stopped the guest: the host cannot store what it writes
+	ProblemDisk    ProblemKind = "disk"    // a disk or its file system has errors
+	ProblemBoot    ProblemKind = "boot"    // the boot ended in systemd's emergency or rescue mode
+	ProblemNetwork ProblemKind = "network" // it has no network though it shall have one, or another than it shall
 )
 
 // VMStats is what a VM uses at one moment. Of a VM that does not run only its
-// disks are known.
+// disks and its traffic are known.
 type VMStats struct {
 	ID    VMID   `json:"id"`    // the VM's ID
 	Name  string `json:"name"`  // the VM's name
@@ -110,6 +111,10 @@ type VMStats struct {
 	// What the sparse files of the disks take on the host.
 	OverlayOnHost Size `json:"overlay_on_host_bytes"` // space that the overlay uses on the host
 	DiskOnHost    Size `json:"disk_on_host_bytes"`    // space that the work disk uses on the host
+
+	// What it has transferred over the network in all its runs, this one included.
+	NetworkReceived Size `json:"network_received_bytes"` // what its network card has received
+	NetworkSent     Size `json:"network_sent_bytes"`     // what its network card has sent
 
 	Guest *GuestStats `json:"guest,omitempty"` // absent if the agent cannot tell
 }

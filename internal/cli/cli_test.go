@@ -210,7 +210,7 @@ func (f *fakeDaemon) KillVM(_ context.Context, ref string, opts banger.KillVM, _
 	return f.change(ref, "kill", banger.Stopped, banger.Running)
 }
 
-func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameVM, _ banger.Progress) (banger.VM, error) {
+func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (banger.VM, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	vm, err := f.find(ref, "rename")
@@ -218,6 +218,9 @@ func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameV
 		return vm, err
 	}
 	delete(f.vms, vm.Name)
+	if vm.Name == "kestrel" {
+		progress(banger.Step{Step: banger.StepTellGuest, Note: "the host name inside stays kestrel"})
+	}
 	vm.Name = opts.Name
 	f.vms[vm.Name] = vm
 	return vm, nil
@@ -233,7 +236,8 @@ func (f *fakeDaemon) VMStats(_ context.Context, ref string) (banger.VMStats, err
 	if err != nil {
 		return banger.VMStats{}, err
 	}
-	s := banger.VMStats{ID: vm.ID, Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB}
+	s := banger.VMStats{ID: vm.ID, Name: vm.Name, State: vm.State, OverlayOnHost: 5 * banger.MiB, DiskOnHost: 6 * banger.MiB,
+		NetworkReceived: 7 * banger.MiB, NetworkSent: 8 * banger.MiB}
 	if vm.State == banger.Running {
 		f.works++
 		s.PID, s.CPUTime, s.Resident = 9, 3*time.Second, 600*banger.MiB

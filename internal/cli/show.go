@@ -96,7 +96,7 @@ func listedState(vm banger.VMSummary) string {
 
 // problemText is the name of a kind of problem in lists.
 var problemText = map[banger.ProblemKind]string{
-	banger.ProblemPaused: "paused", banger.ProblemDisk: "disk errors", banger.ProblemBoot: "boot failed",
+	banger.ProblemPaused: "paused", banger.ProblemDisk: "disk errors", banger.ProblemBoot: "boot failed", banger.ProblemNetwork: "network fails",
 }
 
 func newShow(a *app) *cobra.Command {

@@ -22,7 +22,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use. Inside: uptime, CPU, load, memory, and how full / and /root are. On the host:\nCPU time and memory of the process that runs the VM, the memory that the guest has given back\n(balloon), and the space that its disks take. CPU is the share of all CPUs of the guest that it\nused since its boot; with --watch, since the last refresh.",
+		Long:    "Show what VMs use. Inside: uptime, CPU, load, memory, and how full / and /root are. On the host:\nCPU time and memory of the process that runs the VM, the memory that the guest has given back\n(balloon), the space that its disks take, and what it has received and sent over the network in\nall its runs. CPU is the share of all CPUs of the guest that it used since its boot; with --watch,\nsince the last refresh.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
@@ -78,7 +78,7 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 
 // showStats prints a table. It replaces in last what each guest reported before.
 func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last map[banger.VMID]banger.GuestStats) error {
-	rows := [][]string{{"NAME", "STATE", "UPTIME", "CPU", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK"}}
+	rows := [][]string{{"NAME", "STATE", "UPTIME", "CPU", "LOAD", "MEMORY", "/", "/root", "CPU TIME", "RESIDENT", "BALLOON", "OVERLAY", "WORK DISK", "RECEIVED", "SENT"}}
 	failed := showResults(a, results, func(_ string, s banger.VMStats) error {
 		if a.json {
 			return a.printJSON(s)
@@ -99,7 +99,7 @@ func (a *app) showStats(out io.Writer, results []result[banger.VMStats], last ma
 
 // statsRow returns a row with a dash for what is not known.
 func statsRow(s banger.VMStats, last banger.GuestStats) []string {
-	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String()}
+	row := []string{s.Name, string(s.State), "-", "-", "-", "-", "-", "-", "-", "-", "-", s.OverlayOnHost.String(), s.DiskOnHost.String(), s.NetworkReceived.String(), s.NetworkSent.String()}
 	if s.PID != 0 {
 		row[8], row[9] = s.CPUTime.Round(time.Second).String(), s.Resident.String()
 	}

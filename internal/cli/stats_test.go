@@ -13,9 +13,9 @@ import (
 func TestStats(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running), aVM("wombat", banger.Stopped))
 	f.run(t, setup{}, "vm", "stats", "otter", "wombat").want(t, 0,
-		"NAME    STATE    UPTIME  CPU  LOAD  MEMORY   /      /root   CPU TIME  RESIDENT  BALLOON  OVERLAY  WORK DISK\n"+
-			"otter   running  1m0s    12%  0.50  768M/1G  1G/8G  2G/16G  3s        600M      256M     5M       6M\n"+
-			"wombat  stopped  -       -    -     -        -      -       -         -         -        5M       6M\n", "")
+		"NAME    STATE    UPTIME  CPU  LOAD  MEMORY   /      /root   CPU TIME  RESIDENT  BALLOON  OVERLAY  WORK DISK  RECEIVED  SENT\n"+
+			"otter   running  1m0s    12%  0.50  768M/1G  1G/8G  2G/16G  3s        600M      256M     5M       6M         7M        8M\n"+
+			"wombat  stopped  -       -    -     -        -      -       -         -         -        5M       6M         7M        8M\n", "")
 	r := f.run(t, setup{}, "vm", "stats", "--json", "otter", "nobody")
 	decoder := json.NewDecoder(strings.NewReader(r.out))
 	var s banger.VMStats

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,6 +40,7 @@ func TestUsernet(t *testing.T) {
 	})
 	h.booted(t, vm.Name)
 	t.Run("names and neighbours", func(t *testing.T) { neighbours(t, h, vm, near) })
+	t.Run("traffic", func(t *testing.T) { counted(t, h, vm, near) })
 	t.Run("the outside", func(t *testing.T) {
 		h.sh(t, vm.Name, reaches)
 		h.sh(t, vm.Name, `cd /etc/apt && rm -f sources.list.d/*.sources && . /etc/os-release &&
@@ -65,6 +67,28 @@ func neighbours(t *testing.T, h *home, vm, near banger.VM) {
 		t.Errorf("an unknown name: exit %d, %s", r.code, r.stdout)
 	}
 	h.sh(t, vm.Name, "ping -c 1 -W 10 "+near.Name)
+}
+
+// counted: what a VM receives and sends is counted, also over a restart.
+func counted(t *testing.T, h *home, vm, near banger.VM) {
+	t.Helper()
+	stats := func(name string) (s banger.VMStats) {
+		if err := json.Unmarshal([]byte(h.banger(t, "vm", "stats", "--json", name)), &s); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	was, wasNear := stats(vm.Name), stats(near.Name)
+	const sent, least = 20, 20 * 1400
+	h.sh(t, vm.Name, fmt.Sprintf("ping -q -c %d -i 0.2 -s 1400 -W 10 %s", sent, near.Name))
+	now := stats(vm.Name)
+	if now.NetworkSent < was.NetworkSent+least || now.NetworkReceived < was.NetworkReceived+least {
+		t.Errorf("before: %+v, after: %+v", was, now)
+	}
+	h.banger(t, "vm", "restart", near.Name)
+	if now := stats(near.Name); now.NetworkReceived < wasNear.NetworkReceived+least || now.NetworkSent < wasNear.NetworkSent+least {
+		t.Errorf("over a restart: before %+v, after %+v", wasNear, now)
+	}
 }
 
 // hostIsClosed: a guest reaches no service of the host.

@@ -33,7 +33,9 @@ type boot struct {
 	StartedAt time.Time `json:"started_at"`
 	Host      string    `json:"host,omitempty"` // the host's own boot id
 
-	Network network.Mode `json:"network,omitempty"` // what the VM's card is connected to
+	Network    network.Mode `json:"network,omitempty"`     // what the VM's card is connected to
+	NetworkWhy string       `json:"network_why,omitempty"` // why it has no card, though it shall and the host can
+	NetworkFix string       `json:"network_fix,omitempty"`
 }
 
 func newBoot() boot {

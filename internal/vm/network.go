@@ -1,8 +1,8 @@
 package vm
 
 import (
+	"cmp"
 	"context"
-	"fmt"
 	"net/netip"
 
 	"banger"
@@ -29,6 +29,7 @@ type Network interface {
 	Launched(id banger.VMID, pid int) error // tells the process that uses the card
 	Set(ctx context.Context, id banger.VMID, egress, isolated bool) error
 	Detach(ctx context.Context, id banger.VMID) (network.Traffic, error)
+	Traffic(ctx context.Context) (map[banger.VMID]network.Traffic, error) // of the VMs that have a card, in this run
 
 	// Adopt takes over VMs that run, by the pids of their VMMs. It is called once, also
 	// without VMs.
@@ -46,6 +47,9 @@ func (n NoNetwork) Name(banger.VMID, string, int, bool) error          { return 
 func (n NoNetwork) Forget(banger.VMID) error                           { return nil }
 func (n NoNetwork) Launched(banger.VMID, int) error                    { return nil }
 func (n NoNetwork) Adopt(context.Context, map[int]network.Guest) error { return nil }
+func (n NoNetwork) Traffic(context.Context) (map[banger.VMID]network.Traffic, error) {
+	return nil, nil
+}
 func (n NoNetwork) Set(context.Context, banger.VMID, bool, bool) error { return nil }
 
 func (n NoNetwork) Attach(context.Context, string, network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
@@ -84,7 +88,11 @@ func (s *starting) connect(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		s.Note(connectStep, withFix(fmt.Sprintf("the VM has no network: %v", operation.Plain(err)), banger.FixOf(err)))
+		why, fix := operation.Plain(err).Error(), banger.FixOf(err)
+		s.Note(connectStep, withFix("the VM has no network: "+why, fix))
+		if s.v.Network.Mode() != network.None {
+			s.boot.NetworkWhy, s.boot.NetworkFix = why, fix
+		}
 		return nil
 	}
 	s.undo.Push(connectStep, func(ctx context.Context) error {
@@ -158,10 +166,27 @@ func (o *owner) describeNetwork() banger.Network {
 	case row.Network == noNetwork:
 	case why != nil:
 		n.Why, n.Fix = operation.Plain(why).Error(), banger.FixOf(why)
+	case o.run != nil && o.run.boot.NetworkWhy != "":
+		n.Why, n.Fix = o.run.boot.NetworkWhy, cmp.Or(o.run.boot.NetworkFix, "banger vm restart "+row.Name)
 	default:
 		n.Why, n.Fix = "there was none when it started", "banger vm restart "+row.Name
 	}
 	return n
+}
+
+// networkProblems returns what keeps a VM that shall have a network from having it. A
+// host that allows none is no VM's problem. The caller holds the owner's mu.
+func (r *run) networkProblems() []banger.Problem {
+	problem := func(text, fix string) []banger.Problem {
+		return []banger.Problem{{Kind: banger.ProblemNetwork, Text: text, Fix: cmp.Or(fix, "banger vm restart "+r.o.row.Name)}}
+	}
+	switch why := r.hello.NetworkWhy; {
+	case r.boot.NetworkWhy != "":
+		return problem("the VM has no network: "+r.boot.NetworkWhy, r.boot.NetworkFix)
+	case why != "":
+		return problem("the guest's network is not set up: "+why, "")
+	}
+	return nil
 }
 
 // publishName makes the VM known by its name to the instance's guests.

@@ -53,7 +53,7 @@ func (r *run) problems() []banger.Problem {
 	if r.hello.Init == wire.InitEmergency {
 		all = append(all, banger.Problem{Kind: banger.ProblemBoot, Text: r.emergency(), Fix: "banger vm ssh " + r.o.row.Name})
 	}
-	return all
+	return append(all, r.networkProblems()...)
 }
 
 func (r *run) diskProblem(e vmm.DiskError) banger.Problem {

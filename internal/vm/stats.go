@@ -15,6 +15,7 @@ import (
 	"banger"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
+	"banger/internal/network"
 	"banger/internal/operation"
 )
 
@@ -43,6 +44,7 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 		return s, err
 	}
 	r := o.running()
+	o.traffic(ctx, &s)
 	if r == nil {
 		return s, nil
 	}
@@ -61,6 +63,23 @@ func (v *VMs) VMStats(ctx context.Context, ref string) (_ banger.VMStats, err er
 		o.log().Warn("ask the guest for its stats", "err", err)
 	}
 	return s, ctx.Err()
+}
+
+// traffic fills in what the VM has transferred. While a run ends it may be missing what
+// that run has: it is never counted twice.
+func (o *owner) traffic(ctx context.Context, s *banger.VMStats) {
+	row, _, r := o.now()
+	s.NetworkReceived, s.NetworkSent = row.Received, row.Sent
+	if r == nil || r.boot.Network == network.None || r.boot.Network == "" {
+		return
+	}
+	all, err := o.v.Network.Traffic(ctx)
+	if err != nil {
+		o.log().Warn("read the VM's traffic", "err", err)
+		return
+	}
+	s.NetworkReceived += banger.Size(all[o.id].Received)
+	s.NetworkSent += banger.Size(all[o.id].Sent)
 }
 
 // allocated returns the space that a sparse file uses on the host.

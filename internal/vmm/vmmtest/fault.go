@@ -18,6 +18,7 @@ const (
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
 	SlowInit     Fault = "slow-init"      // the init has not started everything until an event says so
 	EndsInSecret Fault = "ends-in-secret" // the init is stopping, and says so only when it is asked
+	NoNetwork    Fault = "no-network"     // the guest could not set up its network card
 	RefusesGrow  Fault = "refuses-grow"   // the guest does not grow its file systems
 )
 

@@ -189,8 +189,12 @@ func (g *Guest) enter(out *json.Encoder, features []string) {
 		g.hosts = map[*json.Encoder]bool{}
 	}
 	g.hosts[out] = true
+	why := ""
+	if g.Faults.has(NoNetwork) {
+		why = "there is no card"
+	}
 	out.Encode(wire.Message{Hello: &wire.Hello{Features: features, Version: wire.Version, Program: "vmmtest", Token: g.Config.Token, Nonce: g.Config.Nonce,
-		BootID: g.ID(), Kernel: "none", Init: g.init, InitWhy: g.why}})
+		BootID: g.ID(), Kernel: "none", Init: g.init, InitWhy: g.why, NetworkWhy: why}})
 }
 
 func (g *Guest) leave(out *json.Encoder) {
@@ -201,7 +205,7 @@ func (g *Guest) leave(out *json.Encoder) {
 
 func (g *Guest) control(stream net.Conn) {
 	out := json.NewEncoder(stream)
-	features := []string{wire.FeatureStats}
+	features := []string{wire.FeatureStats, wire.FeatureConfigure}
 	if g.Faults.has(KnowsNoStats) {
 		features = nil
 	}
@@ -233,6 +237,8 @@ func (g *Guest) answer(request *wire.Request, out *json.Encoder) {
 			break
 		}
 		fmt.Fprintf(g.Console, "grown %s\n", request.Params)
+	case wire.MethodConfigure:
+		fmt.Fprintf(g.Console, "configured %s\n", request.Params)
 	case wire.MethodInfo:
 		if g.Faults.has(EndsInSecret) {
 			g.tell(wire.Event{Kind: wire.EventInit, Init: wire.InitStopping})

@@ -1,0 +1,95 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"banger"
+	"banger/internal/network"
+	"banger/internal/vmm"
+	"banger/internal/vmm/vmmtest"
+)
+
+// aNetwork is one without links: it counts and fails as it is told.
+type aNetwork struct {
+	NoNetwork
+	fails   error
+	traffic map[banger.VMID]network.Traffic
+}
+
+func (n *aNetwork) Mode() network.Mode { return network.Usernet }
+
+func (n *aNetwork) Why() error { return nil }
+
+func (n *aNetwork) Attach(context.Context, string, network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
+	return nil, nil, nil, n.fails
+}
+
+func (n *aNetwork) Detach(_ context.Context, id banger.VMID) (network.Traffic, error) {
+	return n.traffic[id], nil
+}
+
+func (n *aNetwork) Traffic(context.Context) (map[banger.VMID]network.Traffic, error) {
+	return n.traffic, nil
+}
+
+func (w *world) connected(n *aNetwork) {
+	w.Network = n
+	w.Config.Network = "auto"
+}
+
+func TestStatsCountTheTrafficOfAllRuns(t *testing.T) {
+	w := newWorld(t)
+	n := &aNetwork{}
+	w.connected(n)
+	vm := w.create("otter")
+	n.traffic = map[banger.VMID]network.Traffic{vm.ID: {Received: 300, Sent: 20}, "000000000000": {Received: 7, Sent: 7}}
+	want := func(received, sent banger.Size) {
+		t.Helper()
+		s, err := w.VMStats(t.Context(), "otter")
+		if err != nil || s.NetworkReceived != received || s.NetworkSent != sent {
+			t.Errorf("%v: got %d, %d; want %d, %d", err, s.NetworkReceived, s.NetworkSent, received, sent)
+		}
+	}
+	want(300, 20)
+	if _, err := w.StopVM(t.Context(), "otter", banger.StopVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(300, 20)
+	if _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	want(600, 40)
+}
+
+// TestNetworkProblems: a VM that shall have a network and has none tells so.
+func TestNetworkProblems(t *testing.T) {
+	w := newWorld(t)
+	n := &aNetwork{fails: &banger.Error{Kind: banger.Unready, Why: errors.New("the moon is full"), Fix: "wait for the sun"}}
+	w.connected(n)
+	otter := w.create("otter")
+	if p := otter.Problems; len(p) != 1 || p[0].Kind != banger.ProblemNetwork || !strings.Contains(p[0].Text, "no network: the moon is full") || p[0].Fix != "wait for the sun" {
+		t.Errorf("%+v", p)
+	}
+	if got := otter.Network; got.Mode != "none" || got.Why != "the moon is full" || got.Fix != "wait for the sun" {
+		t.Errorf("%+v", got)
+	}
+	w.again() // another daemon knows it, too
+	w.until("adopted", func() bool { return len(w.show1("otter").Problems) == 1 })
+
+	n.fails = nil
+	w.fake.SetFaults(vmmtest.NoNetwork)
+	vm, err := w.RestartVM(t.Context(), "otter", banger.StopVM{}, nil)
+	if p := vm.Problems; err != nil || len(p) != 1 || p[0].Kind != banger.ProblemNetwork || !strings.Contains(p[0].Text, "there is no card") || p[0].Fix != "banger vm restart otter" {
+		t.Errorf("%v, %+v", err, p)
+	}
+
+	w.Config.Network = noNetwork // nobody misses what was not asked for
+	n.fails = errors.New("the moon is full")
+	w.fake.SetFaults()
+	if p := w.create("wombat").Problems; len(p) != 0 {
+		t.Errorf("%+v", p)
+	}
+}

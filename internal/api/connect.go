@@ -186,6 +186,9 @@ func start(ctx context.Context, dirs config.Dirs, opts ConnectOptions) (string, 
 	return fail(err)
 }
 
+// Program returns the bangerd that Connect starts: beside this program, else in PATH.
+func Program() (string, error) { return locate("") }
+
 func locate(program string) (string, error) {
 	if program != "" {
 		return program, nil

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"banger"
+	"banger/internal/api"
 	"banger/internal/doctor"
 	"banger/internal/hostcmd"
 	"banger/internal/vmm/firecracker"
@@ -74,13 +75,15 @@ func (a *app) host(preflight bool) (doctor.Host, error) {
 	if preflight {
 		return doctor.ThisHost(doctor.ToBuild, dirs, cfg, driver, nil), nil
 	}
-	return doctor.ThisHost(doctor.ToRun, dirs, cfg, driver, func(ctx context.Context) (banger.Daemon, error) {
+	host := doctor.ThisHost(doctor.ToRun, dirs, cfg, driver, func(ctx context.Context) (banger.Daemon, error) {
 		svc, err := a.connect(ctx, noStart)
 		if err != nil {
 			return banger.Daemon{}, err
 		}
 		return svc.Daemon(ctx)
-	}), nil
+	})
+	host.Offer = doctor.AskBangerd(host.Runner, dirs.State, api.Program)
+	return host, nil
 }
 
 // printChecks prints the table, and the fixes below it.

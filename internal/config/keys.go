@@ -55,7 +55,7 @@ var keys = []key{
 
 // Reasons why a legacy key has no effect.
 const (
-	superseded = "superseded"
+	superseded = "superseded by banger's own names in the domain vm"
 	notYetUsed = "not yet used"
 )
 

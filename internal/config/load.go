@@ -37,7 +37,7 @@ type Config struct {
 	NamegenPath    string
 
 	// Legacy are the keys in the file that have no effect, each with the reason:
-	// "mapdns_bin: superseded".
+	// "mapdns_bin: superseded by ...".
 	Legacy []string
 }
 

@@ -79,7 +79,7 @@ nat = false
 		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none",
 		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
 		Legacy: []string{
-			"mapdns_bin: superseded", "mapdns_data_file: superseded", "customize_script: not yet used",
+			"mapdns_bin: " + superseded, "mapdns_data_file: " + superseded, "customize_script: not yet used",
 			"default_rootfs: not yet used", "default_base_rootfs: not yet used", "default_kernel: not yet used",
 			"default_initrd: not yet used", "default_modules_dir: not yet used", "default_packages_file: not yet used",
 		},

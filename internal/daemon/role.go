@@ -2,10 +2,13 @@ package daemon
 
 import (
 	"context"
+	"encoding/json"
+	"os"
 
 	"banger/internal/network"
 	"banger/internal/network/apply"
 	"banger/internal/network/helper"
+	"banger/internal/network/instance"
 	"banger/internal/network/namespace"
 )
 
@@ -19,10 +22,22 @@ func RunRole(args []string) (code int, ran bool) {
 	return roles[args[0]](args[1:]), true
 }
 
+// offer prints which network the VMs of a state directory can have on this host.
+func offer(args []string) int {
+	if len(args) != 1 {
+		return 2
+	}
+	if json.NewEncoder(os.Stdout).Encode(instance.OfferOf(context.Background(), args[0], os.Geteuid() == 0)) != nil {
+		return 1
+	}
+	return 0
+}
+
 // roles are what bangerd is instead of a daemon, by its first argument. Only bangerd
 // itself starts them.
 var roles = map[string]func(args []string) int{
-	helper.Role: helper.Main,
+	helper.Role:       helper.Main,
+	network.OfferRole: offer,
 	namespace.Role: func([]string) int {
 		namespace.RunRole(namespace.Work{
 			Apply:    func(ctx context.Context, w network.Wanted) (any, error) { return apply.Apply(ctx, w) },

@@ -18,6 +18,7 @@ import (
 	"banger/internal/detach"
 	"banger/internal/disk"
 	"banger/internal/hostcmd"
+	"banger/internal/network"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 )
@@ -63,6 +64,7 @@ type Host struct {
 	CheckKVM    func() error // the drivers' own check
 	Firecracker vmm.Driver
 	Free        func(dir string) (banger.Size, error)
+	Offer       func(context.Context) (network.Offer, error) // the network that VMs can have; nil: do not ask
 	Daemon      func(context.Context) (banger.Daemon, error) // NotFound: not running; nil: do not ask
 	Inherited   func(pid int) ([]detach.Problem, error)      // what a daemon could not reset; nil: do not ask
 }
@@ -89,6 +91,10 @@ func Run(ctx context.Context, h Host) []Check {
 		rows = append(rows, golang, makeTool, mmdebstrap, subIDs, namespaces)
 	}
 	rows = append(rows, runtimeBundle)
+	if h.Offer != nil {
+		h.Offer = askOnce(ctx, h.Offer)
+		rows = append(rows, networkMode, names)
+	}
 	if len(h.Config.Legacy) > 0 {
 		rows = append(rows, configuration)
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,6 +20,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/detach"
 	"banger/internal/hostcmd"
+	"banger/internal/network"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 )
@@ -30,6 +32,8 @@ type modelHost struct {
 	absent map[string]bool
 	says   map[string]string // what commands print, by their first two words
 }
+
+var resolver = netip.MustParseAddrPort("127.53.1.2:5361")
 
 func newHost(t *testing.T) *modelHost {
 	root := t.TempDir()
@@ -44,11 +48,16 @@ func newHost(t *testing.T) *modelHost {
 		Config:   config.Config{Driver: "auto", RuntimeDir: filepath.Join(root, "runtime")},
 		CheckKVM: process.Host{CPUInfo: filepath.Join(root, "proc/cpuinfo"), KVM: filepath.Join(root, "dev/kvm")}.CheckKVM, Firecracker: probed{},
 		Free: func(string) (banger.Size, error) { return 40 * banger.GiB, nil },
+		Offer: func(context.Context) (network.Offer, error) {
+			return network.Offer{Mode: network.Usernet, Resolver: resolver}, nil
+		},
 		Daemon: func(context.Context) (banger.Daemon, error) {
 			return banger.Daemon{}, &banger.Error{Kind: banger.NotFound, Why: errors.New("none")}
 		},
 	}
 	m.write("etc/os-release", "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n")
+	m.write("etc/resolv.conf", "nameserver 127.0.0.53\n")
+	m.write("etc/systemd/resolved.conf.d/banger.conf", "[Resolve]\nDNS="+resolver.String()+"\nDomains=~vm\n")
 	m.write("proc/cpuinfo", "processor\t: 0\nflags\t\t: fpu vme vmx sse2\n")
 	m.write("dev/kvm", "")
 	m.write("etc/group", "root:x:0:\nkvm:x:106:anna\n")
@@ -153,6 +162,64 @@ func TestLimitedDaemon(t *testing.T) {
 	}
 	if c := find(t, Run(t.Context(), h.Host), "daemon"); c.State != Warn || !strings.Contains(c.Detail, "niceness 5") || c.Fix != "start again" {
 		t.Errorf("got %+v", c)
+	}
+}
+
+func (m *modelHost) offers(o network.Offer) {
+	m.Offer = func(context.Context) (network.Offer, error) { return o, nil }
+}
+
+func (m *modelHost) remove(path string) {
+	m.t.Helper()
+	if err := os.Remove(filepath.Join(m.Root, path)); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// TestNetworkRows: what is well has no fix, and says what VMs get.
+func TestNetworkRows(t *testing.T) {
+	for _, test := range []struct {
+		change         func(*modelHost)
+		network, names string
+	}{
+		{func(h *modelHost) {}, "usernet, without root; only root's daemon can use bridge, which is faster", "NAME.vm, through systemd-resolved"},
+		{func(h *modelHost) { h.offers(network.Offer{Mode: network.Bridge, Resolver: resolver}) }, "bridge", "NAME.vm, through systemd-resolved, while a VM runs"},
+		{func(h *modelHost) { h.Config.Network = "none" }, "none for new VMs, as config.toml says; usernet is possible", "NAME.vm, through systemd-resolved"},
+		{func(h *modelHost) {
+			h.write("etc/resolv.conf", "nameserver 127.0.0.1\n")
+			h.write("etc/dnsmasq.conf", "")
+			h.write("etc/dnsmasq.d/banger.conf", "server=/vm/127.53.1.2#5361\n")
+		}, "usernet, without root; only root's daemon can use bridge, which is faster", "NAME.vm, through dnsmasq"},
+	} {
+		h := newHost(t)
+		test.change(h)
+		checks := Run(t.Context(), h.Host)
+		for name, want := range map[string]string{"network": test.network, "names": test.names} {
+			if c := find(t, checks, name); c.State != OK || c.Detail != want || c.Fix != "" {
+				t.Errorf("got %+v, want %q", c, want)
+			}
+		}
+	}
+}
+
+// TestAskBangerd: doctor reads what bangerd prints, and passes on why there is none.
+func TestAskBangerd(t *testing.T) {
+	h := newHost(t)
+	program, missing := "/opt/bangerd", error(nil)
+	ask := AskBangerd(h, "/state", func() (string, error) { return program, missing })
+	h.says["bangerd offer"] = `{"mode":"none","why":"x","fix":"y","resolver":"127.53.1.2:5361"}` + "\n"
+	if got, err := ask(t.Context()); err != nil || got != (network.Offer{Mode: network.None, Why: "x", Fix: "y", Resolver: resolver}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"", "usage\n", "{}", `{"mode":"token ring","resolver":""}`} {
+		h.says["bangerd offer"] = bad
+		if _, err := ask(t.Context()); err == nil || banger.FixOf(err) == "" {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	missing = errors.New("none")
+	if _, err := ask(t.Context()); !errors.Is(err, missing) {
+		t.Error(err)
 	}
 }
 
@@ -287,6 +354,34 @@ func lacks() map[string]lack {
 		"a daemon of another driver": {func(h *modelHost) {
 			h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
 		}, "daemon", Warn, "still uses qemu for new VMs", "banger daemon stop"},
+		"no network": {func(h *modelHost) {
+			h.offers(network.Offer{Mode: network.None, Why: "only root may open /dev/net/tun", Fix: "open it"})
+		},
+			"network", Warn, "VMs have no network: only root may open", "open it"},
+		"no network, and a daemon that has seen that": {func(h *modelHost) {
+			h.offers(network.Offer{Mode: network.None, Why: "only root may open /dev/net/tun", Fix: "open it"})
+			h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "firecracker"}, nil }
+		}, "network", Warn, "VMs have no network", "open it, then: banger daemon stop"},
+		"no bangerd to ask": {func(h *modelHost) {
+			h.Offer = func(context.Context) (network.Offer, error) {
+				return network.Offer{}, &banger.Error{Kind: banger.Unready, Why: errors.New("bangerd is not installed"), Fix: "make build"}
+			}
+		}, "network", Warn, "unknown: bangerd is not installed", "make build"},
+		"names: not told to systemd-resolved": {func(h *modelHost) { h.remove("etc/systemd/resolved.conf.d/banger.conf") },
+			"names", Warn, "do not find NAME.vm", "sudo mkdir -p /etc/systemd/resolved.conf.d && printf"},
+		"names: of another state directory": {func(h *modelHost) {
+			h.offers(network.Offer{Mode: network.Usernet, Resolver: netip.MustParseAddrPort("127.53.1.2:53610")})
+		}, "names", Warn, "do not find NAME.vm", "sudo mkdir -p"},
+		"names: NetworkManager's dnsmasq": {func(h *modelHost) {
+			h.write("etc/resolv.conf", "nameserver 127.0.1.1\n")
+			h.write("etc/NetworkManager/conf.d/dns.conf", "[main]\ndns=dnsmasq\n")
+		}, "names", Warn, "do not find NAME.vm", "echo server=/vm/127.53.1.2#5361 | sudo tee /etc/NetworkManager/dnsmasq.d/banger.conf && sudo nmcli general reload dns-full"},
+		"names: dnsmasq": {func(h *modelHost) {
+			h.write("etc/resolv.conf", "nameserver 127.0.0.1\n")
+			h.write("etc/dnsmasq.conf", "")
+		}, "names", Warn, "do not find NAME.vm", "echo server=/vm/127.53.1.2#5361 | sudo tee /etc/dnsmasq.d/banger.conf && sudo systemctl restart dnsmasq"},
+		"names: no resolver of the host's own": {func(h *modelHost) { h.write("etc/resolv.conf", "nameserver 192.168.1.1\n") },
+			"names", Warn, "asks another machine", "sudo apt-get install -y --no-install-recommends systemd-resolved"},
 		"keys without effect": {func(h *modelHost) {
 			h.Config.Legacy = []string{"mapdns_bin: superseded", "default_kernel: not yet used"}
 		},

@@ -57,19 +57,8 @@ func whyNoFirewall(tables []table, err error) error {
 	if errors.Is(err, os.ErrPermission) {
 		return err
 	}
-	for _, t := range tables {
-		probe := &nftables.Table{Family: t.Family, Name: t.Name + "_probe"}
-		conn := &nftables.Conn{}
-		conn.AddTable(probe)
-		for _, c := range t.chains {
-			chain := *c
-			chain.Table = probe
-			conn.AddChain(&chain)
-		}
-		conn.DelTable(probe) // in the same transaction: nobody sees it
-		if failed := conn.Flush(); failed != nil {
-			return lacks(t.Family, failed)
-		}
+	if lacking := probeFirewall(tables); lacking != nil {
+		return lacking
 	}
 	return fmt.Errorf("write the firewall's rules: %w", err)
 }

@@ -26,6 +26,7 @@ import (
 	"banger/internal/network/apply"
 	"banger/internal/network/helper"
 	"banger/internal/network/namespace"
+	"banger/internal/operation"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
 )
@@ -106,10 +107,24 @@ func (n *Network) without(why error) *Network {
 	return n
 }
 
+// OfferOf returns the network that the VMs of a state directory can have on this host. It
+// tries all that they need, and leaves nothing.
+func OfferOf(ctx context.Context, stateDir string, root bool) network.Offer {
+	mode, why := choose(ctx, root)
+	offer := network.Offer{Mode: mode, Resolver: helper.HostAddr(network.InstanceOf(stateDir))}
+	if why != nil {
+		offer.Why, offer.Fix = operation.Plain(why).Error(), banger.FixOf(why)
+	}
+	return offer
+}
+
 // choose returns the best mode that this host allows, or None and the reason.
 func choose(ctx context.Context, root bool) (network.Mode, error) {
 	if root {
 		if err := namespace.CheckDevice(true); err != nil {
+			return network.None, err
+		}
+		if err := apply.Check(); err != nil {
 			return network.None, err
 		}
 		return network.Bridge, nil

@@ -27,7 +27,8 @@ func (f switchFlag) change() { on := f.on; *f.to = &on }
 
 func (f switchFlag) String() string { return "" }
 
-func (f switchFlag) Type() string { return "" }
+// Type is what pflag prints for a flag without a value.
+func (f switchFlag) Type() string { return "bool" }
 
 // addSwitch adds --name and --no-name.
 func addSwitch(cmd *cobra.Command, to **bool, name, on, off string) {

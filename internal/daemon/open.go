@@ -15,6 +15,7 @@ import (
 	"banger/internal/image"
 	"banger/internal/network/helper"
 	"banger/internal/network/instance"
+	"banger/internal/network/resolved"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/version"
@@ -111,7 +112,7 @@ func connect(ctx context.Context, env Env, dirs config.Dirs, s *store.Store, log
 // openNetwork opens the network of this host's daemon.
 func openNetwork(ctx context.Context, dirs config.Dirs, s *store.Store, log *slog.Logger) (*instance.Network, error) {
 	host := process.ThisHost()
-	return instance.Open(ctx, instance.Config{Dirs: dirs, Subnet: s.Subnet, Record: s.SetSubnet, Owner: host.Owner, Account: func() (process.Account, error) { return host.Account(helper.Role) }, Root: host.Root, Log: log})
+	return instance.Open(ctx, instance.Config{Dirs: dirs, Subnet: s.Subnet, Record: s.SetSubnet, Owner: host.Owner, Account: func() (process.Account, error) { return host.Account(helper.Role) }, Root: host.Root, Host: resolved.Host(), Log: log})
 }
 
 // newOperations returns the host of all operations, which publishes their steps.

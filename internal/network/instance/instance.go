@@ -26,6 +26,7 @@ import (
 	"banger/internal/network/apply"
 	"banger/internal/network/helper"
 	"banger/internal/network/namespace"
+	"banger/internal/network/resolved"
 	"banger/internal/operation"
 	"banger/internal/vmm"
 	"banger/internal/vmm/process"
@@ -40,6 +41,7 @@ type Config struct {
 	// Account returns who the helper runs as, which is never root.
 	Account func() (process.Account, error)
 	Root    bool
+	Host    resolved.Resolved // the host's, which a bridge is told to
 	Log     *slog.Logger
 }
 
@@ -57,6 +59,7 @@ type Network struct {
 	adopted chan struct{} // closed once what runs is known: a change before that would end its network
 
 	mu      sync.Mutex // one change at a time
+	told    int        // the link of which the host's resolver was told; 0: none
 	ns      *network.Namespace
 	guests  map[banger.VMID]guest
 	names   map[banger.VMID]helper.Name
@@ -376,7 +379,11 @@ func (n *Network) settle(ctx context.Context) (notes []network.Note, err error) 
 	if err := json.Unmarshal(got.Applied, &result); err != nil {
 		return nil, err
 	}
-	return n.fresh(result.Notes), n.serve(ctx, got.Uplink)
+	if err := n.serve(ctx, got.Uplink); err != nil {
+		return nil, err
+	}
+	n.tellHost(ctx)
+	return n.fresh(result.Notes), nil
 }
 
 // empty removes everything: no VM has a card.
@@ -387,6 +394,7 @@ func (n *Network) empty(ctx context.Context) error {
 		n.helper = nil
 	}
 	if n.Mode() == network.Bridge {
+		n.untellHost(ctx)
 		_, failed := n.apply(ctx, namespace.Request{})
 		return errors.Join(err, failed)
 	}

@@ -1,11 +1,18 @@
 #!/bin/sh
 # Smoke test of the built programs: creates a VM, uses it, restarts it and deletes it.
-# Usage: ./verify.sh
+# With --nat, the VM also reaches Debian's mirror, then not, then again.
+# Usage: ./verify.sh [--nat]
 set -eu
 cd "$(dirname "$0")"
 
 name=verify-$$
-[ $# = 0 ] || { echo "verify.sh takes no arguments: VMs have no network yet that --nat could cover" >&2; exit 2; }
+case "$*" in
+"" | --nat) nat=$* ;;
+*)
+	echo "usage: ./verify.sh [--nat]" >&2
+	exit 2
+	;;
+esac
 
 trap './banger vm delete --yes --force "$name" >/dev/null 2>&1 || true' EXIT INT TERM
 ./banger doctor
@@ -19,6 +26,19 @@ before=$(inside cat /proc/sys/kernel/random/boot_id)
 status=0
 inside sh -c 'exit 7' || status=$?
 [ $status = 7 ]
+
+# outside reaches Debian's mirror by name, within 10 seconds.
+outside() { inside timeout 10 bash -c 'exec 3<>/dev/tcp/deb.debian.org/80'; }
+if [ "$nat" ]; then
+	outside
+	./banger vm set --no-nat "$name"
+	if outside 2>/dev/null; then
+		echo "verify: the VM reaches the internet with --no-nat" >&2
+		exit 1
+	fi
+	./banger vm set --nat "$name"
+	outside
+fi
 ./banger vm stop "$name"
 ./banger vm delete --yes "$name"
 trap - EXIT INT TERM

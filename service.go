@@ -40,6 +40,10 @@ type VMService interface {
 	// VMStats looks at what a VM uses now.
 	VMStats(ctx context.Context, ref string) (VMStats, error)
 
+	// VMPorts looks at what listens in a VM, and where the host reaches it. What could
+	// not be forwarded is tried again.
+	VMPorts(ctx context.Context, ref string) (VMPorts, error)
+
 	// VMLogs streams a log. With Follow it ends when ctx does or the VM is deleted.
 	VMLogs(ctx context.Context, ref string, opts VMLogs) (io.ReadCloser, error)
 
@@ -85,6 +89,8 @@ type CreateVM struct {
 	Network  string `json:"network,omitempty"`       // `auto` or `none`
 	NAT      *bool  `json:"nat,omitempty"`           // whether it may reach the internet
 	Isolated *bool  `json:"isolated,omitempty"`      // whether other VMs are out of its reach
+
+	Ports []Publish `json:"ports,omitempty"` // ports that the host publishes: `80`, `8080:80`, `0.0.0.0:8080:80`
 }
 
 // ImportImage says what to make an image of.
@@ -133,6 +139,8 @@ type SetVM struct {
 	NAT      *bool  `json:"nat,omitempty"`           // whether it may reach the internet
 	Isolated *bool  `json:"isolated,omitempty"`      // whether other VMs are out of its reach
 	Apply    bool   `json:"apply,omitempty"`         // restart a running VM if the change needs it
+
+	Ports *[]Publish `json:"ports,omitempty"` // in place of those that the host published; may be empty
 }
 
 // KillVM says how to end a VMM from outside: nothing is asked of the guest.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -113,6 +114,10 @@ func (f *fake) VMStats(_ context.Context, ref string) (banger.VMStats, error) {
 	f.note("stats", ref)
 	return aStats, f.err
 }
+func (f *fake) VMPorts(_ context.Context, ref string) (banger.VMPorts, error) {
+	f.note("ports", ref)
+	return somePorts, f.err
+}
 func (f *fake) VMLogs(_ context.Context, ref string, opts banger.VMLogs) (io.ReadCloser, error) {
 	f.note("logs", ref, opts)
 	return f.log, f.err
@@ -146,6 +151,8 @@ func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 
 var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.GuestStats{Load: [3]float64{1, 0.5, 0},
 	FileSystems: []banger.FileSystem{{Path: "/", Size: banger.GiB}}}}
+
+var somePorts = banger.VMPorts{Name: "otter", Ports: []banger.Forward{{Port: 80, Addresses: []netip.AddrPort{netip.MustParseAddrPort("[::1]:80")}}}}
 
 var quiet = slog.New(slog.DiscardHandler)
 
@@ -296,6 +303,9 @@ func TestEveryCallArrives(t *testing.T) {
 	}
 	if stats, err := c.VMStats(ctx, "otter"); err != nil || !reflect.DeepEqual(stats, aStats) {
 		t.Errorf("got %+v, %v", stats, err)
+	}
+	if ports, err := c.VMPorts(ctx, "otter"); err != nil || !reflect.DeepEqual(ports, somePorts) {
+		t.Errorf("got %+v, %v", ports, err)
 	}
 	if vms, err := c.ListVMs(ctx); err != nil || vms == nil {
 		t.Errorf("got %v, %v: want an empty list", vms, err)

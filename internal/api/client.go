@@ -264,6 +264,11 @@ func (c *Client) VMStats(ctx context.Context, ref string) (banger.VMStats, error
 	return get[banger.VMStats](ctx, c, "vms", ref, "stats")
 }
 
+// VMPorts implements banger.VMService.
+func (c *Client) VMPorts(ctx context.Context, ref string) (banger.VMPorts, error) {
+	return get[banger.VMPorts](ctx, c, "vms", ref, "ports")
+}
+
 // ListImages implements banger.ImageService.
 func (c *Client) ListImages(ctx context.Context) ([]banger.Image, error) {
 	return get[[]banger.Image](ctx, c, "images")

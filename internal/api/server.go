@@ -77,6 +77,7 @@ func (s *Server) routes() {
 		"POST /vms/{ref}/kill":    operation(vms.KillVM),
 		"POST /vms/{ref}/rename":  operation(vms.RenameVM),
 		"GET /vms/{ref}/stats":    answerRef(vms.VMStats),
+		"GET /vms/{ref}/ports":    answerRef(vms.VMPorts),
 		"GET /vms/{ref}/logs":     s.logs,
 		"POST /vms/{ref}/dial":    s.dial,
 		"GET /summaries":          list(vms.SummarizeVMs),

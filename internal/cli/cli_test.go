@@ -36,6 +36,7 @@ type fakeDaemon struct {
 	looked     func(times int) // by stats
 	works      time.Duration   // grows with each call of VMStats
 	looks      int
+	ports      []banger.Forward
 	took       []string // the requests, as text
 
 	hub      *event.Hub
@@ -248,6 +249,17 @@ func (f *fakeDaemon) VMStats(_ context.Context, ref string) (banger.VMStats, err
 			FileSystems: []banger.FileSystem{{Path: "/", Size: 8 * banger.GiB, Used: banger.GiB}, {Path: "/root", Size: 16 * banger.GiB, Used: 2 * banger.GiB}}}
 	}
 	return s, nil
+}
+
+func (f *fakeDaemon) VMPorts(_ context.Context, ref string) (banger.VMPorts, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	vm, err := f.find(ref, "look at")
+	p := banger.VMPorts{ID: vm.ID, Name: vm.Name, State: vm.State, Ports: f.ports}
+	if vm.State == banger.Stopped {
+		p.Ports = []banger.Forward{}
+	}
+	return p, err
 }
 
 func (f *fakeDaemon) DeleteVM(_ context.Context, ref string, opts banger.DeleteVM, _ banger.Progress) error {

@@ -64,6 +64,7 @@ func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	addResources(flags, &spec.VCPUs, &spec.Memory, &spec.Disk, &spec.Overlay)
 	addDriver(cmd, &spec.Driver)
 	addNetwork(cmd, &spec.Network, &spec.NAT, &spec.Isolated)
+	addPorts(flags, &spec.Ports, "publish a port of the VM, such as 8080:80 for port 80 at localhost:8080, or 0.0.0.0:8080:80 for other hosts as well; repeatable")
 	_ = cmd.RegisterFlagCompletionFunc("image", completeThings(a, service.ListImages))
 	_ = cmd.RegisterFlagCompletionFunc("name", cobra.NoFileCompletions)
 	help := cmd.HelpFunc()

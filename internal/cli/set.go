@@ -12,6 +12,8 @@ import (
 
 func newSet(a *app) *cobra.Command {
 	var opts banger.SetVM
+	var ports []banger.Publish
+	var noPorts bool
 	cmd := a.forVMs("set", "Change the memory, vCPUs, disk sizes, driver and network of VMs", everyVM, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		before, err := svc.ShowVM(ctx, ref)
 		if err != nil {
@@ -30,10 +32,18 @@ func newSet(a *app) *cobra.Command {
 	addResources(cmd.Flags(), &opts.VCPUs, &opts.Memory, &opts.Disk, &opts.Overlay)
 	addDriver(cmd, &opts.Driver)
 	addNetwork(cmd, &opts.Network, &opts.NAT, &opts.Isolated)
+	addPorts(cmd.Flags(), &ports, "publish a port of the VM, in place of those published before; repeatable")
+	cmd.Flags().BoolVar(&noPorts, "no-ports", false, "publish no port")
 	cmd.Flags().BoolVar(&opts.Apply, "apply", false, "restart running VMs if the change needs it")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if noPorts && len(ports) > 0 {
+			return banger.Invalidf("leave out --port or --no-ports", "--port and --no-ports exclude each other")
+		}
+		if noPorts || len(ports) > 0 {
+			opts.Ports = &ports
+		}
 		if opts == (banger.SetVM{Apply: opts.Apply}) {
-			return banger.Invalidf("give --memory, --vcpu, --disk-size, --overlay-size, --driver, --network, --nat or --isolated", "nothing to change")
+			return banger.Invalidf("give --memory, --vcpu, --disk-size, --overlay-size, --driver, --network, --nat, --isolated or --port", "nothing to change")
 		}
 		return nil
 	}
@@ -50,10 +60,11 @@ func changes(before, now banger.VM) string {
 		{"memory", before.Memory, now.Memory}, {"vcpus", before.VCPUs, now.VCPUs}, {"disk", before.Disk, now.Disk},
 		{"overlay", before.Overlay, now.Overlay}, {"driver", before.Driver, now.Driver},
 		{"network", before.Network.Mode, now.Network.Mode}, {"nat", onOff(before.Network.NAT), onOff(now.Network.NAT)},
+		{"ports", portsText(before.Ports), portsText(now.Ports)},
 		{"isolated", onOff(before.Network.Isolated), onOff(now.Network.Isolated)},
 	} {
 		if c.before != c.now {
-			list = append(list, fmt.Sprintf("%s %v -> %v", c.name, c.before, c.now))
+			list = append(list, fmt.Sprintf("%s %v -> %v", c.name, orNone(c.before), orNone(c.now)))
 		}
 	}
 	if len(list) == 0 {
@@ -63,4 +74,11 @@ func changes(before, now banger.VM) string {
 		list = append(list, "restarted")
 	}
 	return strings.Join(list, ", ")
+}
+
+func orNone(value any) any {
+	if value == "" {
+		return "none"
+	}
+	return value
 }

@@ -143,7 +143,11 @@ func details(vm banger.VM) [][]string {
 		{"overlay", vm.Overlay.String() + " for all changes to /"},
 		{"driver", vm.Driver},
 	}...)
-	rows = append(append(rows, networkDetails(vm.Network)...), []string{"created", when(vm.CreatedAt)})
+	rows = append(rows, networkDetails(vm.Network)...)
+	if len(vm.Ports) > 0 {
+		rows = append(rows, []string{"published", portsText(vm.Ports)})
+	}
+	rows = append(rows, []string{"created", when(vm.CreatedAt)})
 	if vm.State != banger.Stopped {
 		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", clean(vm.BootID)}, []string{"pid", fmt.Sprint(vm.PID)})
 	}

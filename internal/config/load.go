@@ -31,6 +31,7 @@ type Config struct {
 
 	Network string // "auto" or "none"
 	NAT     bool
+	Forward string // "auto" or "off"
 
 	FirecrackerBin string
 	SSHKeyPath     string

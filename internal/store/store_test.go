@@ -74,7 +74,7 @@ func sample(id, name string) VM {
 	sum := fnv.New32a()
 	sum.Write([]byte(id))
 	return VM{
-		Slot: network.FirstSlot + int(sum.Sum32()%(network.LastSlot-network.FirstSlot+1)), NAT: true,
+		Slot: network.FirstSlot + int(sum.Sum32()%(network.LastSlot-network.FirstSlot+1)), NAT: true, Published: "8080:80",
 		ID: banger.VMID(id), Name: name, Image: "docker", ImageID: "sha256:aa", Kernel: "6.12", KernelID: "sha256:bb",
 		VCPUs: 2, Memory: banger.GiB, Overlay: 8 * banger.GiB, Disk: 16 * banger.GiB, Driver: "qemu", Network: "auto",
 		MachineID: "0123456789abcdef0123456789abcdef", CreatedAt: time.Date(2026, 11, 24, 10, 0, 0, 7, time.UTC),

@@ -40,6 +40,7 @@ type VM struct {
 	Slot      int         // the place in the subnet: InsertVM chooses it, and it stays
 	NAT       bool        // may reach what is outside the bridge
 	Isolated  bool        // may not reach other VMs
+	Published string      // ports that the host publishes, as --port takes them, with spaces between
 	Received  banger.Size // in all runs that have ended
 	Sent      banger.Size // in all runs that have ended
 	MachineID string
@@ -52,13 +53,13 @@ type VM struct {
 }
 
 const vmColumns = `id, name, image, image_id, kernel, kernel_id, vcpus, memory, overlay, disk,
-	driver, network, slot, nat, isolated, received, sent, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
+	driver, network, slot, nat, isolated, published, received, sent, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
 
 func scanVM(row scanner) (VM, error) {
 	var v VM
 	var created, ended int64
 	err := row.Scan(&v.ID, &v.Name, &v.Image, &v.ImageID, &v.Kernel, &v.KernelID, &v.VCPUs, &v.Memory, &v.Overlay, &v.Disk,
-		&v.Driver, &v.Network, &v.Slot, &v.NAT, &v.Isolated, &v.Received, &v.Sent, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
+		&v.Driver, &v.Network, &v.Slot, &v.NAT, &v.Isolated, &v.Published, &v.Received, &v.Sent, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
 	v.CreatedAt, v.EndedAt = instant(created), instant(ended)
 	return v, err
 }
@@ -76,9 +77,9 @@ func (s *Store) InsertVM(ctx context.Context, v VM) (slot int, err error) {
 		if v.Slot, err = freeSlot(ctx, tx, v.ID); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 23)+")",
+		_, err = tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 24)+")",
 			v.ID, v.Name, v.Image, v.ImageID, v.Kernel, v.KernelID, v.VCPUs, v.Memory, v.Overlay, v.Disk,
-			v.Driver, v.Network, v.Slot, v.NAT, v.Isolated, v.Received, v.Sent, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
+			v.Driver, v.Network, v.Slot, v.NAT, v.Isolated, v.Published, v.Received, v.Sent, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
 		return err
 	})
 	return v.Slot, during(err, "store VM %q", v.Name)
@@ -156,8 +157,8 @@ func (s *Store) SetWanted(ctx context.Context, id banger.VMID, wanted banger.Wan
 
 // SetSettings stores a VM's driver, resources and network.
 func (s *Store) SetSettings(ctx context.Context, vm VM) error {
-	return s.change(ctx, vm.ID, "UPDATE vms SET driver = ?, vcpus = ?, memory = ?, overlay = ?, disk = ?, network = ?, nat = ?, isolated = ? WHERE id = ?",
-		vm.Driver, vm.VCPUs, vm.Memory, vm.Overlay, vm.Disk, vm.Network, vm.NAT, vm.Isolated, vm.ID)
+	return s.change(ctx, vm.ID, "UPDATE vms SET driver = ?, vcpus = ?, memory = ?, overlay = ?, disk = ?, network = ?, nat = ?, isolated = ?, published = ? WHERE id = ?",
+		vm.Driver, vm.VCPUs, vm.Memory, vm.Overlay, vm.Disk, vm.Network, vm.NAT, vm.Isolated, vm.Published, vm.ID)
 }
 
 // SetEnding stores how the VM's last run ended.

@@ -81,6 +81,10 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Cap
 	if err := checkNetwork(spec.Network); err != nil {
 		return row, caps, err
 	}
+	if err := v.forwards.Check(row.ID, spec.Ports); err != nil {
+		return row, caps, err
+	}
+	row.Published = publishText(spec.Ports)
 	if row.Name != "" {
 		if err := banger.CheckName(row.Name); err != nil {
 			return row, caps, err

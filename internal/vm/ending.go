@@ -105,10 +105,12 @@ func (o *owner) watch(ctx context.Context, r *run) {
 	case <-r.machine.Ended():
 	case <-ctx.Done():
 		<-r.tended
+		r.dialer.Close()
 		r.machine.Close()
 		return
 	}
 	<-r.tended
+	r.dialer.Close()
 	o.mu.Lock()
 	s := r.seen
 	o.mu.Unlock()

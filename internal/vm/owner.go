@@ -160,6 +160,7 @@ func (o *owner) become(verb banger.Verb) {
 	o.state = t.To
 	if o.state == banger.Stopped || o.state == banger.Gone {
 		o.run = nil
+		o.forward()
 	}
 	o.tell()
 }

@@ -88,7 +88,7 @@ func (r *run) tell(ctx context.Context, p wire.ConfigureParams) error {
 }
 
 func (o *owner) rename(ctx context.Context, name string) error {
-	err := o.save(func() error { return o.v.Store.Rename(ctx, o.id, name) }, func(row *store.VM) { row.Name = name })
+	err := o.save(func() error { return o.v.Store.Rename(ctx, o.id, name) }, func(row *store.VM) { row.Name = name; o.forward() })
 	if err == nil {
 		o.publishName()
 	}

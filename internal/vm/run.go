@@ -24,6 +24,7 @@ type run struct {
 	o       *owner
 	machine vmm.Machine
 	boot    boot
+	dialer  *guest.Dialer
 	// launched is the most memory that it can have; 0 where that cannot change.
 	launched banger.Size
 
@@ -43,7 +44,9 @@ type run struct {
 }
 
 func newRun(o *owner, machine vmm.Machine, b boot) *run {
-	return &run{o: o, machine: machine, boot: b, tended: make(chan struct{}), timeAsked: make(chan struct{}, 1), seen: seen{host: b.Host}}
+	r := &run{o: o, machine: machine, boot: b, tended: make(chan struct{}), timeAsked: make(chan struct{}, 1), seen: seen{host: b.Host}}
+	r.dialer = newDialer(r)
+	return r
 }
 
 // tend keeps a control connection to the guest until the VMM ends or ctx does.
@@ -55,7 +58,7 @@ func (r *run) tend(ctx context.Context) {
 		case <-r.machine.Ended():
 			cancel()
 			<-r.tended
-			r.change(func() { r.gone = true })
+			r.change(func() { r.gone = true; r.o.forward() })
 		case <-ctx.Done():
 		}
 	}()
@@ -114,6 +117,7 @@ func (r *run) connect(ctx context.Context) (*guest.Control, error) {
 	r.change(func() {
 		r.control, r.answered, r.hello = control, true, control.Hello()
 		r.follow(r.hello.Init)
+		r.o.forward()
 	})
 	close(opened)
 	r.askTime() // the clock was not watched while there was no connection
@@ -161,6 +165,9 @@ func (r *run) heard(event wire.Event) {
 			r.hello.Init, r.hello.InitWhy = event.Init, event.Why
 		case event.Kind == wire.EventDisks:
 			r.hello.Disks = event.Disks
+		case event.Kind == wire.EventPorts:
+			r.hello.Ports = event.Ports
+			r.o.forward()
 		case event.Kind == wire.EventBye && event.Nonce == r.boot.Nonce && r.seen.bye == "":
 			r.seen.bye, r.seen.why = event.Verb, printable(event.Why)
 			if len(event.Disks) > 0 {

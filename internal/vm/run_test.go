@@ -22,6 +22,8 @@ import (
 func bareRun(t *testing.T, machine vmm.Machine, b boot) *run {
 	t.Helper()
 	v := &VMs{Env: Env{Events: event.NewHub(), Log: slog.New(slog.DiscardHandler), Network: NoNetwork{errors.New("not in tests")}, Program: "test", Dirs: config.Dirs{State: t.TempDir()}}, owners: map[banger.VMID]*owner{}}
+	v.forwards = v.newForwards()
+	t.Cleanup(v.forwards.Close)
 	o := v.own(store.VM{ID: "0a0a0a0a0a0a"}, banger.Starting)
 	o.run = newRun(o, machine, b)
 	return o.run

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"banger"
@@ -162,7 +163,11 @@ func (s *setting) planNetwork(opts banger.SetVM) error {
 	if opts.Isolated != nil {
 		s.row.Isolated = *opts.Isolated
 	}
-	return nil
+	if opts.Ports == nil {
+		return nil
+	}
+	s.row.Published = publishText(*opts.Ports)
+	return s.v.forwards.Check(s.id, *opts.Ports)
 }
 
 // changeNetwork changes what the VM may reach, at once if it runs.
@@ -208,6 +213,11 @@ func flagsOf(opts banger.SetVM) string {
 		default:
 			text += " --no-" + f.name
 		}
+	}
+	if opts.Ports != nil && len(*opts.Ports) == 0 {
+		text += " --no-ports"
+	} else if opts.Ports != nil {
+		text += " --port " + strings.ReplaceAll(publishText(*opts.Ports), " ", " --port ")
 	}
 	return text
 }
@@ -324,7 +334,8 @@ func (s *setting) record(ctx context.Context) error {
 func (o *owner) settings(ctx context.Context, to store.VM) error {
 	return o.save(func() error { return o.v.Store.SetSettings(ctx, to) }, func(row *store.VM) {
 		row.Driver, row.VCPUs, row.Memory, row.Overlay, row.Disk = to.Driver, to.VCPUs, to.Memory, to.Overlay, to.Disk
-		row.Network, row.NAT, row.Isolated = to.Network, to.NAT, to.Isolated
+		row.Network, row.NAT, row.Isolated, row.Published = to.Network, to.NAT, to.Isolated, to.Published
+		o.forward()
 	})
 }
 

@@ -71,7 +71,7 @@ func (o *owner) describe() banger.VM {
 	vm := banger.VM{
 		ID: row.ID, Name: row.Name, State: o.state, Image: row.Image, ImageID: row.ImageID, Kernel: row.Kernel, KernelID: row.KernelID,
 		VCPUs: row.VCPUs, Memory: row.Memory, Overlay: row.Overlay, Disk: row.Disk,
-		Driver: row.Driver, Network: o.describeNetwork(), CreatedAt: row.CreatedAt,
+		Driver: row.Driver, Network: o.describeNetwork(), Ports: publishes(row), CreatedAt: row.CreatedAt,
 		Ending: row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
 		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: o.v.sshKey, KnownHosts: o.v.knownHosts,
 	}

@@ -298,6 +298,7 @@ func (s *starting) launch(ctx context.Context) error {
 		return errors.Join(err, machine.Close())
 	})
 	s.began(r)
+	s.notePorts()
 	if err := s.v.Network.Launched(s.row.ID, machine.PID()); err != nil {
 		s.Log().Warn("tell the network's helper of a VM", "err", err)
 	}
@@ -309,6 +310,7 @@ func (s *starting) launch(ctx context.Context) error {
 func (o *owner) began(r *run) {
 	o.mu.Lock()
 	o.run = r
+	o.forward()
 	o.tell()
 	o.mu.Unlock()
 	o.limitLogs(r)

@@ -21,6 +21,7 @@ import (
 	"banger/internal/event"
 	"banger/internal/guest"
 	"banger/internal/hostcmd"
+	"banger/internal/network/forward"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vm/console"
@@ -67,6 +68,8 @@ type VMs struct {
 	closed bool
 
 	hostsFile sync.Mutex // of known hosts
+
+	forwards *forward.Forwards
 }
 
 var _ banger.VMService = (*VMs)(nil)
@@ -84,6 +87,7 @@ func Open(ctx context.Context, host Env) (*VMs, error) {
 	if err := durable.MkdirAll(host.Dirs.VMs(), 0o700); err != nil {
 		return nil, err
 	}
+	v.forwards = v.newForwards()
 	v.logs = console.NewLogs()
 	v.task(func(ctx context.Context) {
 		v.logs.Run(ctx, func(err error) { v.Log.Error("limit the logs of VMs", "err", err) })
@@ -104,6 +108,7 @@ func (v *VMs) Close() {
 	v.mu.Unlock()
 	v.cancel()
 	v.tasks.Wait()
+	v.forwards.Close()
 }
 
 // task runs f in the background until Close, which waits for it. After Close, f

@@ -129,7 +129,7 @@ func (r reference) sections(pick func(method) string) string {
 // reachable adds a struct and those that its fields hold, each once.
 func (r reference) reachable(names []string, name string) []string {
 	structure, ok := typeNamed(r.root, name).(*ast.StructType)
-	if !ok || slices.Contains(names, name) {
+	if !ok || r.isText(name) || slices.Contains(names, name) {
 		return names
 	}
 	names = append(names, name)
@@ -173,20 +173,30 @@ func (r reference) rows(files []*ast.File, name string, structure *ast.StructTyp
 	return text
 }
 
+// isText reports whether a type writes itself as a string.
+func (r reference) isText(name string) bool {
+	return slices.ContainsFunc(r.root, func(file *ast.File) bool {
+		return slices.ContainsFunc(file.Decls, func(decl ast.Decl) bool {
+			f, ok := decl.(*ast.FuncDecl)
+			return ok && f.Recv != nil && f.Name.Name == "MarshalText" && strings.TrimLeft(typeText(f.Recv.List[0].Type), "*") == name
+		})
+	})
+}
+
 // jsonType returns the type of a field as a reader of JSON sees it.
 func (r reference) jsonType(expr ast.Expr, key string) string {
 	text := typeText(expr)
 	name := strings.TrimLeft(text, "[]*0123456789")
 	array := ""
-	if strings.HasPrefix(text, "[") {
+	if strings.HasPrefix(strings.TrimLeft(text, "*"), "[") {
 		array = "array of "
 	}
-	basic := map[string]string{"string": "string", "bool": "boolean", "int": "integer", "int64": "integer", "uint64": "integer",
+	basic := map[string]string{"string": "string", "bool": "boolean", "int": "integer", "int64": "integer", "uint16": "integer", "uint64": "integer",
 		"float64": "number", "Size": "bytes", "Duration": "nanoseconds", "Time": "time"}
 	if known, ok := basic[name]; ok {
 		return array + known
 	}
-	if _, ok := typeNamed(r.root, name).(*ast.StructType); ok {
+	if _, ok := typeNamed(r.root, name).(*ast.StructType); ok && !r.isText(name) {
 		return array + "[" + name + "](#" + strings.ToLower(name) + ")"
 	}
 	if strings.HasSuffix(key, "result") || name == "RawMessage" {

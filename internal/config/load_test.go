@@ -69,6 +69,7 @@ driver = "qemu"
 default_image = "trixie"
 network = "none"
 nat = false
+forward = "off"
 `)
 	c, err := load(dirs, env("HOME", "/home/you"), "/x")
 	if err != nil {
@@ -76,7 +77,7 @@ nat = false
 	}
 	want := Config{
 		LogLevel: slog.LevelDebug, RuntimeDir: "/home/you/bundle", Driver: "qemu", VCPUs: 4,
-		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none",
+		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none", Forward: "off",
 		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
 		Legacy: []string{
 			"mapdns_bin: " + superseded, "mapdns_data_file: " + superseded, "customize_script: not yet used",

@@ -20,7 +20,7 @@ func ParsePublish(text string) (Publish, error) {
 	rest, found := strings.CutSuffix(text, "/tcp")
 	if !found {
 		if _, protocol, other := strings.Cut(text, "/"); other {
-			return Publish{}, Invalidf("leave out /"+protocol, "port %q: only TCP ports are published", text)
+			return Publish{}, Invalidf("leave out /"+protocol, "%q: only TCP ports are published", text)
 		}
 	}
 	address, ports, err := cutAddress(text, rest)
@@ -36,7 +36,7 @@ func ParsePublish(text string) (Publish, error) {
 		guest = host
 	}
 	if !two && address != "" {
-		return Publish{}, Invalidf("write both ports, such as "+address+":8080:80", "port %q: an address without a port of the host", text)
+		return Publish{}, Invalidf("write both ports, such as "+address+":8080:80", "%q: an address without a port of the host", text)
 	}
 	if p.Host, err = parsePort(text, host); err != nil {
 		return Publish{}, err
@@ -53,7 +53,7 @@ func cutAddress(text, rest string) (address, ports string, err error) {
 	if strings.HasPrefix(rest, "[") {
 		end := strings.Index(rest, "]:")
 		if end < 0 {
-			return "", "", Invalidf("write it such as [::]:8080:80", "port %q: an address in brackets, then a colon and ports", text)
+			return "", "", Invalidf("write it such as [::]:8080:80", "%q: an address in brackets, then a colon and ports", text)
 		}
 		return rest[:end+1], rest[end+2:], nil
 	}
@@ -63,11 +63,11 @@ func cutAddress(text, rest string) (address, ports string, err error) {
 	case 2:
 		at := strings.Index(rest, ":")
 		if at == 0 {
-			return "", "", Invalidf("write it such as 0.0.0.0:8080:80 or 8080:80", "port %q: the address is empty", text)
+			return "", "", Invalidf("write it such as 0.0.0.0:8080:80 or 8080:80", "%q: the address is empty", text)
 		}
 		return rest[:at], rest[at+1:], nil
 	}
-	return "", "", Invalidf("write an IPv6 address in brackets, such as [::]:8080:80", "port %q has too many colons", text)
+	return "", "", Invalidf("write an IPv6 address in brackets, such as [::]:8080:80", "%q has too many colons", text)
 }
 
 // parseHost reads an address of the host. Only IPv6 addresses have brackets.
@@ -79,7 +79,7 @@ func parseHost(text, address string) (netip.Addr, error) {
 	addr, err := netip.ParseAddr(strings.TrimSuffix(inner, "]"))
 	if err != nil || addr.Is6() != brackets || addr.Is4In6() || addr.IsMulticast() {
 		return netip.Addr{}, Invalidf("write an address of this host, such as 127.0.0.1, 0.0.0.0 for all IPv4 or [::] for all IPv6 addresses",
-			"port %q: %q is not an address to listen on", text, address)
+			"%q: %q is not an address to listen on", text, address)
 	}
 	return addr, nil
 }
@@ -89,11 +89,11 @@ func parsePort(text, port string) (uint16, error) {
 	n, err := strconv.ParseUint(port, 10, bits)
 	switch {
 	case strings.Contains(port, "-"):
-		return 0, Invalidf("give --port once for each port", "port %q: ranges are not supported", text)
+		return 0, Invalidf("give --port once for each port", "%q: ranges are not supported", text)
 	case err != nil && strings.Contains(port, "."):
-		return 0, Invalidf("write both ports after the address, such as "+port+":8080:80", "port %q: an address without a port of the host", text)
+		return 0, Invalidf("write both ports after the address, such as "+port+":8080:80", "%q: an address without a port of the host", text)
 	case err != nil || n == 0 || port[0] == '0':
-		return 0, Invalidf("give a port from 1 to 65535, or two such as 8080:80", "port %q: %q is not a port", text, port)
+		return 0, Invalidf("give a port from 1 to 65535, or two such as 8080:80", "%q: %q is not a port", text, port)
 	}
 	return uint16(n), nil
 }

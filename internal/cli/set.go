@@ -39,7 +39,10 @@ func newSet(a *app) *cobra.Command {
 		if noPorts && len(ports) > 0 {
 			return banger.Invalidf("leave out --port or --no-ports", "--port and --no-ports exclude each other")
 		}
-		if noPorts || len(ports) > 0 {
+		if noPorts {
+			ports = []banger.Publish{} // nil would be no change
+		}
+		if ports != nil {
 			opts.Ports = &ports
 		}
 		if opts == (banger.SetVM{Apply: opts.Apply}) {

@@ -29,6 +29,7 @@ var before = []struct {
 	{regexp.MustCompile(`^banger vm delete [^-]`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm ssh-config`), "mkdir -p ~/.ssh"},
 	{regexp.MustCompile(`^banger vm cp `), "mkdir -p site && touch site/index.html notes.txt && banger vm cp notes.txt calm-otter:.bashrc && banger vm cp site calm-otter:"},
+	{regexp.MustCompile(`^banger vm open `), "banger vm set --port 127.77.0.2:38520:3000 calm-otter"},
 	{regexp.MustCompile(`^banger (image delete|vm create --image) `), "banger image import box rootfs.tar; banger image import debian rootfs.tar.xz"},
 }
 
@@ -86,6 +87,7 @@ func newHome(t testing.TB) *home {
 	for key, value := range set {
 		h.env = append(h.env, key+"="+value)
 	}
+	h.env = append(h.env, "BROWSER=", "DISPLAY=", "WAYLAND_DISPLAY=") // no example opens a window
 	dirs, err := config.DirsFrom(func(key string) string { return set[key] })
 	if err == nil {
 		err = fillHome(h.dir, "6.12.117+deb13-cloud-amd64") // the release in the examples

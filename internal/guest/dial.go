@@ -25,6 +25,7 @@ const maxOpening = 128
 type Dialer struct {
 	open    func(context.Context) (net.Conn, error)
 	vm      func() banger.VM
+	key     []byte        // empty: the user's
 	opening chan struct{} // a token for each connection that is being opened
 	turn    chan struct{} // holds a token while someone uses what follows
 
@@ -33,9 +34,10 @@ type Dialer struct {
 }
 
 // NewDialer returns a Dialer. open opens a stream to the guest's SSH port, and vm
-// returns whose guest it is.
-func NewDialer(open func(context.Context) (net.Conn, error), vm func() banger.VM) *Dialer {
-	return &Dialer{open: open, vm: vm, opening: make(chan struct{}, maxOpening), turn: make(chan struct{}, 1)}
+// returns whose guest it is. key is a private key that the guest lets in; without one
+// the Dialer needs the user's, which may have a passphrase.
+func NewDialer(open func(context.Context) (net.Conn, error), vm func() banger.VM, key []byte) *Dialer {
+	return &Dialer{open: open, vm: vm, key: key, opening: make(chan struct{}, maxOpening), turn: make(chan struct{}, 1)}
 }
 
 // login is an SSH connection.
@@ -130,7 +132,7 @@ func (d *Dialer) logIn(ctx context.Context) (*login, error) {
 		return nil, err
 	}
 	l := &login{conn: &failing{Conn: conn}, ended: make(chan struct{})}
-	if l.Client, err = dialSSH(ctx, l.conn, d.vm()); err != nil {
+	if l.Client, err = d.dialSSH(ctx, l.conn); err != nil {
 		return nil, err
 	}
 	go func() {
@@ -139,6 +141,19 @@ func (d *Dialer) logIn(ctx context.Context) (*login, error) {
 	}()
 	d.login = l
 	return l, nil
+}
+
+func (d *Dialer) dialSSH(ctx context.Context, conn net.Conn) (*ssh.Client, error) {
+	vm := d.vm()
+	if len(d.key) == 0 {
+		return dialSSH(ctx, conn, vm)
+	}
+	signer, err := ssh.ParsePrivateKey(d.key)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("read the daemon's key: %w", err)
+	}
+	return dialSSHWith(ctx, conn, vm, "root", signer)
 }
 
 // Close ends the SSH connection and everything over it.

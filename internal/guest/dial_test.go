@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,7 +74,7 @@ func dialGuest(t testing.TB, serve func(private []byte, key string) func(net.Con
 	g.Dialer = NewDialer(func(ctx context.Context) (net.Conn, error) {
 		g.logins.Add(1)
 		return new(net.Dialer).DialContext(ctx, "unix", l.Addr().String())
-	}, func() banger.VM { return vm })
+	}, func() banger.VM { return vm }, nil)
 	t.Cleanup(func() {
 		if err := g.Close(); err != nil {
 			t.Error(err)
@@ -327,6 +328,32 @@ func TestDialTCPWithoutAnAnswer(t *testing.T) {
 	s := g.dial(to)
 	s.Close()
 	<-s.Gone()
+}
+
+// A key of the Dialer's own needs no key of the user.
+func TestDialTCPWithItsOwnKey(t *testing.T) {
+	private, public, err := NewKey("banger")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := dialGuest(t, func(host []byte, user string) func(net.Conn) {
+		server, err := sshd.New(wire.Config{HostKey: string(host), AuthorizedKeys: []string{user, public}}, (*exec.Cmd).Start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return server.Serve
+	})
+	vm := g.vm()
+	vm.SSHKey = filepath.Join(t.TempDir(), "missing")
+	to := g.serve(echoes)
+	g.vm, g.key = func() banger.VM { return vm }, []byte("none")
+	if _, err := g.DialTCP(t.Context(), to); err == nil || !strings.Contains(err.Error(), "daemon's key") {
+		t.Errorf("a key that is none: %v", err)
+	}
+	g.key = private
+	if err := g.dial(to).Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestDialTCPWithoutALogin(t *testing.T) {

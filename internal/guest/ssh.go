@@ -66,16 +66,31 @@ func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s
 	return attend(ctx, giveUp, channel, requests, s)
 }
 
+// dialSSH logs in with the user's key.
 func dialSSH(ctx context.Context, conn net.Conn, vm banger.VM) (*ssh.Client, error) {
 	return dialSSHAs(ctx, conn, vm, "root")
 }
 
 func dialSSHAs(ctx context.Context, conn net.Conn, vm banger.VM, user string) (*ssh.Client, error) {
+	signer, err := userSigner(vm)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return dialSSHWith(ctx, conn, vm, user, signer)
+}
+
+func userSigner(vm banger.VM) (ssh.Signer, error) {
 	signer, err := readSigner(vm.SSHKey)
 	if err != nil {
 		return nil, &banger.Error{Kind: banger.Invalid, What: "read SSH key " + vm.SSHKey, Why: err,
 			Fix: fmt.Sprintf("banger vm ssh %s -- command (ssh can ask for a passphrase and use an agent)", vm.Name)}
 	}
+	return signer, nil
+}
+
+// dialSSHWith logs in with a key.
+func dialSSHWith(ctx context.Context, conn net.Conn, vm banger.VM, user string, signer ssh.Signer) (*ssh.Client, error) {
 	known, err := knownhosts.New(vm.KnownHosts)
 	if err != nil {
 		return nil, fmt.Errorf("read known hosts: %w", err)

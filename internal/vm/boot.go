@@ -27,9 +27,10 @@ func newID(n int) string {
 }
 
 // boot is what the next daemon must know about a VM's current boot and cannot
-// find out: the secrets by which the agent proves its identity.
+// find out: the secrets by which agent and daemon prove who they are.
 type boot struct {
 	guest.Identity
+	Key       string    `json:"key,omitempty"` // private, with which the daemon logs in; the user's may have a passphrase
 	StartedAt time.Time `json:"started_at"`
 	Host      string    `json:"host,omitempty"` // the host's own boot id
 
@@ -40,6 +41,16 @@ type boot struct {
 
 func newBoot() boot {
 	return boot{Identity: guest.Identity{Token: newID(32), Nonce: newID(16)}, StartedAt: time.Now().UTC(), Host: hostBoot()}
+}
+
+// makeKey makes the key with which the daemon logs in, and returns its public half.
+func (b *boot) makeKey() (public string, err error) {
+	private, public, err := guest.NewKey("banger")
+	if err != nil {
+		return "", fmt.Errorf("make the daemon's key: %w", err)
+	}
+	b.Key = string(private)
+	return public, nil
 }
 
 // hostBootID is the file with the id of the host's current boot.

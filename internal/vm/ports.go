@@ -52,7 +52,7 @@ func (v *VMs) dialPort(ctx context.Context, id banger.VMID, to netip.AddrPort) (
 }
 
 func newDialer(r *run) *guest.Dialer {
-	return guest.NewDialer(func(ctx context.Context) (net.Conn, error) { return r.machine.Dial(ctx, wire.PortSSH) }, r.o.show)
+	return guest.NewDialer(func(ctx context.Context) (net.Conn, error) { return r.machine.Dial(ctx, wire.PortSSH) }, r.o.show, []byte(r.boot.Key))
 }
 
 // forward makes the VM's forwards follow its run and its record. The caller holds mu.

@@ -239,10 +239,14 @@ func (s *starting) configure(context.Context) error {
 	if s.caps.Note != "" && s.row.Ending == banger.EndedNever { // once, when the VM is new
 		s.Progress("configure", withFix(s.caps.Note, s.caps.Fix))
 	}
+	own, err := s.boot.makeKey()
+	if err != nil {
+		return err
+	}
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
 		Nonce: s.boot.Nonce, Token: s.boot.Token,
-		AuthorizedKeys: []string{s.v.authorized},
+		AuthorizedKeys: []string{s.v.authorized, own},
 		HostKey:        string(hostKey), HostKeyPub: public,
 		Direct: direct, WorkMount: workMount,
 		ResetToOff: !s.caps.PowersOff,

@@ -38,9 +38,10 @@ type link struct {
 	mu      sync.RWMutex  // held while fd is written to
 	closed  bool
 	deliver stack.NetworkDispatcher
-	other   func(ip header.IPv4) // a packet of a protocol that is not forwarded
-	greet   chan []byte          // what greetings writes
-	done    chan struct{}        // closed with the link
+	other   func(ip header.IPv4)                                   // a packet of a protocol that is not forwarded
+	greeted func(ip header.IPv4, segment header.TCP, frame []byte) // a greeting
+	greet   chan []byte                                            // what greetings writes
+	done    chan struct{}                                          // closed with the link
 }
 
 // openLink takes the TAP over.
@@ -340,7 +341,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 		}
 		l.stats.toGuests.Add(int64(pkt.Size() - header.EthernetMinimumSize))
 		if greeting(ip, pkt) {
-			l.queue(pkt)
+			l.queue(ip, pkt)
 			continue
 		}
 		l.write(h, pkt.AsSlices()...)
@@ -358,11 +359,12 @@ func greeting(ip header.IPv4, pkt *stack.PacketBuffer) bool {
 
 // queue hands a greeting over. gVisor has summed it: only segments with data are left to
 // the kernel.
-func (l *link) queue(pkt *stack.PacketBuffer) {
+func (l *link) queue(ip header.IPv4, pkt *stack.PacketBuffer) {
 	var frame []byte
 	for _, part := range pkt.AsSlices() {
 		frame = append(frame, part...)
 	}
+	l.greeted(ip, header.TCP(pkt.TransportHeader().Slice()), frame)
 	select {
 	case l.greet <- frame:
 	default:

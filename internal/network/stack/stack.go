@@ -131,6 +131,7 @@ func New(tap *os.File, options Options) (*Stack, error) {
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 	})
 	s.tcp = newConnections(s)
+	s.link.greeted = s.tcp.greeted
 	s.reading.Go(s.link.greetings)
 	if err := s.assemble(); err != nil {
 		s.Close()

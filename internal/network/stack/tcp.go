@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,12 +57,18 @@ type connections struct {
 	pipes     sync.WaitGroup // those of open that are connected
 
 	mu     sync.Mutex
-	open   map[stack.TransportEndpointID][]byte // quotes the first packet
+	open   map[stack.TransportEndpointID]*opening
 	closed bool
 }
 
+// opening is what is kept of a connection's first packets.
+type opening struct {
+	quote    []byte // of the guest's
+	greeting []byte // the frame that answered it
+}
+
 func newConnections(s *Stack) *connections {
-	c := &connections{s: s, open: map[stack.TransportEndpointID][]byte{},
+	c := &connections{s: s, open: map[stack.TransportEndpointID]*opening{},
 		dialer: net.Dialer{Timeout: s.options.Dial, KeepAliveConfig: keepAlive}}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.forwarder = tcp.NewForwarder(s.net, largestBuffer, s.options.MaxTCP, c.connect)
@@ -116,7 +123,7 @@ func (c *connections) reserve(id stack.TransportEndpointID, quote []byte) place 
 	if c.closed || len(c.open) >= c.s.options.MaxTCP {
 		return full
 	}
-	c.open[id] = quote
+	c.open[id] = &opening{quote: quote}
 	c.running.Add(1)
 	return reserved
 }
@@ -145,6 +152,7 @@ func (c *connections) connect(r *tcp.ForwarderRequest) {
 	ep, failed := r.CreateEndpoint(&p.queue)
 	r.Complete(false)
 	if failed != nil {
+		c.reset(id)
 		_ = out.SetLinger(0) // the guest went away: tell the server the same
 		return
 	}
@@ -163,6 +171,48 @@ func (c *connections) connect(r *tcp.ForwarderRequest) {
 	c.prepare(ep)
 	p.ep = ep
 	p.run(c.ctx)
+}
+
+// greeted keeps the answer to a guest's first packet.
+func (c *connections) greeted(ip header.IPv4, segment header.TCP, frame []byte) {
+	id := stack.TransportEndpointID{LocalAddress: ip.SourceAddress(), LocalPort: segment.SourcePort(),
+		RemoteAddress: ip.DestinationAddress(), RemotePort: segment.DestinationPort()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := c.open[id]; o != nil {
+		o.greeting = frame
+	}
+}
+
+// reset tells a guest that the connection which it was greeted for does not come about.
+// gVisor ends handshakes silently, and a guest for which its own has succeeded would wait
+// for ever.
+func (c *connections) reset(id stack.TransportEndpointID) {
+	c.mu.Lock()
+	greeting := c.open[id].greeting
+	c.mu.Unlock()
+	if greeting != nil {
+		c.s.link.write(vnetHeader{}, resetOf(greeting))
+	}
+}
+
+// resetOf returns the frame that resets the connection which a frame greets.
+func resetOf(greeting []byte) []byte {
+	const ipAt = header.EthernetMinimumSize
+	tcpAt := ipAt + int(header.IPv4(greeting[ipAt:]).HeaderLength())
+	frame := slices.Clone(greeting[:tcpAt+header.TCPMinimumSize])
+	ip, segment := header.IPv4(frame[ipAt:]), header.TCP(frame[tcpAt:])
+	ip.SetTotalLength(uint16(len(ip)))
+	ip.SetChecksum(0)
+	ip.SetChecksum(^ip.CalculateChecksum())
+	segment.SetSequenceNumber(segment.SequenceNumber() + 1) // the greeting was one
+	segment.SetDataOffset(header.TCPMinimumSize)
+	segment.SetFlags(uint8(header.TCPFlagRst | header.TCPFlagAck))
+	segment.SetWindowSize(0)
+	segment.SetChecksum(0)
+	sum := header.PseudoHeaderChecksum(tcp.ProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), header.TCPMinimumSize)
+	segment.SetChecksum(^segment.CalculateChecksum(sum))
+	return frame
 }
 
 func (c *connections) release(id stack.TransportEndpointID) {
@@ -194,7 +244,7 @@ func (c *connections) refuse(r *tcp.ForwarderRequest, err error) {
 		return
 	}
 	c.mu.Lock()
-	quote := c.open[r.ID()]
+	quote := c.open[r.ID()].quote
 	c.mu.Unlock()
 	c.s.link.refuse(quote, why)
 	r.Complete(false)

@@ -145,7 +145,7 @@ func (c Config) launch(ctx context.Context, dir *process.Dir, log *os.File, in i
 	defer ready.Close()
 	in.add("ready", theirs)
 	p, err := dir.Start(process.Command{
-		Program: "/proc/self/exe", Args: append([]string{Role}, in.names...), Env: environ, Output: log, Inherit: in.files, Account: c.Account,
+		Program: "/proc/self/exe", Name: "bangerd", Args: append([]string{Role}, in.names...), Env: environ, Output: log, Inherit: in.files, Account: c.Account,
 	})
 	theirs.Close()
 	if err != nil {

@@ -473,6 +473,9 @@ func status(t *testing.T, p *process.Process, file, field string) string {
 func TestAtRest(t *testing.T) {
 	f := setUp(t)
 	p := f.start()
+	if title, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.PID())); err != nil || !strings.HasPrefix(string(title), "bangerd\x00"+Role+"\x00") {
+		t.Errorf("ps shows %q, %v", title, err)
+	}
 	if user := strings.Fields(status(t, p, "status", "Uid"))[0]; user == "0" {
 		t.Error("it runs as root")
 	}

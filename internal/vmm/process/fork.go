@@ -1,6 +1,7 @@
 package process
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"os"
@@ -17,6 +18,7 @@ import (
 // Command is a VMM to start.
 type Command struct {
 	Program string // a path
+	Name    string // what lists of processes call it; empty: Program. Inside ignores it
 	Args    []string
 	Env     []string   // its whole environment: it has nothing of ours
 	Output  *os.File   // its standard output and errors
@@ -44,13 +46,14 @@ func (d *Dir) Start(c Command) (*Process, error) {
 		Dir: d.Path("."), Env: append([]string{}, c.Env...), Files: append([]*os.File{null, c.Output, c.Output}, c.Inherit...),
 		Sys: &syscall.SysProcAttr{Setsid: true, Credential: c.Account.credential()},
 	}
-	argv := append([]string{c.Program}, c.Args...)
+	argv := append([]string{cmp.Or(c.Name, c.Program)}, c.Args...)
+	path := c.Program
 	if c.Inside != nil {
 		if argv, err = c.inside(); err != nil {
 			return nil, err
 		}
+		path = argv[0]
 	}
-	path := argv[0]
 	if c.Account.Is() && !reachable(c.Program) { // a script could not be started like this
 		program, err := os.Open(c.Program)
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -74,6 +75,7 @@ type home struct {
 	env  []string
 	dirs config.Dirs
 	as   *syscall.Credential // nil: the user of this process
+	in   []string            // the command that runs everything, for a home in a namespace
 }
 
 // wantedDriver names the driver to use; without it banger chooses.
@@ -182,7 +184,8 @@ type result struct {
 }
 
 func (h *home) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, "banger"), args...)
+	argv := append(append(slices.Clone(h.in), filepath.Join(h.bin, "banger")), args...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = h.env
 	if h.as != nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: h.as}

@@ -47,8 +47,8 @@ func TestUsernet(t *testing.T) {
 echo "deb http://`+outside+`/debian-security $VERSION_CODENAME-security main" >sources.list && apt-get -q update`)
 	})
 	t.Run("the host is closed", func(t *testing.T) { hostIsClosed(t, h, vm) })
-	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near) })
-	t.Run("kills", func(t *testing.T) { killed(t, h, vm) })
+	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near, reaches) })
+	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reaches) })
 }
 
 // neighbours reach each other by name.
@@ -107,7 +107,7 @@ func hostIsClosed(t *testing.T, h *home, vm banger.VM) {
 }
 
 // toggles takes the outside from a running VM, and gives it back.
-func toggles(t *testing.T, h *home, vm, near banger.VM) {
+func toggles(t *testing.T, h *home, vm, near banger.VM, reaches string) {
 	t.Helper()
 	for range 2 {
 		h.banger(t, "vm", "set", "--no-nat", vm.Name)
@@ -126,8 +126,8 @@ func toggles(t *testing.T, h *home, vm, near banger.VM) {
 }
 
 // killed kills the daemon, the helper, and both: the VM keeps its network or gets it
-// back.
-func killed(t *testing.T, h *home, vm banger.VM) {
+// back. reaches is a program for the guest that ends with 0 if the outside answers it.
+func killed(t *testing.T, h *home, vm banger.VM, reaches string) {
 	t.Helper()
 	address := func() string { return h.sh(t, vm.Name, "hostname -I") }
 	before := address()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -54,22 +55,37 @@ func plain(t *testing.T) *home {
 	return h
 }
 
-// everybodyOpens lets every user open a device until the test ends.
+// opened counts the tests that let everybody open a device, by its path.
+var opened = struct {
+	sync.Mutex
+	by   map[string]int
+	mode map[string]fs.FileMode
+}{by: map[string]int{}, mode: map[string]fs.FileMode{}}
+
+// everybodyOpens lets every user open a device until the last test that needs it ends.
 func everybodyOpens(t *testing.T, device string) {
 	t.Helper()
-	info, err := os.Stat(device)
-	if err != nil {
-		t.Fatal(err)
+	opened.Lock()
+	defer opened.Unlock()
+	if opened.by[device] == 0 {
+		info, err := os.Stat(device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opened.mode[device] = info.Mode().Perm()
+		if err := os.Chmod(device, info.Mode().Perm()|0o666); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s has mode %v; it has 0666 during this test", device, info.Mode().Perm())
 	}
-	if info.Mode().Perm()&0o006 == 0o006 {
-		return
-	}
-	t.Logf("%s had mode %v; it has 0666 during this test", device, info.Mode().Perm())
-	if err := os.Chmod(device, 0o666); err != nil {
-		t.Fatal(err)
-	}
+	opened.by[device]++
 	t.Cleanup(func() {
-		if err := os.Chmod(device, info.Mode().Perm()); err != nil {
+		opened.Lock()
+		defer opened.Unlock()
+		if opened.by[device]--; opened.by[device] > 0 {
+			return
+		}
+		if err := os.Chmod(device, opened.mode[device]); err != nil {
 			t.Error(err)
 		}
 	})

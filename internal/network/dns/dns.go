@@ -83,6 +83,16 @@ func (t *Table) lookup(q dnsmessage.Question) (answer, bool) {
 		}
 		return answer{ours: true, soa: apex}, true
 	}
+	if addr, ok := t.addrs[strings.TrimSuffix(name, ".")]; ok {
+		// A guest that finds no IPv6 address of wombat.vm. asks for wombat. next, and would
+		// wait for resolvers that cannot be reached.
+		switch q.Type {
+		case dnsmessage.TypeA:
+			return answer{ours: true, addr: addr}, true
+		case dnsmessage.TypeAAAA:
+			return answer{ours: true, soa: name}, true
+		}
+	}
 	return t.reverse(name, q.Type)
 }
 

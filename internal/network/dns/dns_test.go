@@ -188,7 +188,11 @@ func TestNamesOfOurs(t *testing.T) {
 		{"03.17.64.127.in-addr.arpa.", dnsmessage.TypePTR, "NameError aa of 17.64.127.in-addr.arpa."},
 		{"1.3.17.64.127.in-addr.arpa.", dnsmessage.TypePTR, "NameError aa of 17.64.127.in-addr.arpa."},
 		{"17.64.127.in-addr.arpa.", dnsmessage.TypeSOA, "Success aa SOA"},
+		{"otter.", dnsmessage.TypeA, "Success aa 127.64.16.2"},
+		{"OTTER.", dnsmessage.TypeAAAA, "Success aa of otter."},
 		// Not ours, and the asker has no egress.
+		{"otter.", dnsmessage.TypeNS, "Refused"},
+		{"fox.", dnsmessage.TypeA, "Refused"},
 		{"2.32.64.127.in-addr.arpa.", dnsmessage.TypePTR, "Refused"},
 		{"64.127.in-addr.arpa.", dnsmessage.TypeSOA, "Refused"},
 		{"example.org.", dnsmessage.TypeA, "Refused"},

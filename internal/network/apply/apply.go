@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"banger"
@@ -195,4 +196,29 @@ func Counters(i network.Instance) (map[banger.VMID]Traffic, error) {
 		}
 	}
 	return found, nil
+}
+
+// Left reports whether the current network namespace has anything of the instance: for a
+// host on which no VM should need it. It changes nothing.
+func Left(i network.Instance) (bool, error) {
+	a := &applier{Wanted: network.Wanted{Instance: i}}
+	links, err := a.links()
+	if err != nil {
+		return false, err
+	}
+	for _, link := range links {
+		if a.ours(link) {
+			return true, nil
+		}
+	}
+	for _, t := range []*nftables.Table{{Family: nftables.TableFamilyINet, Name: i.Table()}, {Family: nftables.TableFamilyBridge, Name: i.Table()}, switched} {
+		mark, err := marker(t)
+		if noFirewall(err) {
+			return false, nil // a kernel without nftables has no tables of ours
+		}
+		if err != nil || mark != "" {
+			return mark != "", err
+		}
+	}
+	return false, nil
 }

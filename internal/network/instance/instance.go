@@ -13,7 +13,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -55,6 +54,9 @@ type Network struct {
 	mode   network.Mode
 	why    error // why it is None
 
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+
 	once    sync.Once
 	adopted chan struct{} // closed once what runs is known: a change before that would end its network
 
@@ -64,8 +66,8 @@ type Network struct {
 	guests  map[banger.VMID]guest
 	names   map[banger.VMID]helper.Name
 	helper  *process.Process
+	restart restart
 	noted   map[string]bool
-	closing bool
 }
 
 // guest is a VM that has a card now.
@@ -78,6 +80,7 @@ type guest struct {
 // plain user. It changes nothing yet: no VM may need one.
 func Open(ctx context.Context, c Config) (*Network, error) {
 	n := &Network{Config: c, chosen: make(chan struct{}), adopted: make(chan struct{}), instance: network.InstanceOf(c.Dirs.State), guests: map[banger.VMID]guest{}, names: map[banger.VMID]helper.Name{}, noted: map[string]bool{}}
+	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
 	if n.subnet, err = c.Subnet(ctx); err != nil {
 		return nil, err
@@ -91,7 +94,7 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 		}
 	}
 	go func() {
-		mode, why := choose(context.WithoutCancel(ctx), c.Root)
+		mode, why := choose(n.ctx, c.Root)
 		if mode == network.None {
 			n.without(why)
 			return
@@ -142,12 +145,20 @@ func choose(ctx context.Context, root bool) (network.Mode, error) {
 func (n *Network) lock(ctx context.Context) error {
 	select {
 	case <-n.adopted:
-		n.mu.Lock()
-		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-n.ctx.Done():
+		return errClosed
 	}
+	n.mu.Lock()
+	if n.ctx.Err() != nil {
+		n.mu.Unlock()
+		return errClosed
+	}
+	return nil
 }
+
+var errClosed = errors.New("the daemon is ending")
 
 // Mode returns the mode of this host.
 func (n *Network) Mode() network.Mode {
@@ -211,10 +222,11 @@ func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm
 
 // takeBack removes what a failed Attach has left of its VM.
 func (n *Network) takeBack(ctx context.Context) error {
-	if n.Mode() == network.Usernet && n.ns == nil {
-		return nil // there is none, so nothing is left
+	ctx = context.WithoutCancel(ctx)
+	if len(n.guests) == 0 {
+		return n.empty(ctx)
 	}
-	_, err := n.apply(context.WithoutCancel(ctx), namespace.Request{})
+	_, err := n.apply(ctx, namespace.Request{}) // the helper knows of no VM before it is launched
 	return err
 }
 
@@ -315,40 +327,71 @@ func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) erro
 	if n.Mode() == network.None {
 		return nil
 	}
-	if p, err := helper.Find(n.Dirs.Net()); err == nil {
-		n.watch(p)
-	} else if !errors.Is(err, vmm.ErrGone) {
-		return err
-	}
 	for pid, g := range running {
-		n.guests[g.ID] = guest{Guest: g, pid: pid}
-		if n.Mode() == network.Usernet && n.ns == nil {
-			ns, err := namespace.Of(pid)
-			if err != nil {
-				n.Log.Warn("find the network of a VM", "id", g.ID, "err", err)
-				continue
-			}
-			n.ns = ns
-		}
+		n.adopt(pid, g)
 	}
-	if len(n.guests) == 0 && n.helper == nil && !n.leftOver() {
+	p, err := helper.Find(n.Dirs.Net())
+	switch {
+	case err == nil:
+		n.watch(p)
+	case !errors.Is(err, vmm.ErrGone): // the next change finds it, or makes another
+		n.Log.Warn("find the network's helper", "err", err)
+	case len(n.guests) == 0 && !n.leftOver():
 		return nil
 	}
-	_, err := n.settle(ctx)
+	_, err = n.settle(ctx)
 	return err
 }
 
-// leftOver reports whether an earlier daemon has left links on the host.
+// adopt takes over a VM that runs. One that is not in the namespace of the others keeps
+// what it has: nothing that is applied there would reach it.
+func (n *Network) adopt(pid int, g network.Guest) {
+	if n.Mode() == network.Usernet {
+		ns, err := namespace.Of(pid)
+		switch {
+		case err == nil && n.ns == nil:
+			n.ns = ns
+		case err == nil:
+			err = errors.Join(sameNamespace(n.ns, ns), ns.Close())
+		}
+		if err != nil {
+			n.Log.Warn("find the network of a VM", "id", g.ID, "err", err)
+			return
+		}
+	}
+	n.guests[g.ID] = guest{Guest: g, pid: pid}
+}
+
+// sameNamespace returns an error unless both are the same one.
+func sameNamespace(a, b *network.Namespace) error {
+	one, err1 := a.Net.Stat()
+	other, err2 := b.Net.Stat()
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if !os.SameFile(one, other) {
+		return errors.New("it is in a network of its own")
+	}
+	return nil
+}
+
+// leftOver reports whether an earlier daemon has left something on the host.
 func (n *Network) leftOver() bool {
-	_, err := net.InterfaceByName(n.instance.Bridge())
-	return n.Mode() == network.Bridge && err == nil
+	if n.Mode() != network.Bridge {
+		return false
+	}
+	left, err := apply.Left(n.instance)
+	if err != nil {
+		n.Log.Warn("look for what is left of the network", "err", err)
+	}
+	return left
 }
 
 // Close lets go of the network. The VMs keep it.
 func (n *Network) Close() error {
+	n.cancel() // a change that waits for something ends now
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.closing = true
 	var err error
 	if n.helper != nil {
 		err = n.helper.Close()
@@ -442,7 +485,14 @@ func (n *Network) serve(ctx context.Context, uplink *os.File) error {
 	if err != nil {
 		return err
 	}
-	p, err := helper.Start(ctx, helper.Config{Dir: n.Dirs.Net(), State: n.state(), Uplink: uplink, Account: account, Log: n.Log})
+	config := helper.Config{Dir: n.Dirs.Net(), State: n.state(), Uplink: uplink, Account: account, Log: n.Log}
+	p, err := helper.Start(ctx, config)
+	if errors.Is(err, helper.ErrRuns) { // one that an earlier daemon was about to start
+		if err := endHelper(n.Dirs.Net()); err != nil {
+			return err
+		}
+		p, err = helper.Start(ctx, config)
+	}
 	if err != nil {
 		return err
 	}
@@ -450,23 +500,16 @@ func (n *Network) serve(ctx context.Context, uplink *os.File) error {
 	return nil
 }
 
-// watch starts the helper again when it ends though VMs need it.
-func (n *Network) watch(p *process.Process) {
-	n.helper = p
-	go func() {
-		<-p.Done()
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		if n.helper != p || n.closing {
-			return
-		}
-		p.Close()
-		n.helper = nil
-		n.Log.Warn("the network's helper has ended; it is started again", "exit", p.Exit())
-		if _, err := n.settle(context.Background()); err != nil {
-			n.Log.Error("start the network's helper again", "err", err)
-		}
-	}()
+// endHelper ends the helper that runs in dir, if one does.
+func endHelper(dir config.NetDir) error {
+	p, err := helper.Find(dir)
+	if errors.Is(err, vmm.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return helper.End(p)
 }
 
 // tellHelper writes the helper's file.

@@ -66,16 +66,23 @@ func (p *pipe) run(ctx context.Context) {
 
 // reset ends the connection on both sides, and tells them that it was not in order.
 func (p *pipe) reset() {
+	if p.abort() {
+		p.out.Close() // without mu: it waits for writeOut
+	}
+}
+
+// abort ends the guest's side, and reports whether it is the first to do so.
+func (p *pipe) abort() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.broken {
-		return
+		return false
 	}
 	p.broken = true
 	close(p.done)
 	p.ep.Abort()
 	_ = p.out.SetLinger(0)
-	p.out.Close()
+	return true
 }
 
 // moveOut moves what the guest sends, and returns nil when the connection has ended in

@@ -179,8 +179,20 @@ func (c *connections) greeted(ip header.IPv4, segment header.TCP, frame []byte) 
 		RemoteAddress: ip.DestinationAddress(), RemotePort: segment.DestinationPort()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if o := c.open[id]; o != nil {
-		o.greeting = frame
+	o := c.open[id]
+	if o == nil {
+		return
+	}
+	o.greeting = frame
+	if c.closed { // too late for close to end it; gVisor holds the endpoint's lock now
+		c.running.Go(c.abort)
+	}
+}
+
+// abort ends everything that gVisor has.
+func (c *connections) abort() {
+	for _, ep := range c.s.net.RegisteredEndpoints() {
+		ep.Abort()
 	}
 }
 

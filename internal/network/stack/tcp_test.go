@@ -2,8 +2,10 @@ package stack
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"syscall"
@@ -205,6 +207,42 @@ func TestCloseResetsConnections(t *testing.T) {
 		t.Errorf("the guest read: %v", err)
 	}
 	l.Close()
+}
+
+// Close may meet a handshake anywhere: it returns soon, and no guest waits.
+func TestCloseWhileConnecting(t *testing.T) {
+	l := newLab(t, labOptions{})
+	addr := l.listen(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
+	const guests = 30
+	ended := make(chan error, guests)
+	ctx, cancel := context.WithCancel(t.Context())
+	for range guests {
+		go func() {
+			c, err := l.dial(ctx, addr)
+			if err != nil {
+				ended <- nil
+				return
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(20 * time.Second))
+			if _, err = c.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNRESET) {
+				err = nil
+			}
+			ended <- err
+		}()
+	}
+	<-time.After(rand.N(20 * time.Millisecond)) // the moment
+	began := time.Now()
+	l.Close()
+	if took := time.Since(began); took > within {
+		t.Errorf("it took %v to close", took)
+	}
+	cancel() // a first packet that came after the end has no answer
+	for range guests {
+		if err := <-ended; err != nil {
+			t.Errorf("a guest read: %v", err)
+		}
+	}
 }
 
 func TestBackPressure(t *testing.T) {

@@ -233,7 +233,7 @@ func (l *killLab) command(role string) *exec.Cmd {
 		l.Fatal(err)
 	}
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, dirEnv+"="+l.dir, guestEnv+"="+string(guests))
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, dirEnv+"="+l.dir, guestEnv+"="+string(guests), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = &bytes.Buffer{}
 	return cmd
 }
@@ -409,4 +409,3 @@ func (l *killLab) killAll() {
 		}
 	}
 }
-

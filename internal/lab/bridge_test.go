@@ -25,7 +25,9 @@ import (
 	"banger/internal/network/helper"
 )
 
-// netns is a network namespace. A process holds it, so it leaves no name behind.
+// netns is a network namespace, and a mount namespace in which no program finds the
+// host's D-Bus: what is told to the host's resolver is about links of the host. A process
+// holds both, so they leave no name behind.
 type netns struct{ pid int }
 
 func newNetns(t *testing.T) netns {
@@ -37,7 +39,7 @@ func newNetns(t *testing.T) netns {
 	if err != nil {
 		t.Fatal(err)
 	}
-	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +47,9 @@ func newNetns(t *testing.T) netns {
 		in.Close()
 		holder.Wait()
 	})
-	return netns{holder.Process.Pid}
+	n := netns{holder.Process.Pid}
+	n.sh(t, "mount --make-rprivate /; [ ! -d /run/dbus ] || mount -t tmpfs none /run/dbus")
+	return n
 }
 
 // enter returns the command that runs another one inside.

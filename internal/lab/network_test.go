@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,6 +49,8 @@ func TestUsernet(t *testing.T) {
 echo "deb http://`+outside+`/debian-security $VERSION_CODENAME-security main" >sources.list && apt-get -q update`)
 	})
 	t.Run("the host is closed", func(t *testing.T) { hostIsClosed(t, h, vm) })
+	t.Run("a package of Python's", func(t *testing.T) { wheel(t, h, vm) })
+	t.Run("Docker builds", func(t *testing.T) { dockerBuilds(t, h, vm) })
 	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near, reaches) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reaches) })
 }
@@ -89,6 +93,67 @@ func counted(t *testing.T, h *home, vm, near banger.VM) {
 	if now := stats(near.Name); now.NetworkReceived < wasNear.NetworkReceived+least || now.NetworkSent < wasNear.NetworkSent+least {
 		t.Errorf("over a restart: before %+v, after %+v", wasNear, now)
 	}
+}
+
+// send writes a file of the host's in a guest.
+func (h *home) send(t *testing.T, name, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run(t.Context(), data, "vm", "exec", name, "--", "sh", "-c", `cat >"$0"`, to); r.code != 0 {
+		t.Fatalf("send %s: %s", from, r.stderr)
+	}
+}
+
+// authorities are the certificates that this host trusts, which may be more than the
+// image's.
+const authorities = "/etc/ssl/certs/ca-certificates.crt"
+
+// wheel downloads a package of Python's by TLS. The image has no pip, so this host's says
+// where a small one is.
+func wheel(t *testing.T, h *home, vm banger.VM) {
+	out, err := exec.Command("python3", "-m", "pip", "--isolated", "install", "--cert", authorities, "--disable-pip-version-check", "-q", "--dry-run",
+		"--ignore-installed", "--no-deps", "--only-binary", ":all:", "--report", "-", "six").Output()
+	var report struct {
+		Install []struct {
+			Download struct {
+				URL     string `json:"url"`
+				Archive struct {
+					Hashes map[string]string `json:"hashes"`
+				} `json:"archive_info"`
+			} `json:"download_info"`
+		} `json:"install"`
+	}
+	if err == nil {
+		err = json.Unmarshal(out, &report)
+	}
+	if err != nil || len(report.Install) != 1 {
+		t.Skipf("this host has no pip, or that no registry: %v: %s", err, out)
+	}
+	h.send(t, vm.Name, authorities, authorities)
+	d := report.Install[0].Download
+	if got := h.sh(t, vm.Name, "curl -sSf --max-time 60 '"+d.URL+"' | sha256sum"); !strings.HasPrefix(got, d.Archive.Hashes["sha256"]+" ") {
+		t.Errorf("%s: %s, want %s", d.URL, got, d.Archive.Hashes["sha256"])
+	}
+}
+
+// rootWithApt prints a root as a tar: what apt-get needs to update, from the guest's own.
+const rootWithApt = `cd / && { echo bin; echo lib; echo lib64; echo sbin; echo etc/passwd; echo etc/group; echo etc/nsswitch.conf; echo var/lib/dpkg/status
+find etc/apt usr/share/keyrings usr/share/apt usr/share/dpkg
+for p in usr/bin/apt-get usr/bin/apt-config usr/lib/apt/methods/* usr/bin/gpgv usr/bin/sqv usr/bin/dpkg usr/bin/sh usr/bin/mkdir usr/lib/x86_64-linux-gnu/libnss_*; do
+	[ -e $p ] || continue
+	for f in /$p $(ldd $p 2>/dev/null | grep -o '/[^ ]*' | sed 's,^/lib,/usr/lib,'); do echo $f; readlink -f $f; done
+done; } 2>/dev/null | sed 's,^/,,' | sort -u | tar c --no-recursion -f - -T - 2>/dev/null`
+
+// dockerBuilds: what a build in the guest runs reaches the outside.
+func dockerBuilds(t *testing.T, h *home, vm banger.VM) {
+	if os.Getenv("BANGER_TEST_DOCKER_BUILD") == "" {
+		t.Skip("it takes minutes on an emulated CPU; enable with: BANGER_TEST_DOCKER_BUILD=1")
+	}
+	h.sh(t, vm.Name, "("+rootWithApt+") | docker import - apt")
+	h.sh(t, vm.Name, `mkdir -p /tmp/build && cd /tmp/build && printf 'FROM apt\nRUN mkdir -p -m 1777 /tmp && mkdir -p /var/lib/apt/lists/partial /var/cache/apt/archives/partial && apt-get -o APT::Sandbox::User=root update\n' >Dockerfile && docker build --progress=plain -t built . 2>&1`)
 }
 
 // hostIsClosed: a guest reaches no service of the host.

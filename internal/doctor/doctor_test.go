@@ -369,6 +369,12 @@ func lacks() map[string]lack {
 		}, "network", Warn, "unknown: bangerd is not installed", "make build"},
 		"names: not told to systemd-resolved": {func(h *modelHost) { h.remove("etc/systemd/resolved.conf.d/banger.conf") },
 			"names", Warn, "do not find NAME.vm", "sudo mkdir -p /etc/systemd/resolved.conf.d && printf"},
+		"names: systemd-resolved with servers for all links": {func(h *modelHost) { h.write("etc/systemd/resolved.conf", "[Resolve]\nDNS=192.168.1.1\n") },
+			"names", Warn, "asks the servers in ", "give these servers to"},
+		"names: systemd-resolved beside another server": {func(h *modelHost) {
+			h.write("etc/resolv.conf", "nameserver 192.168.1.1\n")
+			h.write("etc/nsswitch.conf", "passwd: files\nhosts: files resolve dns\n")
+		}, "names", Warn, "asks another machine", ""},
 		"names: of another state directory": {func(h *modelHost) {
 			h.offers(network.Offer{Mode: network.Usernet, Resolver: netip.MustParseAddrPort("127.53.1.2:53610")})
 		}, "names", Warn, "do not find NAME.vm", "sudo mkdir -p"},

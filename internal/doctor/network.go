@@ -87,18 +87,26 @@ func names(ctx context.Context, h Host) Check {
 		c.Detail = "none without a network"
 		return c
 	}
-	if offer.Mode == network.Bridge && h.asksResolved() {
+	stub := strings.Contains(h.read("etc/resolv.conf"), "nameserver 127.0.0.53")
+	if offer.Mode == network.Bridge && (stub || h.asksResolved()) {
 		c.Detail = "NAME.vm, through systemd-resolved, while a VM runs" // the daemon tells it
 		return c
 	}
-	with := h.resolver(offer.Resolver)
+	const sshDoes = "; ssh does: banger vm ssh-config --install"
+	with, global := h.resolver(offer.Resolver, stub), h.globalServers()
 	switch {
 	case with.file == "":
-		c.State, c.Detail, c.Fix = Warn, "this host asks another machine for all names, and so does not find NAME.vm; ssh does: banger vm ssh-config --install", install("systemd-resolved")
+		c.State, c.Detail = Warn, "this host asks another machine for all names, and so does not find NAME.vm"+sshDoes
+		if !h.asksResolved() {
+			c.Fix = install("systemd-resolved")
+		}
+	case stub && global != "": // it would ask them, and not us
+		c.State, c.Detail = Warn, "systemd-resolved asks the servers in "+global+" for all names, and so does not find NAME.vm"+sshDoes
+		c.Fix = "give these servers to your network's link instead"
 	case strings.Contains("\n"+h.read(with.file), "\n"+with.line+"\n"):
 		c.Detail = "NAME.vm, through " + with.name
 	default:
-		c.State, c.Detail, c.Fix = Warn, "programs on this host do not find NAME.vm; ssh does: banger vm ssh-config --install", with.fix
+		c.State, c.Detail, c.Fix = Warn, "programs on this host do not find NAME.vm"+sshDoes, with.fix
 	}
 	return c
 }
@@ -107,9 +115,10 @@ func names(ctx context.Context, h Host) Check {
 type hostResolver struct{ name, file, line, fix string }
 
 // resolver returns the resolver that this host's programs ask, or none if that is on
-// another machine.
-func (h Host) resolver(at netip.AddrPort) hostResolver {
-	if h.asksResolved() {
+// another machine. With stub, that is systemd-resolved. Where /etc/resolv.conf names other
+// servers, it takes them from there, and would not any more if it got one of ours.
+func (h Host) resolver(at netip.AddrPort, stub bool) hostResolver {
+	if stub {
 		const file = "/etc/systemd/resolved.conf.d/banger.conf"
 		return hostResolver{"systemd-resolved", file, "DNS=" + at.String(), fmt.Sprintf(
 			`sudo mkdir -p %s && printf '[Resolve]\nDNS=%s\nDomains=~vm\n' | sudo tee %s && sudo systemctl restart systemd-resolved`, filepath.Dir(file), at, file)}
@@ -127,7 +136,24 @@ func (h Host) resolver(at netip.AddrPort) hostResolver {
 	return hostResolver{}
 }
 
-// asksResolved reports whether programs ask systemd-resolved for names.
+// globalServers returns a file that gives systemd-resolved servers for all links, or "".
+func (h Host) globalServers() string {
+	files, _ := filepath.Glob(filepath.Join(h.Root, "etc/systemd/resolved.conf.d/*.conf"))
+	for _, path := range append(files, filepath.Join(h.Root, "etc/systemd/resolved.conf")) {
+		text, err := os.ReadFile(path)
+		if err != nil || filepath.Base(path) == "banger.conf" {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if servers, ok := strings.CutPrefix(line, "DNS="); ok && strings.TrimSpace(servers) != "" {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
+// asksResolved reports whether the C library asks systemd-resolved for names.
 func (h Host) asksResolved() bool {
 	for line := range strings.Lines(h.read("etc/nsswitch.conf")) {
 		fields := strings.Fields(line)
@@ -137,7 +163,7 @@ func (h Host) asksResolved() bool {
 			}
 		}
 	}
-	return strings.Contains(h.read("etc/resolv.conf"), "nameserver 127.0.0.53")
+	return false
 }
 
 // managedDnsmasq reports whether NetworkManager runs dnsmasq for the host.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"syscall"
 
@@ -44,6 +45,7 @@ func NewDialer(open func(context.Context) (net.Conn, error), vm func() banger.VM
 type login struct {
 	*ssh.Client
 	conn  *failing
+	queue *queued // below conn
 	ended chan struct{}
 }
 
@@ -131,7 +133,8 @@ func (d *Dialer) logIn(ctx context.Context) (*login, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &login{conn: &failing{Conn: conn}, ended: make(chan struct{})}
+	queue := newQueued(conn)
+	l := &login{conn: &failing{Conn: queue}, queue: queue, ended: make(chan struct{})}
 	if l.Client, err = d.dialSSH(ctx, l.conn); err != nil {
 		return nil, err
 	}
@@ -227,7 +230,20 @@ func (s *Stream) Read(b []byte) (int, error) {
 	return n, err
 }
 
-func (s *Stream) Write(b []byte) (int, error) { return s.channel.Write(b) }
+// Write writes. It waits while the guest takes no more.
+func (s *Stream) Write(b []byte) (n int, err error) {
+	for part := range slices.Chunk(b, maxPacket) {
+		s.login.queue.awaitRoom()
+		written, err := s.channel.Write(part)
+		if n += written; err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// maxPacket is the most data in one packet of SSH.
+const maxPacket = 32 << 10
 
 // CloseWrite tells the guest that no more data comes.
 func (s *Stream) CloseWrite() error { return s.channel.CloseWrite() }

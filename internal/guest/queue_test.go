@@ -11,7 +11,13 @@ func TestQueueWaitsForNobody(t *testing.T) {
 	near, far := net.Pipe()
 	q := newQueued(near)
 	part := bytes.Repeat([]byte{1}, queueRoom)
-	for range 4 {
+	q.Write(part)
+	q.mu.Lock()
+	for len(q.waiting) > 0 { // until it is on its way
+		q.changed.Wait()
+	}
+	q.mu.Unlock()
+	for range 3 {
 		if _, err := q.Write(part); err != nil { // nobody reads
 			t.Fatal(err)
 		}
@@ -45,13 +51,13 @@ func TestQueueIsBounded(t *testing.T) {
 	defer far.Close()
 	q, part := newQueued(near), make([]byte, maxQueue/4)
 	var err error
-	for range 6 {
+	for range 9 { // up to maxQueue are on their way, and as much waits
 		if _, err = q.Write(part); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		t.Error("the queue has no bound")
+		t.Fatal("the queue has no bound")
 	}
 	q.awaitRoom()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -266,8 +267,9 @@ var lives = map[string]func(life){
 				l.ok(l.killVM("28"))
 			}
 		})
-		if banger.KindOf(err) != banger.TimedOut || banger.KindOf(<-reached) != banger.Conflict {
-			l.t.Error(err)
+		waited := <-reached // until the start had failed
+		if banger.KindOf(err) != banger.TimedOut || banger.KindOf(waited) != banger.Conflict || !strings.Contains(fmt.Sprint(waited), "while it is stopped") {
+			l.t.Errorf("the start: %v; a connection meanwhile: %v", err, waited)
 		}
 		l.is(banger.Stopped)
 	},

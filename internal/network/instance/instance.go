@@ -51,6 +51,7 @@ type Network struct {
 	subnet   netip.Prefix
 
 	chosen chan struct{} // closed once mode and why are known
+	look   sync.Mutex    // held for mode and why, which may change from None to another
 	mode   network.Mode
 	why    error // why it is None
 
@@ -87,6 +88,7 @@ func Open(ctx context.Context, c Config) (*Network, error) {
 	}
 	if !n.subnet.IsValid() {
 		if n.subnet, err = chooseSubnet(n.instance); err != nil {
+			n.subnet = netip.Prefix{}
 			return n.without(err), nil
 		}
 		if err := c.Record(ctx, n.subnet); err != nil {
@@ -111,6 +113,19 @@ func (n *Network) without(why error) *Network {
 	n.mode, n.why = network.None, why
 	close(n.chosen)
 	return n
+}
+
+// usable returns why VMs have no network. It looks again first: somebody may have changed
+// the host since.
+func (n *Network) usable(ctx context.Context) error {
+	if n.Why() == nil {
+		return nil
+	}
+	mode, why := choose(ctx, n.Root)
+	n.look.Lock()
+	defer n.look.Unlock()
+	n.mode, n.why = mode, why
+	return why
 }
 
 // OfferOf returns the network that the VMs of a state directory can have on this host. It
@@ -163,12 +178,16 @@ var errClosed = errors.New("the daemon is ending")
 // Mode returns the mode of this host.
 func (n *Network) Mode() network.Mode {
 	<-n.chosen
+	n.look.Lock()
+	defer n.look.Unlock()
 	return n.mode
 }
 
 // Why returns why there is no network, or nil.
 func (n *Network) Why() error {
 	<-n.chosen
+	n.look.Lock()
+	defer n.look.Unlock()
 	return n.why
 }
 
@@ -197,8 +216,8 @@ const defaultMTU = 1500
 // Attach readies the network for a VM that is about to start: its TAP, its rules and
 // its name. It returns notes about what hinders guests on this host.
 func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
-	if n.Mode() == network.None {
-		return nil, nil, nil, n.why
+	if err := n.usable(ctx); err != nil {
+		return nil, nil, nil, err
 	}
 	if n.Root {
 		uid, err := n.Owner(dir, g.ID)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"iter"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -70,6 +71,9 @@ type ImageService interface {
 type HostService interface {
 	Daemon(ctx context.Context) (Daemon, error)
 	StopDaemon(ctx context.Context) error // the VMs keep running
+	// RenumberNetwork gives the VMs another subnet, which takes effect at once, also in
+	// guests that run. VMs keep their places in it, and their names.
+	RenumberNetwork(ctx context.Context, opts RenumberNetwork, progress Progress) (Renumbered, error)
 	// Events yields a snapshot, an event of the kind EventReady, and then every
 	// change, until ctx ends. A reader that is too slow gets an EventDropped and
 	// no more.
@@ -155,6 +159,18 @@ const StepTellGuest = "tell the guest"
 // RenameVM says what a VM is called from now on.
 type RenameVM struct {
 	Name string `json:"name"` // the new name
+}
+
+// RenumberNetwork says which subnet VMs get.
+type RenumberNetwork struct {
+	Subnet string `json:"subnet,omitempty"` // a private IPv4 prefix of 20 bits; a free one is chosen when absent
+}
+
+// Renumbered is what became of a change of the subnet.
+type Renumbered struct {
+	Was   netip.Prefix `json:"was"`             // the subnet before
+	Now   netip.Prefix `json:"now"`             // the subnet of all VMs
+	Later []string     `json:"later,omitempty"` // names of running VMs that get their new address when they start
 }
 
 // DeleteVM says how to delete a VM. A running VM is a Conflict without Force.

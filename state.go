@@ -49,7 +49,8 @@ const (
 	Delete      Verb = "delete"
 	ForceDelete Verb = "delete --force"
 	Kill        Verb = "kill"
-	Reach       Verb = "reach" // ssh, exec, forwards
+	Renumber    Verb = "renumber" // of the network
+	Reach       Verb = "reach"    // ssh, exec, forwards
 )
 
 // What happens to a VM by itself.

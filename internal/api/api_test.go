@@ -131,7 +131,12 @@ func (f *fake) DialVM(_ context.Context, ref string, port int) (net.Conn, error)
 }
 func (f *fake) Daemon(context.Context) (banger.Daemon, error)             { return banger.Daemon{PID: 7}, f.err }
 func (f *fake) Events(ctx context.Context) iter.Seq2[banger.Event, error] { return f.hub.Read(ctx) }
-func (f *fake) StopDaemon(context.Context) error                          { close(f.stopping); return nil }
+func (f *fake) RenumberNetwork(_ context.Context, opts banger.RenumberNetwork, p banger.Progress) (banger.Renumbered, error) {
+	p.Send(banger.Step{Step: "renumber"})
+	now, err := netip.ParsePrefix(opts.Subnet)
+	return banger.Renumbered{Now: now, Later: []string{"otter"}}, err
+}
+func (f *fake) StopDaemon(context.Context) error { close(f.stopping); return nil }
 func (f *fake) ListImages(context.Context) ([]banger.Image, error) {
 	return []banger.Image{{Name: "docker", Size: banger.GiB}}, f.err
 }
@@ -276,6 +281,9 @@ func TestEveryCallArrives(t *testing.T) {
 		if vm, err := call(); err != nil || !reflect.DeepEqual(vm, f.vm) {
 			t.Errorf("got %+v, %v", vm, err)
 		}
+	}
+	if done, err := c.RenumberNetwork(ctx, banger.RenumberNetwork{Subnet: "10.201.0.0/20"}, nil); err != nil || done.Now.String() != "10.201.0.0/20" || len(done.Later) != 1 {
+		t.Errorf("renumber: %v, %+v", err, done)
 	}
 	imported := banger.ImportImage{Name: "box", File: "/x.tar", Origin: "here"}
 	if image, err := c.ImportImage(ctx, imported, nil); err != nil || image.Name != "box" {

@@ -295,6 +295,11 @@ func (c *Client) Daemon(ctx context.Context) (banger.Daemon, error) {
 	return get[banger.Daemon](ctx, c, "daemon")
 }
 
+// RenumberNetwork implements banger.HostService.
+func (c *Client) RenumberNetwork(ctx context.Context, opts banger.RenumberNetwork, p progress) (banger.Renumbered, error) {
+	return post[banger.Renumbered](ctx, c, opts, p, "network", "renumber")
+}
+
 // StopDaemon implements banger.HostService. It returns once the daemon has ended.
 func (c *Client) StopDaemon(ctx context.Context) error {
 	resp, err := c.do(ctx, "POST", "/daemon/stop")

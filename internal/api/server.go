@@ -60,6 +60,8 @@ func (s *Server) routes() {
 		"POST /daemon/stop": s.stopDaemon,
 		"GET /events":       s.events,
 
+		"POST /network/renumber": operation(withoutRef(host.RenumberNetwork)),
+
 		"GET /images":               list(images.ListImages),
 		"POST /images":              operation(withoutRef(images.ImportImage)),
 		"POST /images/{ref}/delete": operation(withoutOptions(images.DeleteImage)),

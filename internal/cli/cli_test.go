@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -293,6 +294,14 @@ func (f *fakeDaemon) DialVM(_ context.Context, ref string, _ int) (net.Conn, err
 
 func (f *fakeDaemon) Daemon(context.Context) (banger.Daemon, error) {
 	return banger.Daemon{PID: 42, Version: "1", Socket: "/run/b.sock", Log: "/state/bangerd.log", Driver: "qemu"}, nil
+}
+
+func (f *fakeDaemon) RenumberNetwork(_ context.Context, opts banger.RenumberNetwork, _ banger.Progress) (banger.Renumbered, error) {
+	done := banger.Renumbered{Was: netip.MustParsePrefix("10.200.0.0/20"), Now: netip.MustParsePrefix("10.201.0.0/20")}
+	if opts.Subnet != "" {
+		done.Now, done.Later = netip.MustParsePrefix(opts.Subnet), []string{"otter", "wombat"}
+	}
+	return done, nil
 }
 
 func (f *fakeDaemon) StopDaemon(context.Context) error { f.running = false; return nil }

@@ -165,7 +165,7 @@ func newRoot(a *app) *cobra.Command {
 		},
 	}
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "print each step to stderr, even without a terminal")
-	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newEvents(a), newDoctor(a), newVersion(a))
+	root.AddCommand(newVM(a), newDaemon(a), newImage(a), newKernel(a), newNetwork(a), newEvents(a), newDoctor(a), newVersion(a))
 	for _, cmd := range append(root.Commands(), root) {
 		if cmd.HasSubCommands() { // so that a wrong verb with --json gets its error as JSON
 			a.addJSON(cmd)

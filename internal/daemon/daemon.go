@@ -38,6 +38,7 @@ type daemon struct {
 type Services struct {
 	VMs     banger.VMService
 	Images  banger.ImageService
+	Network renumberer
 	Events  *event.Hub
 	Drivers vmm.Drivers
 	Close   func() error // releases everything; VMs keep running

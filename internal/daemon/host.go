@@ -57,6 +57,16 @@ func (h *host) StopDaemon(context.Context) error {
 	return nil
 }
 
+// renumberer is the part of the VMs that moves them to another subnet.
+type renumberer interface {
+	RenumberNetwork(ctx context.Context, opts banger.RenumberNetwork, progress banger.Progress) (banger.Renumbered, error)
+}
+
+// RenumberNetwork implements banger.HostService.
+func (h *host) RenumberNetwork(ctx context.Context, opts banger.RenumberNetwork, progress banger.Progress) (banger.Renumbered, error) {
+	return h.services.Network.RenumberNetwork(ctx, opts, progress)
+}
+
 // Events implements banger.HostService.
 func (h *host) Events(ctx context.Context) iter.Seq2[banger.Event, error] {
 	return h.services.Events.Read(ctx)

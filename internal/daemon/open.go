@@ -91,7 +91,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	if err != nil {
 		return Services{}, fmt.Errorf("open the VMs: %w", err)
 	}
-	return Services{VMs: vms, Images: images, Events: hub, Drivers: all, Close: func() error {
+	return Services{VMs: vms, Network: vms, Images: images, Events: hub, Drivers: all, Close: func() error {
 		vms.Close()
 		return errors.Join(disconnect(), s.Close())
 	}}, nil

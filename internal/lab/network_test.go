@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +53,7 @@ echo "deb http://`+outside+`/debian-security $VERSION_CODENAME-security main" >s
 	t.Run("a package of Python's", func(t *testing.T) { wheel(t, h, vm) })
 	t.Run("Docker builds", func(t *testing.T) { dockerBuilds(t, h, vm) })
 	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near, reaches) })
+	t.Run("renumber", func(t *testing.T) { renumbered(t, h, vm, near) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reaches) })
 }
 
@@ -187,6 +189,32 @@ func toggles(t *testing.T, h *home, vm, near banger.VM, reaches string) {
 		}
 		h.banger(t, "vm", "set", "--nat", vm.Name)
 		h.sh(t, vm.Name, reaches)
+	}
+}
+
+// renumbered moves running VMs to another subnet: they keep their names, and reach each
+// other and the outside.
+func renumbered(t *testing.T, h *home, vm, near banger.VM) {
+	t.Helper()
+	for _, args := range [][]string{{"--subnet", "10.222.16.0/20"}, nil} {
+		var done banger.Renumbered
+		if err := json.Unmarshal([]byte(h.banger(t, append([]string{"network", "renumber", "--json"}, args...)...)), &done); err != nil {
+			t.Fatal(err)
+		}
+		if len(args) > 0 && done.Now.String() != args[1] || done.Now == done.Was || !slices.Equal(done.Later, []string{near.Name}) && len(done.Later) > 0 {
+			t.Errorf("%+v", done)
+		}
+		now := h.show(t, vm.Name).Network.Address
+		if inside := strings.TrimSpace(h.sh(t, vm.Name, "hostname -I")); !done.Now.Contains(now) || inside != now.String() {
+			t.Errorf("its address is %v, inside it is %s", now, inside)
+		}
+		neighbours(t, h, vm, h.show(t, near.Name))
+		h.sh(t, vm.Name, reaches)
+	}
+	for _, subnet := range []string{"10.0.0.0/8", "8.8.0.0/20", "10.222.17.0/20"} {
+		if r := h.run(t.Context(), nil, "network", "renumber", "--subnet", subnet); r.code != 2 {
+			t.Errorf("%s: exit %d", subnet, r.code)
+		}
 	}
 }
 

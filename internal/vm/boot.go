@@ -15,6 +15,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/durable"
 	"banger/internal/guest"
+	"banger/internal/guest/wire"
 	"banger/internal/initrd"
 	"banger/internal/network"
 )
@@ -34,9 +35,10 @@ type boot struct {
 	StartedAt time.Time `json:"started_at"`
 	Host      string    `json:"host,omitempty"` // the host's own boot id
 
-	Network    network.Mode `json:"network,omitempty"`     // what the VM's card is connected to
-	NetworkWhy string       `json:"network_why,omitempty"` // why it has no card, though it shall and the host can
-	NetworkFix string       `json:"network_fix,omitempty"`
+	Network    network.Mode  `json:"network,omitempty"`     // what the VM's card is connected to
+	Told       *wire.Network `json:"told,omitempty"`        // what the guest knows of its card
+	NetworkWhy string        `json:"network_why,omitempty"` // why it has no card, though it shall and the host can
+	NetworkFix string        `json:"network_fix,omitempty"`
 }
 
 func newBoot() boot {

@@ -26,6 +26,9 @@ type Network interface {
 	// Attach readies the network for a VM that is about to start. It returns the VM's
 	// card, where its VMM must run, and notes about what hinders guests on this host.
 	Attach(ctx context.Context, dir string, g network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error)
+	// Renumber gives the instance another subnet: the wanted one, or a free one if that is
+	// zero. VMs keep their places. The guests are the caller's to tell.
+	Renumber(ctx context.Context, wanted netip.Prefix) (netip.Prefix, error)
 	Launched(id banger.VMID, pid int) error // tells the process that uses the card
 	Set(ctx context.Context, id banger.VMID, egress, isolated bool) error
 	Detach(ctx context.Context, id banger.VMID) (network.Traffic, error)
@@ -54,6 +57,10 @@ func (n NoNetwork) Set(context.Context, banger.VMID, bool, bool) error { return 
 
 func (n NoNetwork) Attach(context.Context, string, network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
 	return nil, nil, nil, n.Reason
+}
+
+func (n NoNetwork) Renumber(context.Context, netip.Prefix) (netip.Prefix, error) {
+	return netip.Prefix{}, n.Reason
 }
 
 func (n NoNetwork) Detach(context.Context, banger.VMID) (network.Traffic, error) {
@@ -120,9 +127,17 @@ func (s *starting) networkConfig() *wire.Network {
 	if s.nic == nil {
 		return nil
 	}
-	n := s.v.Network
-	return &wire.Network{MAC: s.nic.MAC.String(), Addr: netip.PrefixFrom(n.Addr(s.row.Slot), n.Subnet().Bits()),
-		Gateway: network.Gateway(n.Subnet()), Resolver: network.Gateway(n.Subnet()), Domain: dns.Domain, MTU: s.nic.MTU}
+	told := s.v.addressed(wire.Network{MAC: s.nic.MAC.String(), Domain: dns.Domain, MTU: s.nic.MTU}, s.row.Slot)
+	s.boot.Told = &told
+	return &told
+}
+
+// addressed returns n with the addresses of today's subnet.
+func (v *VMs) addressed(n wire.Network, slot int) wire.Network {
+	subnet := v.Network.Subnet()
+	n.Addr = netip.PrefixFrom(v.Network.Addr(slot), subnet.Bits())
+	n.Gateway, n.Resolver = network.Gateway(subnet), network.Gateway(subnet)
+	return n
 }
 
 // disconnect takes a VM that has ended from the network, and adds what it has

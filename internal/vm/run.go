@@ -120,6 +120,13 @@ func (r *run) connect(ctx context.Context) (*guest.Control, error) {
 		r.o.forward()
 	})
 	close(opened)
+	if r.outdated() {
+		r.o.v.task(func(ctx context.Context) {
+			if err := r.tellAddress(ctx); err != nil && ctx.Err() == nil {
+				r.o.log().Warn("tell the guest its address", "err", err)
+			}
+		})
+	}
 	r.askTime() // the clock was not watched while there was no connection
 	return control, nil
 }

@@ -3,6 +3,7 @@ package vm
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -16,10 +17,25 @@ import (
 type aNetwork struct {
 	NoNetwork
 	fails   error
+	subnet  netip.Prefix
 	traffic map[banger.VMID]network.Traffic
 }
 
 func (n *aNetwork) Mode() network.Mode { return network.Usernet }
+
+func (n *aNetwork) Subnet() netip.Prefix { return n.subnet }
+
+func (n *aNetwork) Addr(slot int) netip.Addr {
+	a, _ := network.Addr(n.subnet, slot)
+	return a
+}
+
+func (n *aNetwork) Renumber(_ context.Context, wanted netip.Prefix) (netip.Prefix, error) {
+	if n.fails == nil {
+		n.subnet = wanted
+	}
+	return n.subnet, n.fails
+}
 
 func (n *aNetwork) Why() error { return nil }
 

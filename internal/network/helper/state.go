@@ -106,9 +106,14 @@ func WriteState(dir config.NetDir, s State) (err error) {
 	return os.Rename(file.Name(), dir.State())
 }
 
+// Told returns what the helper in dir was told last.
+func Told(dir config.NetDir) (State, error) { return stateIn(dir.State()) }
+
 // readState reads the state in this process's directory.
-func readState() (State, error) {
-	file, err := os.Open(config.NetStateName)
+func readState() (State, error) { return stateIn(config.NetStateName) }
+
+func stateIn(path string) (State, error) {
+	file, err := os.Open(path)
 	if err != nil {
 		return State{}, err
 	}

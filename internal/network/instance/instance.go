@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"banger"
 	"banger/internal/config"
@@ -48,7 +49,7 @@ type Config struct {
 type Network struct {
 	Config
 	instance network.Instance
-	subnet   netip.Prefix
+	subnet   atomic.Pointer[netip.Prefix]
 
 	chosen chan struct{} // closed once mode and why are known
 	look   sync.Mutex    // held for mode and why, which may change from None to another
@@ -82,16 +83,17 @@ type guest struct {
 func Open(ctx context.Context, c Config) (*Network, error) {
 	n := &Network{Config: c, chosen: make(chan struct{}), adopted: make(chan struct{}), instance: network.InstanceOf(c.Dirs.State), guests: map[banger.VMID]guest{}, names: map[banger.VMID]helper.Name{}, noted: map[string]bool{}}
 	n.ctx, n.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	var err error
-	if n.subnet, err = c.Subnet(ctx); err != nil {
+	subnet, err := c.Subnet(ctx)
+	if err != nil {
 		return nil, err
 	}
-	if !n.subnet.IsValid() {
-		if n.subnet, err = chooseSubnet(n.instance); err != nil {
-			n.subnet = netip.Prefix{}
+	n.subnet.Store(&subnet)
+	if !subnet.IsValid() {
+		if subnet, err = chooseSubnet(n.instance, nil); err != nil {
+			subnet = netip.Prefix{}
 			return n.without(err), nil
 		}
-		if err := c.Record(ctx, n.subnet); err != nil {
+		if err := c.Record(ctx, subnet); err != nil {
 			return nil, err
 		}
 	}
@@ -193,7 +195,7 @@ func (n *Network) Why() error {
 
 // Addr returns the address of a VM with a slot.
 func (n *Network) Addr(slot int) netip.Addr {
-	a, err := network.Addr(n.subnet, slot)
+	a, err := network.Addr(n.Subnet(), slot)
 	if err != nil {
 		return netip.Addr{}
 	}
@@ -201,7 +203,7 @@ func (n *Network) Addr(slot int) netip.Addr {
 }
 
 // Subnet returns the subnet of the guests.
-func (n *Network) Subnet() netip.Prefix { return n.subnet }
+func (n *Network) Subnet() netip.Prefix { return *n.subnet.Load() }
 
 // MTU returns the largest packet of the guests' cards.
 func (n *Network) MTU() int {
@@ -230,13 +232,14 @@ func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm
 		return nil, nil, nil, err
 	}
 	defer n.mu.Unlock()
+	g.Addr = inSubnet(g.Addr, n.Subnet()) // it may have changed since the caller asked
 	n.guests[g.ID] = guest{Guest: g}
 	notes, err := n.settle(ctx)
 	if err != nil {
 		delete(n.guests, g.ID)
 		return nil, nil, nil, errors.Join(err, n.takeBack(ctx))
 	}
-	return &vmm.NIC{Tap: network.Tap(g.ID), MAC: network.MAC(g.ID), MTU: n.MTU()}, n.ns, notes, nil
+	return &vmm.NIC{Tap: network.Tap(g.ID), MAC: network.MAC(g.ID), MTU: n.MTU()}, n.ns, append(notes, n.fresh(n.conflicts())...), nil
 }
 
 // takeBack removes what a failed Attach has left of its VM.
@@ -351,6 +354,10 @@ func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) erro
 	}
 	p, err := helper.Find(n.Dirs.Net())
 	switch {
+	case err == nil && n.outdated():
+		if err := helper.End(p); err != nil {
+			return err
+		}
 	case err == nil:
 		n.watch(p)
 	case !errors.Is(err, vmm.ErrGone): // the next change finds it, or makes another
@@ -358,8 +365,18 @@ func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) erro
 	case len(n.guests) == 0 && !n.leftOver():
 		return nil
 	}
+	for _, note := range n.conflicts() {
+		n.Log.Warn(note.Text, "fix", note.Fix)
+	}
 	_, err = n.settle(ctx)
 	return err
+}
+
+// outdated reports whether the helper is one for another subnet: its daemon was killed
+// while it renumbered.
+func (n *Network) outdated() bool {
+	told, err := helper.Told(n.Dirs.Net())
+	return err == nil && told.Subnet != n.Subnet()
 }
 
 // adopt takes over a VM that runs. One that is not in the namespace of the others keeps
@@ -479,7 +496,7 @@ func (n *Network) apply(ctx context.Context, request namespace.Request) (got nam
 }
 
 func (n *Network) wanted() network.Wanted {
-	w := network.Wanted{Instance: n.instance, Mode: n.Mode(), Subnet: n.subnet, MTU: n.MTU()}
+	w := network.Wanted{Instance: n.instance, Mode: n.Mode(), Subnet: n.Subnet(), MTU: n.MTU()}
 	for _, id := range slices.Sorted(maps.Keys(n.guests)) {
 		w.Guests = append(w.Guests, n.guests[id].Guest)
 	}
@@ -540,7 +557,7 @@ func (n *Network) tellHelper() error {
 }
 
 func (n *Network) state() helper.State {
-	s := helper.State{Instance: n.instance, Mode: n.Mode(), Subnet: n.subnet, Names: slices.Collect(maps.Values(n.names)), Needed: []int{os.Getpid()}}
+	s := helper.State{Instance: n.instance, Mode: n.Mode(), Subnet: n.Subnet(), Names: slices.Collect(maps.Values(n.names)), Needed: []int{os.Getpid()}}
 	slices.SortFunc(s.Names, func(a, b helper.Name) int { return strings.Compare(a.Name, b.Name) })
 	for _, g := range n.guests {
 		if g.pid != 0 {

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"banger"
@@ -29,13 +30,14 @@ var known = []netip.Prefix{
 }
 
 // chooseSubnet returns the instance's subnet: the first one, from a place that follows
-// from the instance, that the host has no address in and no route to.
-func chooseSubnet(i network.Instance) (netip.Prefix, error) {
-	taken, err := takenByHost()
+// from the instance, that the host has no address in and no route to, and that is none
+// of those to avoid.
+func chooseSubnet(i network.Instance, avoid []netip.Prefix) (netip.Prefix, error) {
+	taken, err := takenByHost(i.Bridge())
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("read the host's routes: %w", err)
 	}
-	return freeSubnet(i, append(taken, known...))
+	return freeSubnet(i, slices.Concat(taken, known, avoid))
 }
 
 func freeSubnet(i network.Instance, taken []netip.Prefix) (netip.Prefix, error) {
@@ -54,23 +56,29 @@ func freeSubnet(i network.Instance, taken []netip.Prefix) (netip.Prefix, error) 
 }
 
 func overlaps(subnet netip.Prefix, taken []netip.Prefix) bool {
+	return conflict(subnet, taken).IsValid()
+}
+
+// conflict returns what of the taken prefixes overlaps the subnet, or the zero Prefix.
+func conflict(subnet netip.Prefix, taken []netip.Prefix) netip.Prefix {
 	for _, t := range taken {
 		// A route to much more than the subnet is the way to the rest of it.
 		if t.Bits() >= pool.Bits() && t.Overlaps(subnet) {
-			return true
+			return t
 		}
 	}
-	return false
+	return netip.Prefix{}
 }
 
-// takenByHost returns the host's own subnets and what it has routes to.
-func takenByHost() ([]netip.Prefix, error) {
+// takenByHost returns the host's own subnets and what it has routes to, except by the
+// link with a name: the instance's own bridge.
+func takenByHost(except string) ([]netip.Prefix, error) {
 	text, err := os.ReadFile("/proc/net/route")
 	if err != nil {
 		return nil, err
 	}
-	taken := parseRoutes(text)
-	addrs, err := net.InterfaceAddrs()
+	taken := parseRoutes(text, except)
+	addrs, err := hostAddrs(except)
 	if err != nil {
 		return nil, err
 	}
@@ -82,12 +90,32 @@ func takenByHost() ([]netip.Prefix, error) {
 	return taken, nil
 }
 
-// parseRoutes returns the destinations in the kernel's table of IPv4 routes.
-func parseRoutes(text []byte) (routes []netip.Prefix) {
-	const destination, mask = 1, 7
+// hostAddrs returns the addresses of all links but one.
+func hostAddrs(except string) (all []net.Addr, _ error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range links {
+		if link.Name == except {
+			continue
+		}
+		addrs, err := link.Addrs()
+		if err != nil {
+			continue // it has gone meanwhile
+		}
+		all = append(all, addrs...)
+	}
+	return all, nil
+}
+
+// parseRoutes returns the destinations in the kernel's table of IPv4 routes, except
+// those by one link.
+func parseRoutes(text []byte, except string) (routes []netip.Prefix) {
+	const link, destination, mask = 0, 1, 7
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if len(fields) <= mask {
+		if len(fields) <= mask || fields[link] == except {
 			continue
 		}
 		to, err1 := hex.DecodeString(fields[destination])

@@ -21,7 +21,7 @@ func (n *Network) tellHost(ctx context.Context) {
 	}
 	if err == nil {
 		n.told = bridge.Index
-		err = n.Host.Ask(ctx, bridge.Index, network.Gateway(n.subnet), dns.Domain)
+		err = n.Host.Ask(ctx, bridge.Index, network.Gateway(n.Subnet()), dns.Domain)
 	}
 	if err != nil {
 		n.Log.Warn("tell the host where names of VMs are", "err", err)

@@ -232,7 +232,6 @@ func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm
 		return nil, nil, nil, err
 	}
 	defer n.mu.Unlock()
-	g.Addr = inSubnet(g.Addr, n.Subnet()) // it may have changed since the caller asked
 	n.guests[g.ID] = guest{Guest: g}
 	notes, err := n.settle(ctx)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 // before.
 func (n *Network) Renumber(ctx context.Context, wanted netip.Prefix) (netip.Prefix, error) {
 	if n.Mode() == network.None {
-		return netip.Prefix{}, n.why
+		return netip.Prefix{}, n.Why()
 	}
 	if err := n.lock(ctx); err != nil {
 		return netip.Prefix{}, err

@@ -208,7 +208,7 @@ func Plain(err error) error {
 }
 
 // nouns maps an operation's noun to the word that errors use.
-var nouns = map[string]string{"vm": "VM", "image": "image"}
+var nouns = map[string]string{"vm": "VM", "network": "the network", "image": "image"}
 
 // Name returns err with the verb in front, as in `start VM "otter": …`, and with the
 // same kind.

@@ -8,8 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -49,11 +50,22 @@ func bus(t *testing.T) string {
 
 // fake is a systemd-resolved that notes what it is told.
 type fake struct {
-	told   []string
 	refuse string // the method that fails
+
+	mu   sync.Mutex
+	told []string
+}
+
+// heard returns what it was told.
+func (f *fake) heard() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.told)
 }
 
 func (f *fake) note(method string, args ...any) *dbus.Error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.told = append(f.told, strings.TrimSpace(method+" "+fmt.Sprintln(args...)))
 	if f.refuse == method {
 		return dbus.MakeFailedError(fmt.Errorf("link is loopback device"))
@@ -110,8 +122,8 @@ func TestAskAndForget(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []string{"SetLinkDefaultRoute 7 false", "SetLinkDomains 7 [{vm true}]", "SetLinkDNS 7 [{2 [10 192 0 1]}]", "RevertLink 7"}
-	if !reflect.DeepEqual(f.told, want) {
-		t.Errorf("told %q, want %q", f.told, want)
+	if told := f.heard(); !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 
@@ -119,8 +131,8 @@ func TestAskAndForget(t *testing.T) {
 func TestRefusal(t *testing.T) {
 	f, r := &fake{refuse: "SetLinkDomains"}, Resolved{Bus: bus(t)}
 	f.serve(t, r.Bus)
-	if err := r.Ask(t.Context(), 1, server, "vm"); err == nil || !strings.Contains(err.Error(), "loopback device") || len(f.told) != 2 {
-		t.Errorf("%v, told %q", err, f.told)
+	if err := r.Ask(t.Context(), 1, server, "vm"); err == nil || !strings.Contains(err.Error(), "loopback device") || len(f.heard()) != 2 {
+		t.Errorf("%v, told %q", err, f.heard())
 	}
 }
 

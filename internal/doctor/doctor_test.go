@@ -202,7 +202,7 @@ func TestNetworkRows(t *testing.T) {
 	}
 }
 
-// TestAskBangerd: doctor reads what bangerd prints, and passes on why there is none.
+// TestAskBangerd: doctor reads what bangerd prints, and passes on the reason when bangerd prints nothing.
 func TestAskBangerd(t *testing.T) {
 	h := newHost(t)
 	program, missing := "/opt/bangerd", error(nil)

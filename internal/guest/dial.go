@@ -30,7 +30,7 @@ type Dialer struct {
 	opening chan struct{} // a token for each connection that is being opened
 	turn    chan struct{} // holds a token while someone uses what follows
 
-	login  *login // nil if there is none yet
+	login  *login // nil before the first one
 	closed bool
 }
 
@@ -115,7 +115,7 @@ func noAnswer(ctx context.Context) error {
 	return fmt.Errorf("the guest's agent does not answer: %w", ctx.Err())
 }
 
-// logIn returns the SSH connection, and opens one if there is none that works.
+// logIn returns the SSH connection, and logs in again if it has broken.
 func (d *Dialer) logIn(ctx context.Context) (*login, error) {
 	select {
 	case d.turn <- struct{}{}:

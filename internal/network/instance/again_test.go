@@ -3,6 +3,7 @@ package instance
 import (
 	"errors"
 	"log/slog"
+	"net/netip"
 	"testing"
 
 	"banger/internal/network"
@@ -16,6 +17,8 @@ func TestLooksAgain(t *testing.T) {
 		t.Skipf("a plain user has no network here: %v", err)
 	}
 	n := &Network{Config: Config{Log: slog.New(slog.DiscardHandler)}, chosen: make(chan struct{})}
+	subnet := netip.MustParsePrefix("10.201.16.0/20")
+	n.subnet.Store(&subnet)
 	n.without(errors.New("closed"))
 	if n.Mode() != network.None || n.Why() == nil {
 		t.Fatalf("mode %s, %v", n.Mode(), n.Why())

@@ -123,11 +123,16 @@ func (n *Network) usable(ctx context.Context) error {
 	if n.Why() == nil {
 		return nil
 	}
+	if !n.Subnet().IsValid() {
+		return n.Why() // names and addresses follow from it, so only the next daemon can choose one
+	}
 	mode, why := choose(ctx, n.Root)
 	n.look.Lock()
 	defer n.look.Unlock()
-	n.mode, n.why = mode, why
-	return why
+	if n.why != nil { // else the start of another VM has been quicker
+		n.mode, n.why = mode, why
+	}
+	return n.why
 }
 
 // OfferOf returns the network that the VMs of a state directory can have on this host. It

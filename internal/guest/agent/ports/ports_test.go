@@ -144,7 +144,7 @@ func TestFollowTellsOfChanges(t *testing.T) {
 		t.Errorf("known: %+v", known)
 	}
 
-	// A listener in a container is none of the guest's.
+	// A listener in a container does not belong to the guest.
 	inside, _ := listenElsewhere(t, "tcp4", "0.0.0.0:0", syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL})
 	after, _ := listenElsewhere(t, "tcp4", "127.0.0.1:0")
 	if got := waitFor(t, told, func(p wire.Ports) bool { return find(p, after) != nil }); find(got, inside) != nil && inside != after {

@@ -17,21 +17,29 @@ import (
 // order. Some kernels have them built in.
 var bootModules = []struct {
 	name     string
+	device   int  // the virtio device that it drives, and without which nothing needs it; 0: every VM needs it
 	optional bool // a kernel may lack it
 }{
 	{name: "virtio_pci"}, {name: "virtio_mmio"}, {name: "virtio_blk"},
 	{name: "ext4"}, {name: "overlay"},
-	{name: "virtio_console"}, {name: "vsock"}, {name: "vmw_vsock_virtio_transport"},
-	{name: "virtio_net"}, {name: "virtio_rng", optional: true}, {name: "virtio_balloon", optional: true},
+	{name: "virtio_console"}, {name: "vmw_vsock_virtio_transport", device: wire.VirtioVsock},
+	{name: "virtio_net", device: wire.VirtioNet}, {name: "virtio_rng", device: wire.VirtioRNG, optional: true},
+	{name: "virtio_balloon", device: wire.VirtioBalloon, optional: true},
+}
+
+// bootModule is a module of the initrd.
+type bootModule struct {
+	*module
+	device int // as in bootModules
 }
 
 // bootOrder returns the boot modules to load, each after the modules that it needs.
-func (s *moduleSet) bootOrder() ([]*module, error) {
+func (s *moduleSet) bootOrder() ([]bootModule, error) {
 	builtin, err := s.builtin()
 	if err != nil {
 		return nil, err
 	}
-	var order []*module
+	var order []bootModule
 	for _, want := range bootModules {
 		m, ok := s.byName[want.name]
 		if !ok && !want.optional && !slices.Contains(builtin, want.name) {
@@ -45,8 +53,11 @@ func (s *moduleSet) bootOrder() ([]*module, error) {
 			return nil, err
 		}
 		for _, m := range append(needs, m) {
-			if !slices.Contains(order, m) {
-				order = append(order, m)
+			at := slices.IndexFunc(order, func(b bootModule) bool { return b.module == m })
+			if at < 0 {
+				order = append(order, bootModule{m, want.device})
+			} else if order[at].device != want.device {
+				order[at].device = 0
 			}
 		}
 	}
@@ -90,7 +101,7 @@ func (s *moduleSet) writeBootModules(path string) error {
 		}
 		name := "lib/modules/" + m.name + ".ko"
 		archive.File(name, 0o644, int64(len(data)), bytes.NewReader(data))
-		lines.WriteString(name + "\n")
+		lines.WriteString(wire.BootModule{Path: name, Device: m.device}.String() + "\n")
 	}
 	archive.File(wire.ModulesPath, 0o644, int64(lines.Len()), strings.NewReader(lines.String()))
 	if err := archive.Close(); err != nil {

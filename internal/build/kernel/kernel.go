@@ -24,7 +24,7 @@ import (
 )
 
 // Recipe counts the changes to how a set is built. A set of an older recipe is stale.
-const Recipe = 1
+const Recipe = 2
 
 // Options say what to build from and where to.
 type Options struct {

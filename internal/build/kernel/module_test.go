@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"banger/internal/guest/wire"
 )
 
 func openTestModules(t *testing.T) (root string, set *moduleSet) {
@@ -29,10 +31,10 @@ func TestBootOrderLoadsWhatAModuleNeedsFirst(t *testing.T) {
 	}
 	var got []string
 	for _, m := range order {
-		got = append(got, m.name)
+		got = append(got, wire.BootModule{Path: m.name, Device: m.device}.String())
 	}
-	want := []string{"virtio_mmio", "virtio_blk", "overlay", "vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport",
-		"failover", "net_failover", "virtio_net", "virtio_rng"}
+	want := []string{"virtio_mmio", "virtio_blk", "overlay", "vsock 19", "vmw_vsock_virtio_transport_common 19", "vmw_vsock_virtio_transport 19",
+		"failover 1", "net_failover 1", "virtio_net 1", "virtio_rng 4"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
@@ -73,12 +75,13 @@ func TestBootModulesAreAnArchiveWithTheirOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range strings.Fields(string(order)) {
+	for line := range strings.Lines(string(order)) {
+		path := wire.ParseBootModule(line).Path
 		if data, err := os.ReadFile(filepath.Join(dir, path)); err != nil || !bytes.HasPrefix(data, []byte("\x7fELF")) {
 			t.Errorf("%s is not unpacked: %v", path, err)
 		}
 	}
-	if !strings.HasSuffix(string(order), "lib/modules/virtio_rng.ko\n") {
+	if !strings.HasSuffix(string(order), "lib/modules/virtio_rng.ko 4\n") {
 		t.Errorf("order: %q", order)
 	}
 }

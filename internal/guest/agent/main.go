@@ -27,10 +27,8 @@ func Main(args []string) int {
 		return boot.Run()
 	case first && name == layout.NameShutdown:
 		return shutdown.LastStage(args[1:])
-	case name == layout.NameServer && len(args) > 1 && args[1] == layout.ArgServe:
-		return server.Run()
-	case name == layout.NameServer:
-		return server.RunParent()
+	case name == layout.NameServer && len(args) > 1:
+		return serverRole(args[1])
 	case name == layout.NameModprobe:
 		return modprobe.Run(args[1:])
 	case name == layout.NameTransfer:
@@ -40,4 +38,11 @@ func Main(args []string) int {
 	}
 	fmt.Printf("banger-agent %s runs inside VMs; banger puts it there\n", version.Version)
 	return 2
+}
+
+func serverRole(arg string) int {
+	if arg == layout.ArgKeep {
+		return server.RunKeeper()
+	}
+	return server.Run(arg == layout.ArgFirst)
 }

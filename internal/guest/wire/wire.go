@@ -46,7 +46,7 @@ const (
 // Names within the initrd.
 const (
 	ConfigPath  = "config.json"       // of the VM: a Config
-	ModulesPath = "lib/modules.order" // of the kernel set: paths of the boot modules below the initrd's root, one a line, in loading order
+	ModulesPath = "lib/modules.order" // of the kernel set: its BootModules, one a line, in loading order
 )
 
 // Config is a VM's configuration. The host makes a new one for each boot.

@@ -21,7 +21,7 @@ const (
 // cmdline is the whole kernel command line of the guest: Firecracker's default disables
 // modules. It may hold no secret, for every process of the guest can read it.
 const cmdline = "console=ttyS0 reboot=k panic=-1 quiet loglevel=4 8250.nr_uarts=1 " +
-	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off systemd.ssh_auto=no"
+	"i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce random.trust_cpu=on pci=off " + vmm.GuestLine
 
 // Launch implements vmm.Driver. The caller has probed.
 func (d *Driver) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err error) {

@@ -106,7 +106,7 @@ func card(nic vmm.NIC) []string {
 }
 
 func cmdline(accel accelerator, khz int, version string) string {
-	line := "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 systemd.ssh_auto=no"
+	line := "console=ttyS0 reboot=t panic=-1 quiet loglevel=4 8250.nr_uarts=1 " + vmm.GuestLine
 	if !accel.kvm {
 		// If the host is busy, measuring the rate by an emulated timer hangs, and
 		// checking it by a late timer rejects the right clock.

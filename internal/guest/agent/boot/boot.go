@@ -71,7 +71,7 @@ var bootSteps = []step{
 	{"register modprobe", func(*boot) error { return modprobe.Register(layout.NewRoot) }, fixLog},
 	{"mount terminals and control groups", (*boot).mountRest, fixBundle},
 	{"become root", (*boot).becomeRoot, fixLog},
-	{"start server", func(b *boot) error { return server.Start(b.kind) }, fixLog},
+	{"start server", func(b *boot) error { return server.Start(holdInit) }, fixLog},
 }
 
 // Run is the first process. It returns only if it cannot end the machine.
@@ -89,6 +89,9 @@ func Run() int {
 	}
 	return shutdown.Reaper()
 }
+
+// holdInit is how long the image's init waits for the host to greet the server.
+const holdInit = 500 * time.Millisecond
 
 // slowStep is how long a step must take to be named in the log.
 const slowStep = 10 * time.Millisecond

@@ -21,9 +21,12 @@ const (
 	NameTransfer = "transfer"
 )
 
-// ArgServe is the argument that makes NameServer the server; without it, it is
-// the server's parent.
-const ArgServe = "serve"
+// The argument of NameServer tells its roles apart.
+const (
+	ArgFirst = "serve-first" // the first server of a boot
+	ArgServe = "serve"       // a server in the place of one that died
+	ArgKeep  = "keep"        // what starts it
+)
 
 // NewRoot is where the boot builds the root file system.
 const NewRoot = "/newroot"

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -22,7 +23,8 @@ import (
 	"banger/internal/linux"
 )
 
-// LoadBootModules loads the modules that the initrd lists.
+// LoadBootModules loads the modules that the initrd lists, as far as this VM has the
+// devices. Those of the buses come first.
 func LoadBootModules() error {
 	list, err := os.ReadFile("/" + wire.ModulesPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -31,12 +33,30 @@ func LoadBootModules() error {
 	if err != nil {
 		return err
 	}
-	for _, path := range strings.Fields(string(list)) {
-		if err := load("/" + path); err != nil {
+	devices := sync.OnceValue(func() map[int]bool { return virtioDevices("/sys/bus/virtio/devices") })
+	for line := range strings.Lines(string(list)) {
+		m := wire.ParseBootModule(line)
+		if m.Device != 0 && !devices()[m.Device] {
+			continue
+		}
+		if err := load("/" + m.Path); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// virtioDevices returns the numbers of the virtio devices that a directory of sysfs has.
+func virtioDevices(dir string) map[int]bool {
+	found := map[int]bool{}
+	names, _ := filepath.Glob(dir + "/*/device")
+	for _, name := range names {
+		text, _ := os.ReadFile(name)
+		if number, err := strconv.ParseInt(strings.TrimSpace(string(text)), 0, 32); err == nil {
+			found[int(number)] = true
+		}
+	}
+	return found
 }
 
 // moduleDecompress is MODULE_INIT_COMPRESSED_FILE: the kernel unpacks it.

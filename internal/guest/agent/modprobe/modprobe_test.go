@@ -2,6 +2,7 @@ package modprobe
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,5 +62,23 @@ func TestParseDevice(t *testing.T) {
 		if _, _, ok := parseDevice(bad); ok {
 			t.Errorf("%q was accepted", bad)
 		}
+	}
+}
+
+func TestVirtioDevices(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"virtio0": "0x0002\n", "virtio1": "0x0013\n", "virtio2": "nonsense"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "device"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := virtioDevices(dir), map[int]bool{2: true, 19: true}; !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := virtioDevices(filepath.Join(dir, "missing")); len(got) != 0 {
+		t.Errorf("got %v", got)
 	}
 }

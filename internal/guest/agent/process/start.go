@@ -4,6 +4,8 @@
 package process
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -48,6 +50,9 @@ func setOOMScore(score string) { os.WriteFile("/proc/self/oom_score_adj", []byte
 // signals meant for ordinary processes.
 func Protect() {
 	setOOMScore(oomNever)
+	// The kernel shares the CPU among sessions, each of which may have a niceness. While
+	// an init starts its services, the user's first session should not wait for them.
+	os.WriteFile("/proc/self/autogroup", []byte("-10"), 0)
 	// They are caught, not ignored: programs started here would inherit the latter.
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGPIPE)
@@ -65,12 +70,22 @@ const (
 	filesHard = 512 << 10
 )
 
-// RaiseFileLimit sets these limits for everything started from here. A server in
-// Go raises its own to the hard one and gives its children the soft one again.
-func RaiseFileLimit() error {
+// WithFileLimit starts a server with these limits, and then gives this process, which
+// becomes the image's init, the kernel's own again. A program in Go raises its soft limit
+// to the hard one, and gives its children the soft one that it began with.
+func WithFileLimit(start func() error) error {
 	most, _ := os.ReadFile("/proc/sys/fs/nr_open")
 	limit := fileLimit(string(most))
-	return unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return err
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	err := start()
+	own.Cur = min(filesSoft, own.Max)
+	return errors.Join(err, unix.Setrlimit(unix.RLIMIT_NOFILE, &own))
 }
 
 // fileLimit returns the limits on a kernel that allows no more than most.

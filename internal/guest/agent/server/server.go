@@ -35,6 +35,10 @@ type server struct {
 	ssh     *sshd.Server
 	stopper *shutdown.Stopper
 	ended   chan struct{} // closed after bye
+	greeted func()        // called when a host has answered the hello
+
+	keeping sync.Mutex
+	alive   *os.File // the keeper's sign of life; nil: there is none, or an older server's
 
 	configuring sync.Mutex
 	now         wire.Config // as the host has changed it
@@ -43,26 +47,32 @@ type server struct {
 // byeTime bounds how long the end waits until the host has read the bye.
 const byeTime = 2 * time.Second
 
-// Run serves until the machine says bye, and then returns status 0.
-func Run() int {
+// Run serves until the machine says bye, and then returns status 0. The first server of
+// a boot has one more descriptor, by which the boot hears that the host has greeted it.
+func Run(first bool) int {
 	process.Protect()
 	log.Open()
+	notify, bye := socket.Inherited(socket.FDNotify, layout.NotifySocket), socket.Inherited(socket.FDBye, layout.ByeSocket)
 	s, err := newServer()
 	if err != nil {
 		log.Errorf("start server: %v", err)
 		return 1
 	}
+	if first {
+		s.greeted = s.whenGreeted(socket.Inherited(fdGreet, "boot"), notify, bye)
+	}
 	go s.followDisks()
 	go s.followPorts()
 	failed := make(chan error, 5)
-	go func() { failed <- socket.ReadNotify(os.NewFile(socket.FDNotify, layout.NotifySocket), s.hear) }()
-	go func() { failed <- socket.AcceptBye(os.NewFile(socket.FDBye, layout.ByeSocket), s.bye) }()
+	go func() { failed <- socket.ReadNotify(notify, s.hear) }()
+	go func() { failed <- socket.AcceptBye(bye, s.bye) }()
 	go func() { failed <- socket.ServePort(wire.SerialControl, s.serveStream, wire.PortControl) }()
 	go func() { failed <- socket.ServePort(wire.SerialStreams, s.serveStream, wire.PortSSH) }()
 	go func() { failed <- socket.ServeVsock(s.serveStream, wire.PortControl, wire.PortSSH) }()
 	for {
 		select {
 		case <-s.ended:
+			s.letGo()
 			return 0
 		case err := <-failed:
 			if !errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +89,7 @@ func newServer() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{config: config, now: config, ended: make(chan struct{})}
+	s := &server{config: config, now: config, ended: make(chan struct{}), greeted: func() {}}
 	if s.init, err = imageinit.OpenWatch(layout.InitFile); err != nil {
 		return nil, err
 	}
@@ -123,7 +133,7 @@ func (s *server) tellPorts(now wire.Ports) {
 func (s *server) serveStream(stream net.Conn, port int) {
 	switch port {
 	case wire.PortControl:
-		s.control.Serve(stream, nil)
+		s.control.Serve(stream, s.greeted)
 	case wire.PortSSH:
 		s.ssh.Serve(stream)
 	default:

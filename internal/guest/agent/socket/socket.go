@@ -17,13 +17,20 @@ import (
 )
 
 // The boot makes process 1's sockets before the init starts, and the server's
-// parent keeps them open: nothing is lost while there is no server.
+// keeper has them open as well: nothing is lost while there is no server.
 
-// Descriptors that the parent has and hands to each server.
+// Descriptors that each server and its keeper have.
 const (
 	FDNotify = 3
 	FDBye    = 4
 )
+
+// Inherited returns a descriptor that this process was started with. Programs that it
+// starts do not inherit it.
+func Inherited(fd int, name string) *os.File {
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name)
+}
 
 // ListenNotify makes the datagram socket for the init's notifications. It queues as
 // much as systemd itself would allow: a full queue would stop process 1.

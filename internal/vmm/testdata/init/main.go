@@ -116,7 +116,8 @@ func loadModules() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(order)) {
+	for line := range strings.Lines(string(order)) {
+		name := wire.ParseBootModule(line).Path
 		file, err := os.Open("/" + name)
 		if err != nil {
 			return err

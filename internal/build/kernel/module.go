@@ -23,7 +23,7 @@ import (
 // module is a kernel module's file and the information in it.
 type module struct {
 	name    string   // with "_" for "-"
-	path    string   // below the modules directory: kernel/fs/overlayfs/overlay.ko.xz
+	path    string   // below the modules directory: kernel/fs/overlayfs/overlay.ko
 	depends []string // names of the modules it needs directly
 	aliases []string
 	soft    []string // soft dependencies, as modprobe reads them
@@ -43,8 +43,9 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(name, "-", "_")
 }
 
-// readModules reads every module below dir. It uses all processors, since this is most
-// of the work of a build.
+// readModules reads every module below dir, and decompresses its file: a guest would do
+// that each time it loads the module, which takes longer than the rest of the loading. It
+// uses all processors, since this is most of the work of a build.
 func readModules(ctx context.Context, dir string) (*moduleSet, error) {
 	paths, err := modulePaths(dir)
 	if err != nil {
@@ -58,7 +59,7 @@ func readModules(ctx context.Context, dir string) (*moduleSet, error) {
 		workers.Go(func() {
 			for i := range next {
 				if ctx.Err() == nil {
-					set.list[i], errs[i] = readModule(dir, paths[i])
+					set.list[i], errs[i] = unpackModule(dir, paths[i])
 				}
 			}
 		})
@@ -112,12 +113,18 @@ func plainName(path string) string {
 	return path
 }
 
-func readModule(dir, path string) (*module, error) {
+func unpackModule(dir, path string) (*module, error) {
 	data, err := moduleData(filepath.Join(dir, path))
 	if err != nil {
 		return nil, fmt.Errorf("read module %s: %w", path, err)
 	}
-	m := &module{name: moduleName(path), path: path}
+	m := &module{name: moduleName(path), path: plainName(path)}
+	if m.path != path {
+		err := errors.Join(os.WriteFile(filepath.Join(dir, m.path), data, 0o644), os.Remove(filepath.Join(dir, path)))
+		if err != nil {
+			return nil, fmt.Errorf("unpack module %s: %w", path, err)
+		}
+	}
 	if err := m.readInfo(data); err != nil {
 		return nil, fmt.Errorf("read module %s: %w", path, err)
 	}

@@ -92,12 +92,12 @@ func TestHostsModprobeReadsOurIndexes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string][]string{
-		"virtio_net":                 {"kernel/net/core/failover.ko.xz", "kernel/net/net_failover.ko.xz", "kernel/net/virtio_net.ko.xz"},
-		"virtio-rng":                 {"kernel/rng/virtio-rng.ko.xz"},
-		"virtio:d00000002v00001af4":  {"kernel/blk/virtio_blk.ko.xz"},
-		"fs-overlay":                 {"kernel/fs/overlay.ko.xz"},
-		"char-major-10-200":          {"kernel/net/tun.ko.xz"},
-		"vmw_vsock_virtio_transport": {"kernel/net/vsock.ko.xz", "kernel/net/vmw_vsock_virtio_transport_common.ko.xz", "kernel/mmio/virtio_mmio.ko.xz", "kernel/net/vmw_vsock_virtio_transport.ko.xz"},
+		"virtio_net":                 {"kernel/net/core/failover.ko", "kernel/net/net_failover.ko", "kernel/net/virtio_net.ko"},
+		"virtio-rng":                 {"kernel/rng/virtio-rng.ko"},
+		"virtio:d00000002v00001af4":  {"kernel/blk/virtio_blk.ko"},
+		"fs-overlay":                 {"kernel/fs/overlay.ko"},
+		"char-major-10-200":          {"kernel/net/tun.ko"},
+		"vmw_vsock_virtio_transport": {"kernel/net/vsock.ko", "kernel/net/vmw_vsock_virtio_transport_common.ko", "kernel/mmio/virtio_mmio.ko", "kernel/net/vmw_vsock_virtio_transport.ko"},
 		"ext4":                       {"builtin ext4"},
 		"fs-ext4":                    {"builtin ext4"},
 	} {
@@ -130,7 +130,7 @@ func TestAliasKey(t *testing.T) {
 }
 
 func TestReadModulesNamesTheBrokenOne(t *testing.T) {
-	for name, data := range map[string][]byte{"text.ko": []byte("text"), "cut.ko.xz": packXZ(t, moduleELF("a=b"))[:40], "odd.ko.zst": []byte("x")} {
+	for name, data := range map[string][]byte{"text.ko": []byte("text"), "cut.ko": packXZ(t, moduleELF("a=b"))[:40], "odd.ko.zst": []byte("x")} {
 		files := testModules(t)
 		files["kernel/"+name] = data
 		_, dir := writeModules(t, files)

@@ -140,7 +140,7 @@ func TestFrequency(t *testing.T) {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
-	if line := cmdline("5"); !strings.HasSuffix(line, " tsc_early_khz=5") {
+	if line := cmdline("5"); !strings.HasSuffix(line, " tsc_early_khz=5 tsc=reliable") {
 		t.Error(line)
 	}
 }

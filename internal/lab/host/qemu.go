@@ -51,11 +51,12 @@ func args(d disks, initrd string, port int, khz string) []string {
 
 // cmdline returns the host kernel's command line. mitigations=off only makes the
 // emulation faster. Without the frequency, the kernel can hang while it measures it on a
-// busy machine.
+// busy machine, and later it can take the TSC for unstable, count ticks instead, and lose
+// half of the time.
 func cmdline(khz string) string {
-	line := "console=ttyS0 loglevel=4 systemd.show_status=yes systemd.wants=lab.service panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on"
+	line := "console=ttyS0 loglevel=4 systemd.show_status=yes systemd.wants=lab.service panic=-1 reboot=t net.ifnames=0 mitigations=off random.trust_cpu=on cryptomgr.notests"
 	if khz != "" {
-		line += " tsc_early_khz=" + khz
+		line += " tsc_early_khz=" + khz + " tsc=reliable"
 	}
 	return line
 }

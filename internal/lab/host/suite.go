@@ -89,8 +89,15 @@ func (h *Host) Bench(ctx context.Context, suite Suite, benchmarks string, out io
 func (h *Host) run(ctx context.Context, suite Suite, flags string, out io.Writer) (passed bool, err error) {
 	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.timeout=3h %s",
 		Root, suite.Package, Root, Root, surroundings+handedOn(), flags)
+	clock, err := h.startClock(ctx)
+	if err != nil {
+		return false, err
+	}
 	status, err := h.Shell(ctx, line, out)
-	return status == 0, err
+	if err != nil {
+		return false, err
+	}
+	return status == 0, clock.check(ctx)
 }
 
 func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

@@ -92,7 +92,7 @@ func (s *moduleSet) writeBootModules(path string) error {
 	archive := initrd.NewWriter(out)
 	archive.Dir("lib", 0o755)
 	archive.Dir("lib/modules", 0o755)
-	var lines strings.Builder
+	var lines []byte
 	for _, m := range order {
 		data, err := os.ReadFile(filepath.Join(s.dir, m.path))
 		if err != nil {
@@ -100,9 +100,9 @@ func (s *moduleSet) writeBootModules(path string) error {
 		}
 		name := "lib/modules/" + m.name + ".ko"
 		archive.File(name, 0o644, int64(len(data)), bytes.NewReader(data))
-		lines.WriteString(wire.BootModule{Path: name, Device: m.device}.String() + "\n")
+		lines = fmt.Appendln(lines, wire.BootModule{Path: name, Device: m.device})
 	}
-	archive.File(wire.ModulesPath, 0o644, int64(lines.Len()), strings.NewReader(lines.String()))
+	archive.File(wire.ModulesPath, 0o644, int64(len(lines)), bytes.NewReader(lines))
 	if err := archive.Close(); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ var roles = map[string]func(args []string) int{
 	network.OfferRole: offer,
 	namespace.Role: func([]string) int {
 		namespace.RunRole(namespace.Work{
+			Lock:     apply.Lock,
 			Apply:    func(ctx context.Context, w network.Wanted) (any, error) { return apply.Apply(ctx, w) },
 			Counters: func(i network.Instance) (any, error) { return apply.Counters(i) },
 			Uplink:   apply.OpenUplink,

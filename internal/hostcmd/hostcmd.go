@@ -52,6 +52,17 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// Killed reports whether somebody killed the command, which a host does, too, that has
+// run out of memory.
+func (e *Error) Killed() bool {
+	exit := (*exec.ExitError)(nil)
+	if !errors.As(e.Err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // Runner runs commands. The host's own is Host; tests model another.
 type Runner interface {
 	// Run waits for the command and returns its stdout, unless Stdout is set. When ctx

@@ -38,6 +38,7 @@ func (v *VMs) DeleteVM(ctx context.Context, ref string, opts banger.DeleteVM, pr
 	if err != nil && !errors.Is(err, store.ErrFull) {
 		return err
 	}
+	o.releaseCard(ctx)
 	// From here on there is no way back, so a cancel is ignored.
 	return op.Step(context.WithoutCancel(ctx), "remove disks", o.remove)
 }

@@ -34,8 +34,8 @@ type Network interface {
 	Detach(ctx context.Context, id banger.VMID) (network.Traffic, error)
 	Traffic(ctx context.Context) (map[banger.VMID]network.Traffic, error) // of the VMs that have a card, in this run
 
-	// Adopt takes over VMs that run, by the pids of their VMMs. It is called once, also
-	// without VMs.
+	// Adopt takes over VMs that run and have a card, by the pids of their VMMs. It is
+	// called once, also without VMs.
 	Adopt(ctx context.Context, running map[int]network.Guest) error
 }
 
@@ -218,14 +218,42 @@ func (o *owner) withdrawName() {
 	}
 }
 
+// connected returns the VMM that has the VM's card, or 0. It may be a stranger, whose VM
+// would otherwise be without its card when the next daemon adopts it.
+func (o *owner) connected() (pid int) {
+	_, _, r := o.now()
+	var b boot
+	switch {
+	case r != nil && r.alive():
+		pid, b = r.machine.PID(), r.boot
+	case r == nil:
+		holder, err1 := vmm.Holder(o.dir().Lock())
+		recorded, err2 := readBoot(o.dir())
+		if err1 == nil && err2 == nil {
+			pid, b = holder, recorded
+		}
+	}
+	if b.Network == network.None || b.Network == "" {
+		return 0
+	}
+	return pid
+}
+
+// releaseCard takes a VM from the network whose run, if it had one, was a stranger's.
+func (o *owner) releaseCard(ctx context.Context) {
+	if _, err := o.v.Network.Detach(context.WithoutCancel(ctx), o.id); err != nil {
+		o.log().Warn("remove the network of a VM that has ended", "err", err)
+	}
+}
+
 // adoptNetwork takes over the network of the VMs that run, also when none does.
 func (v *VMs) adoptNetwork(ctx context.Context) {
 	running := map[int]network.Guest{}
 	for _, o := range v.all() {
-		row, _, r := o.now()
 		o.publishName()
-		if r != nil && r.alive() && r.boot.Network == v.Network.Mode() && r.boot.Network != network.None {
-			running[r.machine.PID()] = v.guestOf(row)
+		if pid := o.connected(); pid != 0 {
+			row, _, _ := o.now()
+			running[pid] = v.guestOf(row)
 		}
 	}
 	if err := v.Network.Adopt(ctx, running); err != nil {

@@ -61,6 +61,7 @@ func (o *owner) signalStranger(ctx context.Context, sig unix.Signal) error {
 	defer cancel()
 	select {
 	case <-process.Done():
+		o.releaseCard(ctx)
 		return o.record(ctx, banger.EndedKilled, "the VMM ended after it was sent "+signalName(sig))
 	case <-ctx.Done():
 		if within == perhapsTime && errors.Is(ctx.Err(), context.DeadlineExceeded) {

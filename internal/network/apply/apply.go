@@ -2,7 +2,7 @@
 // bridge, the guests' TAPs, addresses, forwarding and the firewall. It owns everything in
 // the kernel that carries an instance's alias or name, and keeps no state of its own:
 // what it needs to know about the past is in the kernel. A call may be killed at any
-// moment and repeated.
+// moment and repeated. Who changes a network that others change too has its Lock.
 //
 // It does not decide what there should be (package network and its callers do), it does
 // not enter namespaces, and it opens no guest's TAP.
@@ -47,17 +47,12 @@ func Apply(ctx context.Context, w network.Wanted) (Result, error) {
 	if err := check(w); err != nil {
 		return Result{}, err
 	}
-	unlock, err := lock(ctx)
-	if err != nil {
-		return Result{}, err
-	}
-	defer unlock()
 	a := &applier{ctx: ctx, run: hostcmd.Host{}, Wanted: w}
+	change := a.ensure
 	if len(w.Guests) == 0 {
-		err = a.remove()
-	} else {
-		err = a.ensure()
+		change = a.remove
 	}
+	err := change()
 	return Result{Notes: a.notes}, explain(err)
 }
 
@@ -160,8 +155,8 @@ func check(w network.Wanted) error {
 // else can hold, and which ends with its process. Opening it flushes nothing.
 const lockFile = "/proc/sys/net/ipv4/route/flush"
 
-// lock waits until no other Apply changes this namespace.
-func lock(ctx context.Context) (unlock func(), err error) {
+// Lock waits until nobody else who has the lock changes the current network namespace.
+func Lock(ctx context.Context) (unlock func(), err error) {
 	file, err := os.OpenFile(lockFile, os.O_WRONLY, 0)
 	if err != nil {
 		return nil, explain(err)

@@ -281,7 +281,12 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	os.Stdout.WriteString("now\n")
-	if _, err := Apply(context.Background(), w); err != nil {
+	unlock, err := Lock(context.Background())
+	if err == nil {
+		defer unlock()
+		_, err = Apply(context.Background(), w)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -54,7 +54,8 @@ type Config struct {
 
 	Log *slog.Logger
 
-	port uint16 // instead of 53, in tests
+	port    uint16                 // instead of 53, in tests
+	started func(*process.Process) // called before the helper serves, in tests; may be nil
 }
 
 // environ is the helper's whole environment: it collects garbage early, since it is
@@ -97,8 +98,15 @@ func Start(ctx context.Context, c Config) (_ *process.Process, err error) {
 		return nil, err
 	}
 	in.add("lock", lock)
-	return c.launch(ctx, dir, log, in)
+	p, err := c.launch(ctx, dir, log, in)
+	if errors.Is(err, errKilled) { // once more, or a VM would run without its network
+		p, err = c.launch(ctx, dir, log, in)
+	}
+	return p, err
 }
+
+// errKilled means that somebody killed a helper before it served.
+var errKilled = errors.New("it was killed before it served")
 
 // prepare makes the helper's directory, and opens it.
 func (c Config) prepare() (*process.Dir, error) {
@@ -143,29 +151,55 @@ func (c Config) launch(ctx context.Context, dir *process.Dir, log *os.File, in i
 		return nil, err
 	}
 	defer ready.Close()
-	in.add("ready", theirs)
 	p, err := dir.Start(process.Command{
-		Program: "/proc/self/exe", Name: "bangerd", Args: append([]string{Role}, in.names...), Env: environ, Output: log, Inherit: in.files, Account: c.Account,
+		Program: "/proc/self/exe", Name: "bangerd", Args: append([]string{Role, "ready"}, in.names...), Env: environ, Output: log,
+		Inherit: append([]*os.File{theirs}, in.files...), Account: c.Account,
 	})
 	theirs.Close()
 	if err != nil {
 		return nil, err
+	}
+	if c.started != nil {
+		c.started(p)
 	}
 	defer linux.InterruptAfter(ctx, ready)()
 	said, err := io.ReadAll(io.LimitReader(ready, 4096))
 	if err == nil && string(said) == served {
 		return p, nil
 	}
+	if err == nil && len(said) == 0 {
+		<-p.Done() // it says something before it ends by itself
+	}
+	killed := ended(p) && p.Exit().Reason == vmm.ReasonSignal
 	p.End()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case len(said) > 0:
 		err = errors.New(strings.TrimSpace(string(said)))
+	case killed:
+		err = errKilled
 	case err == nil:
 		err = errors.New("it ended before it served")
 	}
 	return nil, &banger.Error{Kind: banger.Unready, What: "start the network's helper", Why: err, Fix: "read " + c.Dir.Log()}
+}
+
+func ended(p *process.Process) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// Current reports whether a helper runs this program, and not the one of a daemon from
+// before an upgrade. One that cannot be asked counts as current.
+func Current(p *process.Process) bool {
+	theirs, err1 := os.Stat(fmt.Sprintf("/proc/%d/exe", p.PID()))
+	ours, err2 := os.Stat("/proc/self/exe")
+	return err1 != nil || err2 != nil || os.SameFile(theirs, ours)
 }
 
 // Find returns the helper that runs in dir, or vmm.ErrGone.

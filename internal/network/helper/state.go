@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -77,6 +78,9 @@ func (s State) table() *dns.Table {
 	return dns.NewTable(s.Subnet, names)
 }
 
+// statePart is the pattern of the names of a state that is being written.
+const statePart = "." + config.NetStateName + ".*"
+
 // WriteState replaces what the helper in dir knows, wholly or not at all. The helper
 // follows at once. The next daemon writes it again, so it need not survive a power cut.
 func WriteState(dir config.NetDir, s State) (err error) {
@@ -87,7 +91,7 @@ func WriteState(dir config.NetDir, s State) (err error) {
 	if err != nil {
 		return err
 	}
-	file, err := os.CreateTemp(string(dir), "."+config.NetStateName+".*")
+	file, err := os.CreateTemp(string(dir), statePart)
 	if err != nil {
 		return err
 	}
@@ -104,6 +108,24 @@ func WriteState(dir config.NetDir, s State) (err error) {
 		return err
 	}
 	return os.Rename(file.Name(), dir.State())
+}
+
+// Sweep removes what a daemon has left in dir that was killed while it wrote the state.
+// No other daemon may be writing.
+func Sweep(dir config.NetDir) error {
+	parts, err := filepath.Glob(filepath.Join(string(dir), statePart))
+	for _, part := range parts {
+		err = errors.Join(err, os.Remove(part))
+	}
+	return err
+}
+
+// Forget removes the state: no helper runs.
+func Forget(dir config.NetDir) error {
+	if err := os.Remove(dir.State()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Told returns what the helper in dir was told last.

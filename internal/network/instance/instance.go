@@ -343,90 +343,6 @@ func (n *Network) traffic(ctx context.Context) (traffic map[banger.VMID]network.
 	return traffic, json.Unmarshal(got.Counters, &traffic)
 }
 
-// Adopt takes over VMs that an earlier daemon has started, each with the pid of its
-// VMM. It is called once, before anything else, also without VMs: what earlier daemons
-// have left is removed.
-func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) error {
-	defer n.once.Do(func() { close(n.adopted) })
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.Mode() == network.None {
-		return nil
-	}
-	for pid, g := range running {
-		n.adopt(pid, g)
-	}
-	p, err := helper.Find(n.Dirs.Net())
-	switch {
-	case err == nil && n.outdated():
-		if err := helper.End(p); err != nil {
-			return err
-		}
-	case err == nil:
-		n.watch(p)
-	case !errors.Is(err, vmm.ErrGone): // the next change finds it, or makes another
-		n.Log.Warn("find the network's helper", "err", err)
-	case len(n.guests) == 0 && !n.leftOver():
-		return nil
-	}
-	for _, note := range n.conflicts() {
-		n.Log.Warn(note.Text, "fix", note.Fix)
-	}
-	_, err = n.settle(ctx)
-	return err
-}
-
-// outdated reports whether the helper is one for another subnet: its daemon was killed
-// while it renumbered.
-func (n *Network) outdated() bool {
-	told, err := helper.Told(n.Dirs.Net())
-	return err == nil && told.Subnet != n.Subnet()
-}
-
-// adopt takes over a VM that runs. One that is not in the namespace of the others keeps
-// what it has: nothing that is applied there would reach it.
-func (n *Network) adopt(pid int, g network.Guest) {
-	if n.Mode() == network.Usernet {
-		ns, err := namespace.Of(pid)
-		switch {
-		case err == nil && n.ns == nil:
-			n.ns = ns
-		case err == nil:
-			err = errors.Join(sameNamespace(n.ns, ns), ns.Close())
-		}
-		if err != nil {
-			n.Log.Warn("find the network of a VM", "id", g.ID, "err", err)
-			return
-		}
-	}
-	n.guests[g.ID] = guest{Guest: g, pid: pid}
-}
-
-// sameNamespace returns an error unless both are the same one.
-func sameNamespace(a, b *network.Namespace) error {
-	one, err1 := a.Net.Stat()
-	other, err2 := b.Net.Stat()
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	if !os.SameFile(one, other) {
-		return errors.New("it is in a network of its own")
-	}
-	return nil
-}
-
-// leftOver reports whether an earlier daemon has left something on the host.
-func (n *Network) leftOver() bool {
-	if n.Mode() != network.Bridge {
-		return false
-	}
-	left, err := apply.Left(n.instance)
-	if err != nil {
-		n.Log.Warn("look for what is left of the network", "err", err)
-	}
-	return left
-}
-
 // Close lets go of the network. The VMs keep it.
 func (n *Network) Close() error {
 	n.cancel() // a change that waits for something ends now
@@ -473,7 +389,7 @@ func (n *Network) settle(ctx context.Context) (notes []network.Note, err error) 
 func (n *Network) empty(ctx context.Context) error {
 	var err error
 	if n.helper != nil {
-		err = helper.End(n.helper)
+		err = errors.Join(helper.End(n.helper), helper.Forget(n.Dirs.Net()))
 		n.helper = nil
 	}
 	if n.Mode() == network.Bridge {

@@ -44,6 +44,7 @@ const (
 
 func TestMain(m *testing.M) {
 	namespace.RunRole(namespace.Work{
+		Lock:     apply.Lock,
 		Apply:    func(ctx context.Context, w network.Wanted) (any, error) { return apply.Apply(ctx, w) },
 		Counters: func(i network.Instance) (any, error) { return apply.Counters(i) },
 		Uplink:   apply.OpenUplink,

@@ -25,13 +25,16 @@ import (
 // The stand-in for the real work marks a namespace by its loopback link, which is down in
 // a new one: applying takes it up. Some instances fail.
 func TestMain(m *testing.M) {
-	RunRole(Work{Uplink: uplink,
+	RunRole(Work{Uplink: uplink, Lock: lock,
 		Apply: func(_ context.Context, w network.Wanted) (any, error) {
 			return map[string]network.Instance{"of": w.Instance}, apply(w)
 		},
 		Counters: func(i network.Instance) (any, error) { return []network.Instance{i, i}, nil }})
 	if limit := os.Getenv(limitEnv); limit != "" {
 		tryLimited(limit)
+	}
+	if os.Getenv(parentEnv) != "" {
+		applies()
 	}
 	os.Exit(m.Run())
 }
@@ -42,7 +45,45 @@ const (
 	flooding = network.Instance("00000003")
 	dying    = network.Instance("00000004")
 	greedy   = network.Instance("00000005")
+	fragile  = network.Instance("00000006") // dies the first time in a directory
 )
+
+// Files in the directory of a process whose child has to wait.
+const (
+	lockFile = "lock"
+	asksFile = "asks" // a pipe, which the child holds from when it asks for the lock
+	didFile  = "did"  // what apply has done
+)
+
+// lock is nobody's, except in a directory with a file for it.
+func lock(context.Context) (func(), error) {
+	file, err := os.Open(lockFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return func() {}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	asks, err := os.OpenFile(asksFile, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := asks.WriteString("asks\n"); err != nil {
+		return nil, err
+	}
+	return func() { file.Close(); asks.Close() }, unix.Flock(int(file.Fd()), unix.LOCK_EX)
+}
+
+// parentEnv makes the test binary a process that applies, which may be killed.
+const parentEnv = "BANGER_TEST_PARENT"
+
+func applies() {
+	if _, err := Run(context.Background(), nil, Request{Apply: wanted("aaaaaaaa")}); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
 
 func apply(w network.Wanted) error {
 	switch w.Instance {
@@ -58,9 +99,16 @@ func apply(w network.Wanted) error {
 		}
 	case dying:
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	case fragile:
+		if os.Mkdir(didFile, 0o700) == nil {
+			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
 	case greedy:
 		null, err := os.Open(os.DevNull)
 		return errors.Join(err, hand(handsUplink, null, null, null))
+	}
+	if _, err := os.Stat(lockFile); err == nil {
+		return os.WriteFile(didFile, nil, 0o600)
 	}
 	lo, err := unix.NewIfreq("lo")
 	if err != nil {
@@ -189,6 +237,72 @@ func TestErrorsOfTheChild(t *testing.T) {
 	}
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors are open, before %d", after, before)
+	}
+}
+
+// A child that somebody kills is started again, once.
+func TestKilledChildIsRepeated(t *testing.T) {
+	needed(t)
+	t.Chdir(t.TempDir())
+	ns := create(t, Request{})
+	got, err := Run(t.Context(), ns, Request{Apply: wanted(fragile), Uplink: "bbbbbbbb"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got.Uplink.Close()
+	if err := os.Remove(didFile); err != nil {
+		t.Error(err)
+	}
+	another, _, err := Make(t.Context(), Request{Apply: wanted(fragile)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	another.Close()
+}
+
+// A child whose parent was killed while it waited for its turn changes nothing: the next
+// daemon's child may have had its turn already.
+func TestOrphanDoesNothing(t *testing.T) {
+	for name, kill := range map[string]bool{"orphan": true, "child": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			held, err := os.Create(lockFile)
+			if err == nil {
+				err = errors.Join(unix.Flock(int(held.Fd()), unix.LOCK_EX), unix.Mkfifo(asksFile, 0o600))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			parent := exec.Command("/proc/self/exe")
+			parent.Env = append(os.Environ(), parentEnv+"=1")
+			if err := parent.Start(); err != nil {
+				t.Fatal(err)
+			}
+			asks, err := os.Open(asksFile)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer asks.Close()
+			if _, err := io.ReadFull(asks, make([]byte, len("asks\n"))); err != nil {
+				t.Fatal(err)
+			}
+			if kill {
+				parent.Process.Kill()
+				parent.Wait()
+			}
+			held.Close()
+			if _, err := io.ReadAll(asks); err != nil { // to the child's end
+				t.Fatal(err)
+			}
+			if !kill {
+				if err := parent.Wait(); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := os.Stat(didFile); errors.Is(err, fs.ErrNotExist) != kill {
+				t.Errorf("what it did: %v", err)
+			}
+		})
 	}
 }
 

@@ -46,6 +46,9 @@ type Result struct {
 
 // Work is what the child can do. What Apply and Counters return crosses as JSON.
 type Work struct {
+	// Lock is held while Apply and Uplink run, and until what they hand out has arrived.
+	Lock func(context.Context) (unlock func(), err error)
+
 	Apply    func(context.Context, network.Wanted) (any, error)
 	Counters func(network.Instance) (any, error)
 	Uplink   func(network.Instance) (*os.File, error)
@@ -144,6 +147,16 @@ func (w Work) serve(in io.Reader) (told answer, err error) {
 	if err != nil {
 		return told, fmt.Errorf("read the request: %w", err)
 	}
+	if request.Apply != nil || request.Uplink != "" {
+		unlock, err := w.Lock(context.Background())
+		if err != nil {
+			return told, err
+		}
+		defer unlock()
+		if orphaned() {
+			return told, errOrphaned
+		}
+	}
 	if request.Apply != nil {
 		told.Applied, err = encode(w.Apply(context.Background(), *request.Apply))
 	}
@@ -162,6 +175,17 @@ func (w Work) serve(in io.Reader) (told answer, err error) {
 	return told, err
 }
 
+var errOrphaned = errors.New("the daemon has ended")
+
+// orphaned reports whether the daemon has ended, which closes its end of the socket. The
+// next one may want something else, and waits for the lock: a child that has the lock
+// and was no orphan then comes before all of the next daemon's, and others do nothing.
+func orphaned() bool {
+	poll := []unix.PollFd{{Fd: handFD}} // the kernel tells of the other end's without being asked
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0 && poll[0].Revents&unix.POLLHUP != 0
+}
+
 func encode(found any, err error) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
@@ -174,6 +198,7 @@ func (w Work) handUplink(i network.Instance) error {
 	if err != nil {
 		return err
 	}
+	defer uplink.Close()
 	return hand(handsUplink, uplink)
 }
 

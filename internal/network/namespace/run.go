@@ -20,14 +20,24 @@ import (
 // Run runs the role where the network is: inside ns, or where this process is if that is
 // nil. The child may be killed at any moment, and ends with ctx.
 func Run(ctx context.Context, ns *network.Namespace, request Request) (Result, error) {
-	return run(ctx, ns, false, request)
+	return again(ctx, func() (Result, error) { return run(ctx, ns, false, request) })
+}
+
+// again runs the child, and once more if somebody kills it: a VM would have no network
+// until its next start, or its links would stay. All that a child does can be repeated.
+func again(ctx context.Context, run func() (Result, error)) (Result, error) {
+	got, err := run()
+	if failed := (*hostcmd.Error)(nil); errors.As(err, &failed) && failed.Killed() && ctx.Err() == nil {
+		return run()
+	}
+	return got, err
 }
 
 // Make makes a namespace, and has the role do a request in it. The caller closes both;
 // without a process inside the namespace ends then, with all that is in it.
 func Make(ctx context.Context, request Request) (*network.Namespace, Result, error) {
 	request.hold = true
-	got, err := run(ctx, nil, true, request)
+	got, err := again(ctx, func() (Result, error) { return run(ctx, nil, true, request) })
 	if refused := (*hostcmd.Error)(nil); errors.As(err, &refused) {
 		err = diagnose(err) // else it is the request's error
 	}

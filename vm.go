@@ -92,7 +92,7 @@ const (
 	ProblemPaused  ProblemKind = "paused"  // the VMM has stopped the guest: the host cannot store what it writes
 	ProblemDisk    ProblemKind = "disk"    // a disk or its file system has errors
 	ProblemBoot    ProblemKind = "boot"    // the boot ended in systemd's emergency or rescue mode
-	ProblemNetwork ProblemKind = "network" // it has no network though it shall have one, or another than it shall
+	ProblemNetwork ProblemKind = "network" // it has no network though it shall have one, or the host has a route to its subnet
 )
 
 // VMStats is what a VM uses at one moment. Of a VM that does not run only its

@@ -202,6 +202,15 @@ func TestNetworkRows(t *testing.T) {
 	}
 }
 
+// TestConflictRow: a route that is in the way of the VMs' subnet is named with its cure.
+func TestConflictRow(t *testing.T) {
+	h := newHost(t)
+	h.offers(network.Offer{Mode: network.Bridge, Resolver: resolver, Conflict: &network.Note{Text: "this host has a route to 10.200.0.0/24", Fix: "banger network renumber"}})
+	if c := find(t, Run(t.Context(), h.Host), "network"); c.State != Warn || c.Detail != "bridge; this host has a route to 10.200.0.0/24" || c.Fix != "banger network renumber" {
+		t.Errorf("got %+v", c)
+	}
+}
+
 // TestAskBangerd: doctor reads what bangerd prints, and passes on the reason when bangerd prints nothing.
 func TestAskBangerd(t *testing.T) {
 	h := newHost(t)

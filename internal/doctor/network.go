@@ -60,6 +60,8 @@ func networkMode(ctx context.Context, h Host) Check {
 		if c.Fix != "" && h.daemonRuns(ctx) {
 			c.Fix += ", then: banger daemon stop" // it looks only at its start
 		}
+	case offer.Conflict != nil:
+		c.State, c.Detail, c.Fix = Warn, string(offer.Mode)+"; "+offer.Conflict.Text, offer.Conflict.Fix
 	case h.Config.Network == string(network.None):
 		c.Detail = "none for new VMs, as config.toml says; " + string(offer.Mode) + " is possible"
 	case offer.Mode == network.Usernet:

@@ -34,6 +34,11 @@ type Network interface {
 	Detach(ctx context.Context, id banger.VMID) (network.Traffic, error)
 	Traffic(ctx context.Context) (map[banger.VMID]network.Traffic, error) // of the VMs that have a card, in this run
 
+	// Conflict returns what on the host is in the way of the subnet, or nil. Watch calls
+	// changed whenever that becomes another, until ctx ends.
+	Conflict() *network.Note
+	Watch(ctx context.Context, changed func())
+
 	// Adopt takes over VMs that run and have a card, by the pids of their VMMs. It is
 	// called once, also without VMs.
 	Adopt(ctx context.Context, running map[int]network.Guest) error
@@ -53,6 +58,8 @@ func (n NoNetwork) Adopt(context.Context, map[int]network.Guest) error { return 
 func (n NoNetwork) Traffic(context.Context) (map[banger.VMID]network.Traffic, error) {
 	return nil, nil
 }
+func (n NoNetwork) Conflict() *network.Note                            { return nil }
+func (n NoNetwork) Watch(context.Context, func())                      {}
 func (n NoNetwork) Set(context.Context, banger.VMID, bool, bool) error { return nil }
 
 func (n NoNetwork) Attach(context.Context, string, network.Guest) (*vmm.NIC, *vmm.Namespace, []network.Note, error) {
@@ -201,7 +208,21 @@ func (r *run) networkProblems() []banger.Problem {
 	case why != "":
 		return problem("the guest's network is not set up: "+why, "")
 	}
+	if note := r.o.v.Network.Conflict(); note != nil && r.boot.Network != network.None && r.boot.Network != "" {
+		return problem(note.Text, note.Fix)
+	}
 	return nil
+}
+
+// watchNetwork publishes the VMs whenever what is in the way of their network changes.
+func (v *VMs) watchNetwork(ctx context.Context) {
+	v.Network.Watch(ctx, func() {
+		for _, o := range v.all() {
+			o.mu.Lock()
+			o.tell()
+			o.mu.Unlock()
+		}
+	})
 }
 
 // publishName makes the VM known by its name to the instance's guests.
@@ -227,6 +248,9 @@ func (o *owner) connected() (pid int) {
 	case r != nil && r.alive():
 		pid, b = r.machine.PID(), r.boot
 	case r == nil:
+		if locked, err := vmm.Locked(o.dir().Lock()); err != nil || !locked { // the usual case
+			return 0
+		}
 		holder, err1 := vmm.Holder(o.dir().Lock())
 		recorded, err2 := readBoot(o.dir())
 		if err1 == nil && err2 == nil {

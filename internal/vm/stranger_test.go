@@ -68,6 +68,35 @@ func TestStrangers(t *testing.T) {
 	}
 }
 
+// TestStrangersKeepTheirNetwork: a VMM that could not be adopted has its card until it
+// has ended.
+func TestStrangersKeepTheirNetwork(t *testing.T) {
+	w := newWorld(t)
+	n := &aNetwork{}
+	w.connected(n)
+	vms := map[string]banger.VM{}
+	for _, name := range []string{"otter", "badger"} {
+		vms[name] = w.create(name)
+	}
+	w.stopped("mole")
+	w.Drivers = vmm.Drivers{deaf{w.fake}}
+	w.again()
+	if len(n.adopted) != 2 || n.adopted[vms["otter"].PID].ID != vms["otter"].ID || n.adopted[vms["badger"].PID].ID != vms["badger"].ID {
+		t.Errorf("adopted %+v", n.adopted)
+	}
+	if _, err := w.StopVM(t.Context(), "otter", banger.StopVM{Force: true}, nil); err != nil {
+		t.Error(err)
+	}
+	if err := w.DeleteVM(t.Context(), "badger", banger.DeleteVM{Force: true}, nil); err != nil {
+		t.Error(err)
+	}
+	for name, vm := range vms {
+		if _, detached := n.gone.Load(vm.ID); !detached {
+			t.Errorf("%s still has its card", name)
+		}
+	}
+}
+
 // TestDeletionWaitsForTheVMM: also one that an earlier daemon has begun.
 func TestDeletionWaitsForTheVMM(t *testing.T) {
 	w := newWorld(t)

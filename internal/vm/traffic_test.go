@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"banger"
@@ -18,7 +20,12 @@ type aNetwork struct {
 	NoNetwork
 	fails   error
 	subnet  netip.Prefix
-	traffic map[banger.VMID]network.Traffic
+	adopted map[int]network.Guest
+	gone    sync.Map // the IDs of VMs that were detached
+
+	conflict atomic.Pointer[network.Note]
+	changed  chan struct{}
+	traffic  map[banger.VMID]network.Traffic
 }
 
 func (n *aNetwork) Mode() network.Mode { return network.Usernet }
@@ -43,7 +50,26 @@ func (n *aNetwork) Attach(context.Context, string, network.Guest) (*vmm.NIC, *vm
 	return nil, nil, nil, n.fails
 }
 
+func (n *aNetwork) Adopt(_ context.Context, running map[int]network.Guest) error {
+	n.adopted = running
+	return nil
+}
+
+func (n *aNetwork) Conflict() *network.Note { return n.conflict.Load() }
+
+func (n *aNetwork) Watch(ctx context.Context, changed func()) {
+	for {
+		select {
+		case <-n.changed:
+			changed()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 func (n *aNetwork) Detach(_ context.Context, id banger.VMID) (network.Traffic, error) {
+	n.gone.Store(id, true)
 	return n.traffic[id], nil
 }
 
@@ -107,5 +133,32 @@ func TestNetworkProblems(t *testing.T) {
 	w.fake.SetFaults()
 	if p := w.create("wombat").Problems; len(p) != 0 {
 		t.Errorf("%+v", p)
+	}
+}
+
+// TestConflictIsAProblem: what the host gets in the way of a running VM's network is told
+// at once, and gone as soon as it is cured.
+func TestConflictIsAProblem(t *testing.T) {
+	w := newWorld(t)
+	n := &aNetwork{changed: make(chan struct{})}
+	w.connected(n)
+	w.again() // whoever opens the VMs watches the network
+	w.create("otter")
+	w.stopped("wombat")
+	if p := w.show1("otter").Problems; len(p) != 0 {
+		t.Errorf("before: %+v", p)
+	}
+	n.conflict.Store(&network.Note{Text: "this host has a route to 10.200.0.0/24", Fix: "banger network renumber"})
+	n.changed <- struct{}{}
+	if p := w.show1("otter").Problems; len(p) != 1 || p[0].Kind != banger.ProblemNetwork || p[0].Text != "this host has a route to 10.200.0.0/24" || p[0].Fix != "banger network renumber" {
+		t.Errorf("%+v", p)
+	}
+	if p := w.show1("wombat").Problems; len(p) != 0 {
+		t.Errorf("a stopped VM: %+v", p)
+	}
+	n.conflict.Store(nil)
+	n.changed <- struct{}{}
+	if p := w.show1("otter").Problems; len(p) != 0 {
+		t.Errorf("cured: %+v", p)
 	}
 }

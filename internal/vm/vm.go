@@ -98,6 +98,7 @@ func Open(ctx context.Context, host Env) (*VMs, error) {
 	}
 	v.Events.Add(v.snapshot)
 	v.task(v.watchClock)
+	v.task(v.watchNetwork)
 	return v, nil
 }
 

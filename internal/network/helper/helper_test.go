@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -251,6 +252,52 @@ func TestBrokenFileIsPassedOver(t *testing.T) {
 	f.logs(`"msg":"state"`)
 	if got := f.lookup("badger.vm.", f.guests()); got != "127.64.32.3" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A helper that somebody kills before it serves is started again, once.
+func TestKilledWhileItStarts(t *testing.T) {
+	f := setUp(t)
+	kills := 1
+	f.Config.started = func(p *process.Process) {
+		if kills--; kills >= 0 {
+			p.Signal(unix.SIGKILL)
+		}
+	}
+	f.start()
+	if got := f.lookup("otter.vm.", f.guests()); got != "127.64.32.2" {
+		t.Errorf("got %s", got)
+	}
+	other := setUp(t)
+	kills, other.Config.started = 2, f.Config.started
+	if _, err := Start(t.Context(), other.Config); banger.KindOf(err) != banger.Unready || !errors.Is(err, errKilled) {
+		t.Errorf("killed twice: %v", err)
+	}
+}
+
+// What a daemon has left of a state is removed, and nothing else.
+func TestSweep(t *testing.T) {
+	f := setUp(t)
+	f.start()
+	part, err := os.CreateTemp(string(f.Dir), statePart)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part.Close()
+	if err := Sweep(f.Dir); err != nil {
+		t.Error(err)
+	}
+	left, err := os.ReadDir(string(f.Dir))
+	if err != nil || len(left) != 3 {
+		t.Errorf("left: %v, %v; want the state, the lock and the log", left, err)
+	}
+	for range 2 {
+		if err := Forget(f.Dir); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := Told(f.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("forgotten: %v", err)
 	}
 }
 

@@ -59,6 +59,9 @@ type Network struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 
+	looking  sync.Mutex // one look at the host's routes at a time
+	conflict atomic.Pointer[network.Note]
+
 	once    sync.Once
 	adopted chan struct{} // closed once what runs is known: a change before that would end its network
 
@@ -139,9 +142,13 @@ func (n *Network) usable(ctx context.Context) error {
 // tries all that they need, and leaves nothing.
 func OfferOf(ctx context.Context, stateDir string, root bool) network.Offer {
 	mode, why := choose(ctx, root)
-	offer := network.Offer{Mode: mode, Resolver: helper.HostAddr(network.InstanceOf(stateDir))}
+	i := network.InstanceOf(stateDir)
+	offer := network.Offer{Mode: mode, Resolver: helper.HostAddr(i)}
 	if why != nil {
 		offer.Why, offer.Fix = operation.Plain(why).Error(), banger.FixOf(why)
+	}
+	if offer.Conflict, why = conflictOf(config.Dirs{State: stateDir}.Net(), i); why != nil {
+		offer.Conflict = &network.Note{Text: why.Error()}
 	}
 	return offer
 }
@@ -243,7 +250,16 @@ func (n *Network) Attach(ctx context.Context, dir string, g network.Guest) (*vmm
 		delete(n.guests, g.ID)
 		return nil, nil, nil, errors.Join(err, n.takeBack(ctx))
 	}
-	return &vmm.NIC{Tap: network.Tap(g.ID), MAC: network.MAC(g.ID), MTU: n.MTU()}, n.ns, append(notes, n.fresh(n.conflicts())...), nil
+	return &vmm.NIC{Tap: network.Tap(g.ID), MAC: network.MAC(g.ID), MTU: n.MTU()}, n.ns, append(notes, n.inTheWay()...), nil
+}
+
+// inTheWay returns the conflict that there is, once. The caller holds mu.
+func (n *Network) inTheWay() []network.Note {
+	n.lookForConflict()
+	if note := n.Conflict(); note != nil {
+		return n.fresh([]network.Note{*note})
+	}
+	return nil
 }
 
 // takeBack removes what a failed Attach has left of its VM.

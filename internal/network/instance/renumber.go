@@ -41,6 +41,7 @@ func (n *Network) Renumber(ctx context.Context, wanted netip.Prefix) (netip.Pref
 		return was, errors.Join(err, n.move(context.WithoutCancel(ctx), was))
 	}
 	clear(n.noted)
+	n.lookForConflict()
 	return wanted, nil
 }
 
@@ -114,19 +115,4 @@ func isPrivate(subnet netip.Prefix) bool {
 		}
 	}
 	return false
-}
-
-// conflicts returns a note if the host has got a route since the subnet was chosen that
-// overlaps it, as a VPN brings.
-func (n *Network) conflicts() []network.Note {
-	taken, err := takenByHost(n.instance.Bridge())
-	if err != nil {
-		n.Log.Warn("read the host's routes", "err", err)
-		return nil
-	}
-	t := conflict(n.Subnet(), taken)
-	if !t.IsValid() {
-		return nil
-	}
-	return []network.Note{{Text: fmt.Sprintf("this host has a route to %v, which overlaps the VMs' subnet %v: VMs cannot reach what is there", t, n.Subnet()), Fix: "banger network renumber"}}
 }

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if code, ran := daemon.RunRole(os.Args[1:]); ran {
 		os.Exit(code)
 	}
+	if os.Getenv(lookEnv) != "" {
+		os.Exit(printNetwork())
+	}
 	vmmtest.RunVMM(vmmtest.Port{Number: wire.PortSSH, Serve: serveSSH})
 	testscript.Main(m, map[string]func(){
 		"banger":  func() { os.Exit(cli.Main(context.Background(), cli.OS(), os.Args[1:])) },
@@ -44,6 +47,9 @@ func daemonEnv() daemon.Env {
 	fake := vmmtest.NewFake(nil)
 	if faults := os.Getenv(faultsEnv); faults != "" {
 		fake.SetFaults(vmmtest.Fault(faults))
+	}
+	if life, err := time.ParseDuration(os.Getenv(lifeEnv)); err == nil {
+		fake.SetLife(life)
 	}
 	env := daemon.Std()
 	env.Isolate = nil

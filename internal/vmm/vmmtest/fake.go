@@ -38,12 +38,22 @@ type Fake struct {
 	t      testing.TB
 	mu     sync.Mutex
 	faults Faults
+	life   time.Duration
 }
 
 // NewFake makes a fake driver. The binary must call Main, or RunVMM first of
 // all. t may be nil where there is no test, in a daemon that a test runs: then
 // the VMs live until they are killed, or for ten minutes.
-func NewFake(t testing.TB, faults ...Fault) *Fake { return &Fake{t: t, faults: faults} }
+func NewFake(t testing.TB, faults ...Fault) *Fake {
+	return &Fake{t: t, faults: faults, life: 10 * time.Minute}
+}
+
+// SetLife replaces how long the VMs launched from now on live at most.
+func (f *Fake) SetLife(life time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.life = life
+}
 
 // SetFaults replaces the faults of the VMs launched from now on.
 func (f *Fake) SetFaults(faults ...Fault) {
@@ -81,7 +91,10 @@ func (f *Fake) Launch(ctx context.Context, spec vmm.Spec) (_ vmm.Machine, err er
 	steps.Push("open directory", func(context.Context) error { return dir.Close() })
 	steps.Push("make socket", func(context.Context) error { return dir.Remove(fakeSocket) })
 	faults, _ := f.has("")
-	proc, err := forkFake(dir, spec, faults)
+	f.mu.Lock()
+	life := f.life
+	f.mu.Unlock()
+	proc, err := forkFake(dir, spec, faults, life)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +136,8 @@ func (f *Fake) endWithTest(pid int) error {
 	return nil
 }
 
-func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults) (*process.Process, error) {
-	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults, NIC: spec.NIC, Inside: spec.Inside != nil}
+func forkFake(dir *process.Dir, spec vmm.Spec, faults Faults, life time.Duration) (*process.Process, error) {
+	orders := orders{Kernel: spec.Kernel, Initrd: spec.Initrd, Console: spec.Console, Disks: spec.Disks, Memory: spec.Memory, Faults: faults, Life: life, NIC: spec.NIC, Inside: spec.Inside != nil}
 	env, err := json.Marshal(orders)
 	if err != nil {
 		return nil, err

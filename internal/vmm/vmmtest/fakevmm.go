@@ -38,6 +38,7 @@ type orders struct {
 	Disks                   []vmm.Disk
 	Memory                  banger.Size
 	Faults                  Faults
+	Life                    time.Duration // which ends a VMM whose test died
 	NIC                     *vmm.NIC
 	Inside                  bool
 }
@@ -83,11 +84,8 @@ type fakeVMM struct {
 	memory   vmm.Memory
 }
 
-// longestLife ends a VMM whose test died.
-const longestLife = 10 * time.Minute
-
 func (v *fakeVMM) run(o orders, more []Port) error {
-	time.AfterFunc(longestLife, func() { os.Exit(1) })
+	time.AfterFunc(o.Life, func() { os.Exit(1) })
 	if o.Faults.has(FailsLaunch) {
 		return fmt.Errorf("told to fail")
 	}

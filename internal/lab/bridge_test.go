@@ -54,7 +54,7 @@ func newNetns(t *testing.T) netns {
 
 // enter returns the command that runs another one inside.
 func (n netns) enter() []string {
-	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", n.pid), "--"}
+	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", n.pid), fmt.Sprintf("--mount=/proc/%d/ns/mnt", n.pid), "--"}
 }
 
 func (n netns) sh(t *testing.T, script string) string {
@@ -108,8 +108,29 @@ const reachesLab = `timeout 5 bash -c 'exec 3<>/dev/tcp/203.0.113.2/8080'`
 // bridge returns a home whose daemon is root of a host of its own.
 func bridge(t *testing.T) *bridged {
 	t.Helper()
+	b := cabled(t)
+	b.home = own(t)
+	b.in = b.host.enter()
+	b.env = append(b.env, "BANGER_NETWORK=auto")
+	return b
+}
+
+// usernet returns a home whose daemon is a plain user's on a host of its own.
+func usernet(t *testing.T) *bridged {
+	t.Helper()
+	b := cabled(t)
+	b.home = plain(t)
+	b.as = nil // only root enters the host
+	b.in = append(b.host.enter(), "setpriv", fmt.Sprintf("--reuid=%d", nobody), fmt.Sprintf("--regid=%d", nobody), "--clear-groups", "--")
+	b.env = append(b.env, "BANGER_NETWORK=auto")
+	return b
+}
+
+// cabled returns a host and what is outside of it, without a home.
+func cabled(t *testing.T) *bridged {
+	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root has a network in bridge mode; fix: sudo make vmtest")
+		t.Skip("only root makes a host of its own; fix: sudo make vmtest")
 	}
 	for _, tool := range []string{"ip", "nft", "iptables", "nsenter"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -124,9 +145,6 @@ ip addr add %s/24 dev h0
 ip link set h0 up
 ip route add default via %s`, b.outside.pid, hostAddr, outsideAddr))
 	b.outside.sh(t, fmt.Sprintf("ip link set lo up; ip addr add %s/24 dev o0; ip link set o0 up", outsideAddr))
-	b.home = own(t)
-	b.in = b.host.enter()
-	b.env = append(b.env, "BANGER_NETWORK=auto")
 	return b
 }
 
@@ -217,6 +235,8 @@ func TestBridge(t *testing.T) {
 		toggles(t, h, vm, near, reachesLab)
 		b.cut(t, vm)
 	})
+	t.Run("renumber", func(t *testing.T) { renumbered(t, h, vm, near, reachesLab) })
+	t.Run("a VPN takes the subnet", func(t *testing.T) { b.vpn(t, vm, near) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reachesLab) })
 	t.Run("the host is as before", func(t *testing.T) { b.unchanged(t, before) })
 	t.Run("beside Docker", func(t *testing.T) { b.besideDocker(t, tiny) })
@@ -393,6 +413,38 @@ print(input())
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
+}
+
+// vpn: the host gets a route to a part of the VMs' subnet while they run. That is told at
+// once, and renumber cures it.
+func (b *bridged) vpn(t *testing.T, vm, near banger.VM) {
+	h := b.home
+	taken := netip.PrefixFrom(h.show(t, vm.Name).Network.Address, 24).Masked()
+	conflict := "this host has a route to " + taken.String()
+	doctor := func() string { return h.run(t.Context(), nil, "doctor").stdout }
+	if said := doctor(); strings.Contains(said, "this host has a route") {
+		t.Errorf("before it has: %s", said)
+	}
+	b.host.sh(t, fmt.Sprintf("ip link add vpn0 type dummy; ip link set vpn0 up; ip route add %s dev vpn0", taken))
+	for _, name := range []string{vm.Name, near.Name} {
+		until(t, 10*time.Second, "the conflict is told", func() bool {
+			p := h.show(t, name).Problems
+			return len(p) == 1 && p[0].Kind == banger.ProblemNetwork && strings.HasPrefix(p[0].Text, conflict) && p[0].Fix == "banger network renumber"
+		})
+	}
+	if said := doctor(); !strings.Contains(said, conflict) || !strings.Contains(said, "banger network renumber") {
+		t.Errorf("doctor does not tell: %s", said)
+	}
+	h.banger(t, "network", "renumber")
+	if p := h.show(t, vm.Name); len(p.Problems) != 0 || taken.Contains(p.Network.Address) {
+		t.Errorf("renumbered, it has %v, %+v", p.Network.Address, p.Problems)
+	}
+	if said := doctor(); strings.Contains(said, "this host has a route") {
+		t.Errorf("doctor still tells: %s", said)
+	}
+	neighbours(t, h, vm, h.show(t, near.Name))
+	h.sh(t, vm.Name, reachesLab)
+	b.host.sh(t, "ip link del vpn0")
 }
 
 // besideDocker: Docker drops what it does not know, and has a chain for what others want.

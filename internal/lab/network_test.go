@@ -53,7 +53,7 @@ echo "deb http://`+outside+`/debian-security $VERSION_CODENAME-security main" >s
 	t.Run("a package of Python's", func(t *testing.T) { wheel(t, h, vm) })
 	t.Run("Docker builds", func(t *testing.T) { dockerBuilds(t, h, vm) })
 	t.Run("egress off and on", func(t *testing.T) { toggles(t, h, vm, near, reaches) })
-	t.Run("renumber", func(t *testing.T) { renumbered(t, h, vm, near) })
+	t.Run("renumber", func(t *testing.T) { renumbered(t, h, vm, near, reaches) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reaches) })
 }
 
@@ -194,7 +194,7 @@ func toggles(t *testing.T, h *home, vm, near banger.VM, reaches string) {
 
 // renumbered moves running VMs to another subnet: they keep their names, and reach each
 // other and the outside.
-func renumbered(t *testing.T, h *home, vm, near banger.VM) {
+func renumbered(t *testing.T, h *home, vm, near banger.VM, reaches string) {
 	t.Helper()
 	for _, args := range [][]string{{"--subnet", "10.222.16.0/20"}, nil} {
 		var done banger.Renumbered

@@ -147,7 +147,7 @@ type kills struct {
 	random   *rand.Rand
 	killed   map[string]int // how often what was killed
 
-	fallen string         // the VM whose VMM this round has killed
+	fallen string // the VM whose VMM this round has killed
 
 	client *api.Client
 	daemon int                           // its pid

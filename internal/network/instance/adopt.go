@@ -43,7 +43,7 @@ func (n *Network) Adopt(ctx context.Context, running map[int]network.Guest) erro
 		n.watch(p)
 	case !errors.Is(err, vmm.ErrGone): // the next change finds it, or makes another
 		n.Log.Warn("find the network's helper", "err", err)
-	case len(n.guests) == 0 && !n.leftOver():
+	case len(n.guests) == 0 && !n.leftOver(ctx):
 		return helper.Forget(n.Dirs.Net())
 	}
 	_, err = n.settle(ctx)
@@ -116,12 +116,17 @@ func sameNetwork(a, b os.FileInfo) error {
 	return nil
 }
 
-// leftOver reports whether an earlier daemon has left something on the host.
-func (n *Network) leftOver() bool {
+// leftOver reports whether an earlier daemon has left something on the host. What that one
+// has begun may only just be ending.
+func (n *Network) leftOver(ctx context.Context) (left bool) {
 	if n.Mode() != network.Bridge {
 		return false
 	}
-	left, err := apply.Left(n.instance)
+	unlock, err := apply.Lock(ctx)
+	if err == nil {
+		defer unlock()
+		left, err = apply.Left(n.instance)
+	}
 	if err != nil {
 		n.Log.Warn("look for what is left of the network", "err", err)
 	}

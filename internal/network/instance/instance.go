@@ -299,9 +299,10 @@ func (n *Network) Set(ctx context.Context, id banger.VMID, egress, isolated bool
 	now := was
 	now.Egress, now.Isolated = egress, isolated
 	n.guests[id] = now
-	if _, err := n.settle(ctx); err != nil {
+	if _, err := n.settle(ctx); err != nil { // the kernel may have followed all the same
 		n.guests[id] = was
-		return err
+		_, failed := n.apply(context.WithoutCancel(ctx), namespace.Request{})
+		return errors.Join(err, failed)
 	}
 	return nil
 }

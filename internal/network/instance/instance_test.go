@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -95,6 +96,52 @@ func TestAttachFails(t *testing.T) {
 		t.Error(err)
 	}
 	nothing(t, n, "the last VM")
+}
+
+// A change that fails leaves what was before, also where the kernel had followed.
+func TestSetFails(t *testing.T) {
+	n := open(t)
+	g := guestOf(n, 1)
+	if _, _, _, err := n.Attach(t.Context(), "", g); err != nil {
+		t.Fatal(err)
+	}
+	sees := func() string {
+		t.Helper()
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("nsenter", n.ns.Enter(self)...)
+		cmd.Env = append(os.Environ(), roleEnv+"=look", "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.Output()
+		if err != nil || len(out) == 0 {
+			t.Fatalf("look: %v", err)
+		}
+		return string(out)
+	}
+	before := sees()
+	n.mu.Lock()
+	p := n.helper
+	n.helper = nil // so that nobody but the change starts another
+	n.mu.Unlock()
+	account, refused := n.Account, errors.New("no account")
+	n.Account = func() (process.Account, error) { return process.Account{}, refused }
+	if err := helper.End(p); err != nil {
+		t.Error(err)
+	}
+	if err := n.Set(t.Context(), g.ID, false, true); !errors.Is(err, refused) {
+		t.Errorf("without a helper: %v", err)
+	}
+	if now := sees(); now != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, now)
+	}
+	n.Account = account
+	if err := n.Set(t.Context(), g.ID, false, true); err != nil || sees() == before {
+		t.Errorf("nothing has changed: %v", err)
+	}
+	if _, err := n.Detach(t.Context(), g.ID); err != nil {
+		t.Error(err)
+	}
 }
 
 // Many at once: each VM has its TAP, and the last one takes all with it.

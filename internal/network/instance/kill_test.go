@@ -16,12 +16,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -198,7 +200,7 @@ func end(n *Network, running map[int]network.Guest) error {
 	return nil
 }
 
-// look prints the links and addresses of the namespace that it runs in. TAPs with their
+// look prints the links, addresses and sets of the namespace that it runs in. TAPs with their
 // numbers: another of the same name would be another.
 func look() error {
 	links, err := netlink.LinkList()
@@ -216,6 +218,28 @@ func look() error {
 			return err
 		}
 		all = append(all, fmt.Sprintln(at.Index, at.Name, at.HardwareAddr, at.MasterIndex, at.Flags&net.FlagUp, at.RawFlags&unix.IFF_LOWER_UP, at.Alias, addrs))
+	}
+	tables, err := (&nftables.Conn{}).ListTables()
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		sets, err := (&nftables.Conn{}).GetSets(t)
+		if err != nil {
+			return err
+		}
+		for _, s := range sets {
+			elements, err := (&nftables.Conn{}).GetSetElements(s)
+			if err != nil {
+				return err
+			}
+			var keys []string
+			for _, e := range elements {
+				keys = append(keys, fmt.Sprintf("%x", e.Key))
+			}
+			slices.Sort(keys)
+			all = append(all, fmt.Sprintln(t.Family, t.Name, s.Name, keys))
+		}
 	}
 	fmt.Print(strings.Join(all, ""))
 	return nil

@@ -11,20 +11,16 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"banger"
@@ -200,51 +196,6 @@ func end(n *Network, running map[int]network.Guest) error {
 	return nil
 }
 
-// look prints the links, addresses and sets of the namespace that it runs in. TAPs with their
-// numbers: another of the same name would be another.
-func look() error {
-	links, err := netlink.LinkList()
-	if err != nil {
-		return err
-	}
-	var all []string
-	for _, link := range links {
-		at := link.Attrs()
-		if strings.HasPrefix(at.Name, "bgu") {
-			continue // a new helper may have a new one
-		}
-		addrs, err := netlink.AddrList(link, unix.AF_INET)
-		if err != nil {
-			return err
-		}
-		all = append(all, fmt.Sprintln(at.Index, at.Name, at.HardwareAddr, at.MasterIndex, at.Flags&net.FlagUp, at.RawFlags&unix.IFF_LOWER_UP, at.Alias, addrs))
-	}
-	tables, err := (&nftables.Conn{}).ListTables()
-	if err != nil {
-		return err
-	}
-	for _, t := range tables {
-		sets, err := (&nftables.Conn{}).GetSets(t)
-		if err != nil {
-			return err
-		}
-		for _, s := range sets {
-			elements, err := (&nftables.Conn{}).GetSetElements(s)
-			if err != nil {
-				return err
-			}
-			var keys []string
-			for _, e := range elements {
-				keys = append(keys, fmt.Sprintf("%x", e.Key))
-			}
-			slices.Sort(keys)
-			all = append(all, fmt.Sprintln(t.Family, t.Name, s.Name, keys))
-		}
-	}
-	fmt.Print(strings.Join(all, ""))
-	return nil
-}
-
 // killLab is the daemons of one state directory.
 type killLab struct {
 	*testing.T
@@ -379,49 +330,6 @@ func TestKills(t *testing.T) {
 			t.Errorf("process %d is left: %q", pid, line)
 		}
 	}
-}
-
-// A helper of another program, as before an upgrade, is replaced by the next daemon. One
-// of the same program stays, and so do VMs.
-func TestUpgrade(t *testing.T) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := namespace.Check(t.Context()); err != nil {
-		t.Skipf("no namespace with a TAP here: %v; fix: %s", err, banger.FixOf(err))
-	}
-	dir := reachable(t, t.TempDir())
-	l := &killLab{T: t, dir: dir, running: map[int]network.Guest{}, program: filepath.Join(dir, "old")}
-	text, err := os.ReadFile("/proc/self/exe")
-	if err == nil {
-		err = os.WriteFile(l.program, text, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(l.must("start"), &l.running); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.killAll)
-	before, old := l.look(), l.victim(0, "helper")
-	l.must("check")
-	if now := l.victim(0, "helper"); now != old || old == 0 {
-		t.Errorf("the same program: the helper was %d, is %d", old, now)
-	}
-	l.program = ""
-	l.must("check")
-	upgraded := l.victim(0, "helper")
-	if upgraded == old || upgraded == 0 {
-		t.Errorf("another program: the helper was %d, is %d", old, upgraded)
-	}
-	if now := l.look(); now != before {
-		t.Errorf("before:\n%s\nafter:\n%s", before, now)
-	}
-	l.must("check")
-	if now := l.victim(0, "helper"); now != upgraded {
-		t.Errorf("upgraded: the helper was %d, is %d", upgraded, now)
-	}
-	l.must("end")
 }
 
 // round kills a part of a busy daemon at a random moment, or all of it, and then the

@@ -59,7 +59,7 @@ func TestMain(m *testing.M) {
 		os.Exit(ended(play(start)))
 	case "busy":
 		os.Exit(ended(play(busy)))
-	case "check":
+	case "check", "refused":
 		os.Exit(ended(play(check)))
 	case "end":
 		os.Exit(ended(play(end)))
@@ -111,6 +111,9 @@ func play(act func(*Network, map[int]network.Guest) error) error {
 	}
 	if n.Mode() == network.None {
 		return n.Why()
+	}
+	if os.Getenv(roleEnv) == "refused" { // as by a host that was too busy to try it
+		n.mode, n.why = network.None, errors.New("refused")
 	}
 	if err := n.Adopt(context.Background(), running); err != nil {
 		return fmt.Errorf("adopt: %w", err)
@@ -204,6 +207,27 @@ type killLab struct {
 	program string // of its daemons; empty: this one
 }
 
+func newKillLab(t *testing.T) *killLab {
+	t.Helper()
+	// What is orphaned becomes this process's child, so it is seen.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := namespace.Check(t.Context()); err != nil {
+		t.Skipf("no namespace with a TAP here: %v; fix: %s", err, banger.FixOf(err))
+	}
+	return &killLab{T: t, dir: reachable(t, t.TempDir()), running: map[int]network.Guest{}}
+}
+
+// start has a daemon start stand-ins, and end.
+func (l *killLab) start() {
+	l.Helper()
+	if err := json.Unmarshal(l.must("start"), &l.running); err != nil {
+		l.Fatal(err)
+	}
+	l.Cleanup(l.killAll)
+}
+
 func (l *killLab) command(role string) *exec.Cmd {
 	l.Helper()
 	guests, err := json.Marshal(l.running)
@@ -293,18 +317,8 @@ func rounds(t *testing.T) int {
 // Whatever is killed, and whenever: the next daemon takes the network over as it was, and
 // in the end nothing is left.
 func TestKills(t *testing.T) {
-	// What is orphaned becomes this process's child, so it is seen.
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := namespace.Check(t.Context()); err != nil {
-		t.Skipf("no namespace with a TAP here: %v; fix: %s", err, banger.FixOf(err))
-	}
-	l := &killLab{T: t, dir: reachable(t, t.TempDir()), running: map[int]network.Guest{}}
-	if err := json.Unmarshal(l.must("start"), &l.running); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.killAll)
+	l := newKillLab(t)
+	l.start()
 	before := l.look()
 	kinds := map[string]int{}
 	for range rounds(t) {

@@ -6,24 +6,15 @@ import (
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"banger"
 	"banger/internal/network"
-	"banger/internal/network/namespace"
 )
 
 // A helper of another program, as before an upgrade, is replaced by the next daemon. One
 // of the same program stays, and so do VMs.
 func TestUpgrade(t *testing.T) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := namespace.Check(t.Context()); err != nil {
-		t.Skipf("no namespace with a TAP here: %v; fix: %s", err, banger.FixOf(err))
-	}
-	dir := reachable(t, t.TempDir())
-	l := &killLab{T: t, dir: dir, running: map[int]network.Guest{}, program: filepath.Join(dir, "old")}
+	l := newKillLab(t)
+	l.program = filepath.Join(l.dir, "old")
 	text, err := os.ReadFile("/proc/self/exe")
 	if err == nil {
 		err = os.WriteFile(l.program, text, 0o755)
@@ -31,10 +22,7 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(l.must("start"), &l.running); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(l.killAll)
+	l.start()
 	before, old := l.look(), l.victim(0, "helper")
 	l.must("check")
 	if now := l.victim(0, "helper"); now != old || old == 0 {
@@ -52,6 +40,22 @@ func TestUpgrade(t *testing.T) {
 	l.must("check")
 	if now := l.victim(0, "helper"); now != upgraded {
 		t.Errorf("upgraded: the helper was %d, is %d", upgraded, now)
+	}
+	l.must("end")
+}
+
+// VMs that run prove the mode: a daemon that could not try it takes over their network all
+// the same.
+func TestRunningVMsProveTheMode(t *testing.T) {
+	l := newKillLab(t)
+	l.start()
+	before := l.look()
+	var have map[banger.VMID]network.Traffic
+	if err := json.Unmarshal(l.must("refused"), &have); err != nil || len(have) != len(l.running) {
+		t.Errorf("%v: TAPs of %v, want those of %v", err, have, l.running)
+	}
+	if now := l.look(); now != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, now)
 	}
 	l.must("end")
 }

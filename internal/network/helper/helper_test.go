@@ -261,7 +261,7 @@ func TestKilledWhileItStarts(t *testing.T) {
 	kills := 1
 	f.Config.started = func(p *process.Process) {
 		if kills--; kills >= 0 {
-			p.Signal(unix.SIGKILL)
+			unix.Kill(p.PID(), unix.SIGKILL)
 		}
 	}
 	f.start()

@@ -55,7 +55,7 @@ func (d *Dir) Start(c Command) (*Process, error) {
 		path = argv[0]
 	}
 	if c.Account.Is() && !reachable(c.Program) { // a script could not be started like this
-		program, err := os.Open(c.Program)
+		program, err := openBeyond(c.Program, attr.Files)
 		if err != nil {
 			return nil, err
 		}
@@ -74,6 +74,26 @@ func (d *Dir) Start(c Command) (*Process, error) {
 		return nil, err
 	}
 	return proc, nil
+}
+
+// openBeyond opens a program under a number that a child does not use while it gets the
+// files: those that are in the way of others are first moved to the next free numbers,
+// also to that of a file which it is not told of.
+func openBeyond(path string, files []*os.File) (*os.File, error) {
+	program, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer program.Close()
+	last := 2*len(files) + 2
+	for _, file := range files {
+		last = max(last, int(file.Fd())+len(files)+2)
+	}
+	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, last)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // reachable reports whether every user may enter all directories of a path.

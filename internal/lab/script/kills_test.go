@@ -272,6 +272,9 @@ func (k *kills) round(kind string) {
 		err = v.do(ctx, k.client)
 	}()
 	moment := time.Duration(k.random.Int64N(int64(k.took[v.Verb])))
+	if kind == "apply" { // the next one from then on, which is mostly the first of few
+		moment /= 4
+	}
 	what, whose := k.killAt(kind, moment, ended)
 	<-ended
 	k.fallen = whose

@@ -425,7 +425,7 @@ func (b *bridged) vpn(t *testing.T, vm, near banger.VM) {
 	if said := doctor(); strings.Contains(said, "this host has a route") {
 		t.Errorf("before it has: %s", said)
 	}
-	b.host.sh(t, fmt.Sprintf("ip link add vpn0 type dummy; ip link set vpn0 up; ip route add %s dev vpn0", taken))
+	b.host.sh(t, fmt.Sprintf("ip link add vpn0 type veth peer name vpn1; ip link set vpn0 up; ip route add %s dev vpn0", taken))
 	for _, name := range []string{vm.Name, near.Name} {
 		until(t, 10*time.Second, "the conflict is told", func() bool {
 			p := h.show(t, name).Problems

@@ -406,9 +406,10 @@ func (n *Network) settle(ctx context.Context) (notes []network.Note, err error) 
 func (n *Network) empty(ctx context.Context) error {
 	var err error
 	if n.helper != nil {
-		err = errors.Join(helper.End(n.helper), helper.Forget(n.Dirs.Net()))
+		err = helper.End(n.helper)
 		n.helper = nil
 	}
+	err = errors.Join(err, helper.Forget(n.Dirs.Net()))
 	if n.Mode() == network.Bridge {
 		n.untellHost(ctx)
 		_, failed := n.apply(ctx, namespace.Request{})

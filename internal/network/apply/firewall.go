@@ -18,7 +18,7 @@ import (
 )
 
 // markerChain is in every table that banger made. No packet passes it; the comment of
-// its only rule says which rules the table has.
+// its first rule says which rules the table has.
 const markerChain = "made_by_banger"
 
 // firewall is what was found of the instance's tables: the comment of each one's marker,
@@ -52,18 +52,28 @@ func (a *applier) findFirewall() (firewall, error) {
 
 // marker returns the comment of a table's marker, or nothing where there is none.
 func marker(t *nftables.Table) (string, error) {
+	all, err := marks(t)
+	if err != nil || len(all) == 0 {
+		return "", err
+	}
+	return all[0], nil
+}
+
+// marks returns all comments in a table's marker.
+func marks(t *nftables.Table) ([]string, error) {
 	there, err := exists(t)
 	if err != nil || !there {
-		return "", err
+		return nil, err
 	}
 	rules, err := (&nftables.Conn{}).GetRules(t, &nftables.Chain{Name: markerChain})
 	if err != nil {
-		return "", fmt.Errorf("list table %s %s: %w", family(t.Family), t.Name, err)
+		return nil, fmt.Errorf("list table %s %s: %w", family(t.Family), t.Name, err)
 	}
-	if len(rules) == 0 {
-		return "", nil
+	var all []string
+	for _, r := range rules {
+		all = append(all, comment(r))
 	}
-	return comment(rules[0]), nil
+	return all, nil
 }
 
 // exists reports whether there is a table. The library's other listings hide the
@@ -181,9 +191,11 @@ func (t table) replace(conn *nftables.Conn) error {
 	return nil
 }
 
-func addMarker(conn *nftables.Conn, t *nftables.Table, mark string) {
+func addMarker(conn *nftables.Conn, t *nftables.Table, marks ...string) {
 	chain := conn.AddChain(&nftables.Chain{Name: markerChain, Table: t})
-	conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}, UserData: commented(mark)})
+	for _, mark := range marks {
+		conn.AddRule(&nftables.Rule{Table: t, Chain: chain, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}, UserData: commented(mark)})
+	}
 }
 
 func (t table) set(s set) *nftables.Set {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -36,20 +38,74 @@ func setForwards(value string) error {
 	return nil
 }
 
+// conf holds the settings of each link, of all links and of new ones.
+const conf = "/proc/sys/net/ipv4/conf"
+
+// changesAlong returns the settings that are not the same after forwarding was switched
+// on and off again, each as "FILE was VALUE": the kernel then has each link forward or
+// not, and accept redirects as a host that nobody has hardened.
+func changesAlong() (was []string, err error) {
+	files, err := filepath.Glob(filepath.Join(conf, "*", "forwarding"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range append(files, filepath.Join(conf, "all", "accept_redirects")) {
+		after := "0"
+		if filepath.Base(path) == "accept_redirects" {
+			after = "1"
+		}
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) { // the link has gone
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the host's settings: %w", err)
+		}
+		if value := string(bytes.TrimSpace(text)); value != after {
+			was = append(was, strings.TrimPrefix(path, conf+"/")+wasValue+value)
+		}
+	}
+	return was, nil
+}
+
+const wasValue = " was "
+
+// restore sets what changesAlong has returned.
+func restore(was []string) error {
+	for _, line := range was {
+		file, value, _ := strings.Cut(line, wasValue)
+		if err := os.WriteFile(filepath.Join(conf, file), []byte(value), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("set %s to %s again: %w", file, value, err)
+		}
+	}
+	return nil
+}
+
 // ensureForwarding lets the host forward. Before it switches that on it says so in the
-// kernel, so that a killed call is not forgotten.
+// kernel, so that a killed call is not forgotten. What an earlier call has said stays: it
+// knows how the host was.
 func (a *applier) ensureForwarding() error {
 	on, err := forwards()
 	if err != nil || on {
 		return err
 	}
-	conn := &nftables.Conn{}
-	conn.AddTable(switched)
-	conn.DelTable(switched)
-	conn.AddTable(switched)
-	addMarker(conn, switched, "net.ipv4.ip_forward was 0")
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("write down that the host did not forward: %w", err)
+	said, err := marks(switched)
+	if err != nil {
+		return err
+	}
+	if len(said) == 0 {
+		was, err := changesAlong()
+		if err != nil {
+			return err
+		}
+		conn := &nftables.Conn{}
+		conn.AddTable(switched)
+		conn.DelTable(switched)
+		conn.AddTable(switched)
+		addMarker(conn, switched, append([]string{"net.ipv4.ip_forward was 0"}, was...)...)
+		if err := conn.Flush(); err != nil {
+			return fmt.Errorf("write down that the host did not forward: %w", err)
+		}
 	}
 	return setForwards("1")
 }
@@ -57,11 +113,11 @@ func (a *applier) ensureForwarding() error {
 // removeForwarding switches forwarding off if we switched it on, no instance needs it,
 // and nobody else who came later relies on it.
 func (a *applier) removeForwarding(links map[string]netlink.Link) error {
-	mark, err := marker(switched)
+	said, err := marks(switched)
 	if err != nil && !noFirewall(err) {
 		return err
 	}
-	if mark == "" {
+	if len(said) == 0 {
 		return nil
 	}
 	needed, err := instancesLeft()
@@ -73,7 +129,7 @@ func (a *applier) removeForwarding(links map[string]netlink.Link) error {
 		return err
 	}
 	if !others {
-		if err := setForwards("0"); err != nil {
+		if err := errors.Join(setForwards("0"), restore(said[1:])); err != nil {
 			return err
 		}
 	}

@@ -88,6 +88,11 @@ func snapshot(t *testing.T) string {
 		add("route %v via %v by %s", r.Dst, r.Gw, names[r.LinkIndex])
 	}
 	add("ip_forward %s", text(ipForward))
+	add("redirects %s", text(conf, "all", "accept_redirects"))
+	forwarding, _ := filepath.Glob(filepath.Join(conf, "*", "forwarding"))
+	for _, path := range forwarding {
+		add("%s %s", path, text(path))
+	}
 	lines = append(lines, ruleset(t)...)
 	lines = append(lines, legacyRules()...)
 	slices.Sort(lines)
@@ -223,7 +228,18 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// TestForwarding shows when forwarding is given back.
+// harden has settings that no host has by itself, and that the kernel loses with
+// forwarding.
+func harden(t *testing.T) {
+	t.Helper()
+	for file, value := range map[string]string{"all/accept_redirects": "0", "lo/forwarding": "1"} {
+		if err := os.WriteFile(filepath.Join(conf, file), []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestForwarding shows when forwarding is given back, and all that came with it.
 func TestForwarding(t *testing.T) {
 	if !inside(t) {
 		return
@@ -238,9 +254,15 @@ func TestForwarding(t *testing.T) {
 			t.Errorf("%s: ip_forward is %s, want %s", what, got, want)
 		}
 	}
+	harden(t)
 	before := snapshot(t)
 	mustApply(t, ours)
 	mustApply(t, other)
+	if err := setForwards("0"); err != nil { // somebody else, who does not know
+		t.Fatal(err)
+	}
+	mustApply(t, other)
+	is("it was switched off meanwhile", "1")
 	mustApply(t, none(ours)) // ours switched it on, the other one still needs it
 	is("another instance is there", "1")
 	mustApply(t, none(other))
@@ -338,6 +360,7 @@ func TestKilled(t *testing.T) {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		t.Fatal(err)
 	}
+	harden(t)
 	empty := snapshot(t)
 	var fresh []string
 	var longest time.Duration

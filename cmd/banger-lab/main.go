@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,7 +27,7 @@ import (
 const usage = `usage: banger-lab build
        banger-lab shell
        banger-lab bench [--run REGEX]
-       banger-lab test [--short] [--suite driver|qemu|machines] [--run REGEX]
+       banger-lab test [--short] [--suite driver|qemu|machines|root] [--run REGEX]
 `
 
 // errUsage is an error in the command line; the usage has been printed.
@@ -105,7 +106,7 @@ func start(ctx context.Context, l *host.Lab, suites []host.Suite) (*host.Host, e
 	}
 	fmt.Printf("the lab host is ready after %.0f s; its console is %s\n", time.Since(began).Seconds(), l.Console())
 	about := `uname -r; firecracker --version | head -n 1; grep -o -m 1 -w svm /proc/cpuinfo; ls -l /dev/kvm; id`
-	if status, err := h.Shell(ctx, about, os.Stdout); err != nil || status != 0 {
+	if status, err := h.Shell(ctx, host.User, about, os.Stdout); err != nil || status != 0 {
 		return nil, errors.Join(fmt.Errorf("inspect the lab host: exit status %d", status), err, h.Close())
 	}
 	return h, nil
@@ -122,7 +123,7 @@ func runShell(ctx context.Context, l *host.Lab, _ choice) error {
 
 // runBench runs the benchmarks that compare banger with Firecracker alone.
 func runBench(ctx context.Context, l *host.Lab, c choice) error {
-	machines := host.Suites[len(host.Suites)-1]
+	machines := host.Suites[slices.IndexFunc(host.Suites, func(s host.Suite) bool { return s.Name == "machines" })]
 	h, err := start(ctx, l, []host.Suite{machines})
 	if err != nil {
 		return err

@@ -12,9 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
-	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,69 +22,6 @@ import (
 	"banger/internal/network"
 	"banger/internal/network/helper"
 )
-
-// netns is a network namespace, and a mount namespace in which no program finds the
-// host's D-Bus: what is told to the host's resolver is about links of the host. A process
-// holds both, so they leave no name behind.
-type netns struct{ pid int }
-
-func newNetns(t *testing.T) netns {
-	t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	holder := exec.Command("cat")
-	in, err := holder.StdinPipe() // its end ends the holder
-	if err != nil {
-		t.Fatal(err)
-	}
-	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		holder.Wait()
-	})
-	n := netns{holder.Process.Pid}
-	n.sh(t, "mount --make-rprivate /; [ ! -d /run/dbus ] || mount -t tmpfs none /run/dbus")
-	return n
-}
-
-// enter returns the command that runs another one inside.
-func (n netns) enter() []string {
-	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", n.pid), fmt.Sprintf("--mount=/proc/%d/ns/mnt", n.pid), "--"}
-}
-
-func (n netns) sh(t *testing.T, script string) string {
-	t.Helper()
-	argv := append(n.enter(), "sh", "-euc", script)
-	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out)
-	}
-	return string(out)
-}
-
-// do runs a function inside. Sockets that it opens stay there.
-func (n netns) do(t *testing.T, f func() error) {
-	t.Helper()
-	failed := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		file, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.pid))
-		if err == nil {
-			defer file.Close()
-			err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		failed <- err
-	}()
-	if err := <-failed; err != nil {
-		t.Fatal(err)
-	}
-}
 
 // A bridged lab is a host and what is outside of it: two namespaces with a cable.
 type bridged struct {
@@ -148,37 +83,6 @@ ip route add default via %s`, b.outside.pid, hostAddr, outsideAddr))
 	return b
 }
 
-// volatile are settings that come with the kernel's modules and change by themselves.
-var volatile = regexp.MustCompile(`(?m)^net\.netfilter\..*\n`)
-
-// state returns the links, addresses, routes, rules and settings of the host.
-func (b *bridged) state(t *testing.T) string {
-	t.Helper()
-	return volatile.ReplaceAllString(b.host.sh(t, `ip -o link | cut -d ' ' -f 2; ip -o addr | cut -d ' ' -f 2-7; ip route; nft -s list ruleset
-sysctl -a --pattern '^net\.' 2>/dev/null | sort`), "")
-}
-
-func (b *bridged) unchanged(t *testing.T, before string) {
-	t.Helper()
-	now := b.state(t)
-	if now == before {
-		return
-	}
-	was := map[string]bool{}
-	for line := range strings.Lines(before) {
-		was[line] = true
-	}
-	for line := range strings.Lines(now) {
-		if !was[line] {
-			t.Errorf("it is left on the host, or differs: %s", line)
-		}
-		delete(was, line)
-	}
-	for line := range was {
-		t.Errorf("the host has lost: %s", line)
-	}
-}
-
 // serve takes connections outside, and hands them over.
 func (b *bridged) serve(t *testing.T) <-chan net.Conn {
 	t.Helper()
@@ -209,7 +113,7 @@ func TestBridge(t *testing.T) {
 	h := b.home
 	conns := b.serve(t)
 	tiny := h.tiny(t)
-	before := b.state(t)
+	before, told := b.state(t), resolver(t)
 	vm := h.create(t, "--name", "otter")
 	near := h.create(t, "--name", "wombat", "--image", tiny)
 	t.Run("shown", func(t *testing.T) {
@@ -217,6 +121,11 @@ func TestBridge(t *testing.T) {
 			if n := vm.Network; n.Mode != "bridge" || !netip.MustParsePrefix("10.192.0.0/10").Contains(n.Address) || !n.NAT {
 				t.Errorf("%s: %+v", vm.Name, n)
 			}
+		}
+	})
+	t.Run("another host's resolver", func(t *testing.T) {
+		if now := resolver(t); now != told { // it would take the bridge for a link of its own
+			t.Errorf("it was told of a link in another namespace: it was %s\nand is %s", told, now)
 		}
 	})
 	t.Run("the helper is not root", func(t *testing.T) { b.helperIsNotRoot(t) })

@@ -30,7 +30,7 @@ func plain(t *testing.T) *home {
 		t.Fatal(err)
 	}
 	h := newHome(dir, filepath.Join(dir, "bin"))
-	h.as = &syscall.Credential{Uid: nobody, Gid: nobody}
+	h.as = &syscall.Credential{Uid: nobody, Gid: nobody, Groups: mayOpen("/dev/kvm")}
 	if err := os.Mkdir(h.bin, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -53,6 +53,15 @@ func plain(t *testing.T) *home {
 	everybodyOpens(t, "/dev/net/tun")
 	h.tearDownAfter(t)
 	return h
+}
+
+// mayOpen returns the group that may open a device, unless that is root's.
+func mayOpen(device string) []uint32 {
+	info, err := os.Stat(device)
+	if err != nil || info.Sys().(*syscall.Stat_t).Gid == 0 {
+		return nil
+	}
+	return []uint32{info.Sys().(*syscall.Stat_t).Gid}
 }
 
 // opened counts the tests that let everybody open a device, by its path.

@@ -41,7 +41,7 @@ func compareClocks(ours, theirs time.Duration) error {
 
 func (h *Host) uptime(ctx context.Context) (time.Duration, error) {
 	var out bytes.Buffer
-	if status, err := h.Shell(ctx, "cat /proc/uptime", &out); err != nil || status != 0 {
+	if status, err := h.Shell(ctx, User, "cat /proc/uptime", &out); err != nil || status != 0 {
 		return 0, fmt.Errorf("ask for the host's clock: status %d: %w", status, err)
 	}
 	return parseUptime(out.String())

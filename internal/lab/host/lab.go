@@ -18,8 +18,11 @@ import (
 	"banger/internal/hostcmd"
 )
 
-// User is the plain user that runs programs in the host. It is in the group kvm.
-const User = "lab"
+// Who runs programs in the host: a plain user of the group kvm, or root.
+const (
+	User      = "lab"
+	Superuser = "root"
+)
 
 // Root is the directory in the host that holds the programs and, as runtime, the bundle.
 const Root = "/lab"
@@ -80,9 +83,10 @@ func (l *Lab) disks(ctx context.Context) (disks, error) {
 	return d, err
 }
 
-// Host is a running lab host.
+// Host is a running lab host. Its Client is the plain user's.
 type Host struct {
 	*ssh.Client
+	root  *ssh.Client
 	Port  int
 	Key   string // file of the user's private key
 	Known string // known_hosts file with the host's key
@@ -143,19 +147,26 @@ func (l *Lab) connect(h *Host, keys keys) error {
 	if h.Key, err = l.writeText("id", 0o600, keys.user); err != nil {
 		return err
 	}
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
+	if h.Client, err = login(address, User, keys); err != nil {
 		return err
 	}
+	go h.nudge()
+	h.root, err = login(address, Superuser, keys)
+	return err
+}
+
+func login(address, user string, keys keys) (*ssh.Client, error) {
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		return nil, err
+	}
 	secure, channels, requests, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
-		User: User, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys.signer)}, HostKeyCallback: ssh.FixedHostKey(keys.known),
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys.signer)}, HostKeyCallback: ssh.FixedHostKey(keys.known),
 	})
 	if err != nil {
-		return errors.Join(err, conn.Close())
+		return nil, errors.Join(fmt.Errorf("log in as %s: %w", user, err), conn.Close())
 	}
-	h.Client = ssh.NewClient(secure, channels, requests)
-	go h.nudge()
-	return nil
+	return ssh.NewClient(secure, channels, requests), nil
 }
 
 // nudging is how often nudge sends a request to the host.
@@ -176,8 +187,10 @@ func (h *Host) nudge() {
 
 // Close ends the host.
 func (h *Host) Close() error {
-	if h.Client != nil {
-		h.Client.Close()
+	for _, client := range []*ssh.Client{h.Client, h.root} {
+		if client != nil {
+			client.Close()
+		}
 	}
 	h.stop()
 	if h.ended != nil { // nil if QEMU never started
@@ -186,10 +199,14 @@ func (h *Host) Close() error {
 	return nil
 }
 
-// Shell runs a shell command in the host as User and returns its exit status. It returns
-// an error if the host dies.
-func (h *Host) Shell(ctx context.Context, line string, out io.Writer) (int, error) {
-	session, err := h.NewSession()
+// Shell runs a shell command in the host as User or Superuser and returns its exit status.
+// It returns an error if the host dies.
+func (h *Host) Shell(ctx context.Context, user, line string, out io.Writer) (int, error) {
+	client := h.Client
+	if user == Superuser {
+		client = h.root
+	}
+	session, err := client.NewSession()
 	if err != nil {
 		return 0, err
 	}

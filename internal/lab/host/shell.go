@@ -55,6 +55,6 @@ func (l *Lab) KeepLogs(ctx context.Context, h *Host) error {
 		return err
 	}
 	defer file.Close()
-	_, err = h.Shell(ctx, "dmesg; journalctl --no-pager --boot", file)
+	_, err = h.Shell(ctx, Superuser, "dmesg; journalctl --no-pager --boot", file)
 	return err
 }

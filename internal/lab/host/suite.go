@@ -15,15 +15,17 @@ import (
 type Suite struct {
 	Name    string
 	Package string
+	User    string // who runs them: User or Superuser
 	Tests   string // a regular expression of the tests to run; empty: all
 	Short   string // the same for a short run
 }
 
-// Suites are all suites.
+// Suites are all suites. The last one has what is different for root.
 var Suites = []Suite{
-	{Name: "driver", Package: "internal/vmm/firecracker", Tests: "^(TestContract$|TestReal)", Short: "^(TestContract$|TestReal)"},
-	{Name: "qemu", Package: "internal/vmm/qemu", Tests: "^(TestContract|TestReconnect|TestDaemonKilled)$", Short: "^TestContract$/^Guest$"},
-	{Name: "machines", Package: "internal/lab", Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$"},
+	{Name: "driver", Package: "internal/vmm/firecracker", User: User, Tests: "^(TestContract$|TestReal)", Short: "^(TestContract$|TestReal)"},
+	{Name: "qemu", Package: "internal/vmm/qemu", User: User, Tests: "^(TestContract|TestReconnect|TestDaemonKilled)$", Short: "^TestContract$/^Guest$"},
+	{Name: "machines", Package: "internal/lab", User: User, Short: "^(TestExec|TestChange|TestKilledVMM|TestEndsWithoutInit)$"},
+	{Name: "root", Package: "internal/lab", User: Superuser, Tests: "^(TestBridge|TestWholeHost|TestNamesByDropIn|TestPorts|TestCopy)$", Short: "^TestWholeHost$/^names$"},
 }
 
 // Programs builds what goes into the host: banger's programs, laid out as in a checkout,
@@ -49,8 +51,13 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	if err := build(append(append([]string{"build"}, common...), filepath.Join(tree, "guest"), "./internal/vmm/testdata/init")...); err != nil {
 		return "", fmt.Errorf("build the contract's guest: %w", err)
 	}
+	built := map[string]bool{}
 	for _, suite := range suites {
 		dir := filepath.Join(tree, suite.Package)
+		if built[dir] {
+			continue
+		}
+		built[dir] = true
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", err
 		}
@@ -62,8 +69,9 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	return tree, nil
 }
 
-// surroundings tell the tests that the host has only Firecracker and is slow.
-const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5 BANGER_TEST_SMALL=/small BANGER_TEST_FIRECRACKER=" + Root + "/runtime/firecracker"
+// surroundings tell the tests that the host has only Firecracker, is slow, is theirs
+// alone, and has this outside of it.
+const surroundings = "BANGER_TEST_DRIVER=firecracker BANGER_TEST_PATIENCE=5 BANGER_TEST_SMALL=/small BANGER_TEST_OWN_HOST=1 BANGER_TEST_OUTSIDE=outside.example BANGER_TEST_FIRECRACKER=" + Root + "/runtime/firecracker"
 
 // handedOn returns the tests' settings in this process's environment, for the host.
 func handedOn() (words string) {
@@ -93,7 +101,7 @@ func (h *Host) run(ctx context.Context, suite Suite, flags string, out io.Writer
 	if err != nil {
 		return false, err
 	}
-	status, err := h.Shell(ctx, line, out)
+	status, err := h.Shell(ctx, suite.User, line, out)
 	if err != nil {
 		return false, err
 	}

@@ -86,7 +86,7 @@ var volatile = regexp.MustCompile(`(?m)^(net\.netfilter\.|net\.nf_conntrack_max 
 func (b *bridged) state(t *testing.T) string {
 	t.Helper()
 	return volatile.ReplaceAllString(b.host.sh(t, `ip -o link; ip -o addr | cut -d ' ' -f 2-7
-ip rule; ip route show table all; ip -6 route; nft -s list ruleset
+ip rule; ip route show table all; ip -6 route | sed 's/ expires [0-9]*sec//'; nft -s list ruleset
 for save in iptables-legacy-save ip6tables-legacy-save; do
 	! command -v $save >/dev/null || { $save || true; } | sed '/^#/d; s/\[.*\]//'
 done
@@ -114,17 +114,24 @@ func (b *bridged) unchanged(t *testing.T, before string) {
 	if now == before {
 		return
 	}
-	was := map[string]bool{}
-	for line := range strings.Lines(before) {
-		was[line] = true
+	for _, line := range beyond(now, before) {
+		t.Errorf("it is left on the host, or differs: %s", line)
 	}
-	for line := range strings.Lines(now) {
-		if !was[line] {
-			t.Errorf("it is left on the host, or differs: %s", line)
-		}
-		delete(was, line)
-	}
-	for line := range was {
+	for _, line := range beyond(before, now) {
 		t.Errorf("the host has lost: %s", line)
 	}
+}
+
+// beyond returns the lines that one text has more often than another.
+func beyond(text, other string) (lines []string) {
+	count := map[string]int{}
+	for line := range strings.Lines(other) {
+		count[line]++
+	}
+	for line := range strings.Lines(text) {
+		if count[line]--; count[line] < 0 {
+			lines = append(lines, line)
+		}
+	}
+	return lines
 }

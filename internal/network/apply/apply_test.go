@@ -319,9 +319,24 @@ func TestHostIsClosed(t *testing.T) {
 		}
 	}()
 	gateway := network.Gateway(w.Subnet)
+	askers := map[string]<-chan string{}
 	for _, at := range []string{":8080", fmt.Sprintf("%v:53", gateway), "192.0.2.1:53"} {
 		here.serve(t, at)
-		here.answer(t, at)
+		askers[at] = here.answer(t, at)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(lo); err != nil { // as on every host: it asks itself through it
+		t.Fatal(err)
+	}
+	expect(t, "the host asks for names", here.ask(gateway, 53), "")
+	select {
+	case from := <-askers[fmt.Sprintf("%v:53", gateway)]:
+		expect(t, "who asks", from, gateway.String())
+	default:
+		t.Error("nobody has asked")
 	}
 	var guests []*guest
 	for i, g := range w.Guests {

@@ -76,8 +76,10 @@ func routed(w network.Wanted) table {
 		chains = append(chains, baseChain(t, "prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest))
 		rules = append(rules, resolverRules(w)...)
 	}
+	// Not what the host asks the gateway, which is itself: that would come from another of
+	// its addresses, which the guests' resolver does not answer.
 	rules = append(rules, rule{"postrouting", "guests share the host's address",
-		all(ipv4(), saddr(), within(w.Subnet), notTo(w.Instance.Bridge()), masq)})
+		all(ipv4(), saddr(), within(w.Subnet), notTo(w.Instance.Bridge()), notTo("lo"), masq)})
 	return table{Table: t, sets: []set{egress, isolated}, chains: chains, rules: rules}
 }
 

@@ -86,7 +86,7 @@ var volatile = regexp.MustCompile(`(?m)^(net\.netfilter\.|net\.nf_conntrack_max 
 func (b *bridged) state(t *testing.T) string {
 	t.Helper()
 	return volatile.ReplaceAllString(b.host.sh(t, `ip -o link; ip -o addr | cut -d ' ' -f 2-7
-ip rule; ip route show table all; ip -6 route | sed 's/ expires [0-9]*sec//'; nft -s list ruleset
+ip rule; ip -4 route show table all; ip -6 route | sed 's/ expires [0-9]*sec//'; nft -s list ruleset
 for save in iptables-legacy-save ip6tables-legacy-save; do
 	! command -v $save >/dev/null || { $save || true; } | sed '/^#/d; s/\[.*\]//'
 done

@@ -45,7 +45,7 @@ func (n netns) enter() []string {
 	if n.pid == 0 {
 		return nil
 	}
-	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", n.pid), fmt.Sprintf("--mount=/proc/%d/ns/mnt", n.pid), "--"}
+	return []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", n.pid), "--"}
 }
 
 func (n netns) sh(t *testing.T, script string) string {

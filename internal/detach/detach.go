@@ -1,14 +1,14 @@
 // Package detach frees a daemon from the shell that started it: resource limits,
-// priorities, signals, environment. What the daemon starts later inherits the reset
+// priorities, signals, credentials, environment. What the daemon starts later inherits the reset
 // values. The package also reports what could not be reset. It does not know what the
 // daemon is for.
 package detach
 
 import (
-	"errors"
-	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,16 +18,34 @@ import (
 )
 
 // needed are the variables that a daemon keeps: who it runs for, where that user's
-// directories and programs are, and what instrumented binaries read. BANGER* is kept
-// as well.
-var needed = []string{"HOME", "USER", "LOGNAME", "PATH", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME",
+// directories are, and what instrumented binaries read. BANGER* is kept as well.
+var needed = []string{"HOME", "USER", "LOGNAME", "TZ", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME",
 	"XDG_DATA_HOME", "XDG_RUNTIME_DIR", "GORACE", "GOCOVERDIR"}
+
+// system are the directories of the host's own programs. A daemon uses those: a shell may
+// have others of the same names, such as those of a Python environment.
+var system = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// searchPath returns the PATH of a daemon: the system's directories, and after them those
+// of a shell for what the system does not have.
+func searchPath(shell string) string {
+	dirs := slices.Clone(system)
+	for _, dir := range filepath.SplitList(shell) {
+		if filepath.IsAbs(dir) && !slices.Contains(dirs, dir) {
+			dirs = append(dirs, dir)
+		}
+	}
+	return strings.Join(dirs, string(filepath.ListSeparator))
+}
 
 // Environ returns the part of an environment that a daemon needs.
 func Environ(env []string) []string {
-	kept := []string{}
+	kept, shell := []string{}, ""
 	for _, entry := range env {
-		name, _, _ := strings.Cut(entry, "=")
+		name, value, _ := strings.Cut(entry, "=")
+		if name == "PATH" {
+			shell = value
+		}
 		for _, need := range needed {
 			if name == need || strings.HasPrefix(name, "BANGER") {
 				kept = append(kept, entry)
@@ -35,16 +53,32 @@ func Environ(env []string) []string {
 			}
 		}
 	}
-	return kept
+	return append(kept, "PATH="+searchPath(shell))
 }
 
 // stackSize is the usual limit of a stack. Without any limit, programs lay out their
 // memory differently.
 const stackSize = 8 << 20
 
+// mostFiles is the usual hard limit of open files. The kernel has an upper bound for it.
+const mostFiles = 524288
+
+// highest returns the highest hard limit that a resource is raised to where that is
+// allowed, which is to root: ulimit sets both limits at once.
+func highest(resource int, hard uint64) uint64 {
+	switch resource {
+	case unix.RLIMIT_CORE, unix.RLIMIT_NICE, unix.RLIMIT_RTPRIO: // higher ones allow more, and help no VM
+		return hard
+	case unix.RLIMIT_NOFILE:
+		return max(hard, mostFiles)
+	}
+	return unix.RLIM_INFINITY
+}
+
 // Limits raises the soft resource limits of this process, and of the processes that it
-// starts from now on, to the hard ones. The stack gets its usual size, and there are no
-// core files: a VMM's would contain the guest's memory. It may be called again.
+// starts from now on, to the hard ones, and those as far as it may. The stack gets its
+// usual size, and there are no core files: a VMM's would contain the guest's memory. It
+// may be called again.
 func Limits() error {
 	for resource := unix.RLIMIT_CPU; resource <= unix.RLIMIT_RTTIME; resource++ {
 		// The wrapper of package syscall, or Go gives its children the limit of open
@@ -53,21 +87,18 @@ func Limits() error {
 		if err := syscall.Getrlimit(resource, &limit); err != nil {
 			return os.NewSyscallError("getrlimit", err)
 		}
-		before := limit.Cur
+		before := limit
+		if top := highest(resource, limit.Max); top > limit.Max && syscall.Setrlimit(resource, &syscall.Rlimit{Cur: limit.Cur, Max: top}) == nil {
+			limit.Max = top
+		}
+		limit.Cur = limit.Max
 		switch resource {
-		case unix.RLIMIT_CPU, unix.RLIMIT_FSIZE, unix.RLIMIT_DATA, unix.RLIMIT_AS: // a shell sets both at once
-			if syscall.Setrlimit(resource, &syscall.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}) == nil {
-				continue // only root may raise a hard limit
-			}
-			limit.Cur = limit.Max
 		case unix.RLIMIT_CORE:
 			limit.Cur = 0
 		case unix.RLIMIT_STACK:
 			limit.Cur = min(stackSize, limit.Max)
-		default:
-			limit.Cur = limit.Max
 		}
-		if limit.Cur == before && resource != unix.RLIMIT_NOFILE {
+		if limit == before && resource != unix.RLIMIT_NOFILE {
 			continue
 		}
 		if err := syscall.Setrlimit(resource, &limit); err != nil {
@@ -90,6 +121,7 @@ func Exec(args, env []string) error {
 	unix.Umask(0o077)
 	resetPriorities()
 	resetMemory()
+	resetCredentials()
 	if err := resetSignals(); err != nil {
 		return err
 	}
@@ -117,8 +149,6 @@ func resetPriorities() {
 		all[i] = ^all[i]
 	}
 	unix.SchedSetaffinity(0, &all)
-	const usualSlack = 50_000 // nanoseconds
-	unix.Prctl(unix.PR_SET_TIMERSLACK, usualSlack, 0, 0, 0)
 }
 
 // resetMemory resets how the kernel places and maps memory.
@@ -126,7 +156,34 @@ func resetMemory() {
 	const anyNode = 0
 	unix.RawSyscall(unix.SYS_SET_MEMPOLICY, anyNode, 0, 0)
 	unix.RawSyscall(unix.SYS_PERSONALITY, 0, 0, 0)
-	unix.Prctl(unix.PR_SET_THP_DISABLE, 0, 0, 0, 0)
+	const usualSlack = 50_000 // nanoseconds
+	for _, setting := range []struct {
+		option int
+		value  uintptr
+	}{
+		{unix.PR_SET_TIMERSLACK, usualSlack}, {unix.PR_SET_THP_DISABLE, 0}, {unix.PR_SET_MEMORY_MERGE, 0},
+		{unix.PR_MCE_KILL, unix.PR_MCE_KILL_CLEAR}, {unix.PR_SET_TSC, unix.PR_TSC_ENABLE}, {unix.PR_SET_IO_FLUSHER, 0},
+	} {
+		unix.Prctl(setting.option, setting.value, 0, 0, 0)
+	}
+}
+
+// resetCredentials drops the capabilities and the keys that a shell has handed on. Root
+// gets those of its own when it executes a program.
+func resetCredentials() {
+	unix.Prctl(unix.PR_SET_SECUREBITS, 0, 0, 0, 0)
+	unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if unix.Capget(&header, &sets[0]) == nil {
+		sets[0].Inheritable, sets[1].Inheritable = 0, 0
+		unix.Capset(&header, &sets[0])
+	}
+	// A login's keyring is revoked at its end; the user's own is not.
+	const anonymous = 0
+	if _, _, errno := unix.RawSyscall(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, anonymous, 0); errno == 0 {
+		unix.KeyctlInt(unix.KEYCTL_LINK, unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING, 0, 0)
+	}
 }
 
 // resetSignals unblocks all signals and gives each its default action: Go keeps a
@@ -140,68 +197,4 @@ func resetSignals() error {
 		}
 	}
 	return os.NewSyscallError("sigprocmask", unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil))
-}
-
-// Problem is something that a process could not reset, and how a user can.
-type Problem struct {
-	What string
-	Fix  string // one sentence
-}
-
-// freshShell is the fix for what only a new daemon has reset.
-const freshShell = "banger daemon stop, then use banger from a shell without that; VMs that run keep it until they are restarted"
-
-// mostOOMScore is what a desktop may give a user's programs.
-const mostOOMScore = 200
-
-// limits of the kernel's table that bound VMs, and what each does to them.
-var limits = []struct{ name, item, what string }{
-	{"Max file size", "fsize", "no file of a VM, its disks among them, can become larger than %s bytes"},
-	{"Max address space", "as", "a VM cannot use more than %s bytes of address space"},
-	{"Max data size", "data", "a VM cannot use more than %s bytes of memory"},
-	{"Max cpu time", "cpu", "a VM ends after %s seconds of CPU time"},
-}
-
-// Problems returns what process pid could not reset.
-func Problems(pid int) ([]Problem, error) {
-	proc := fmt.Sprintf("/proc/%d/", pid)
-	stat, err1 := os.ReadFile(proc + "stat")
-	score, err2 := os.ReadFile(proc + "oom_score_adj")
-	table, err3 := os.ReadFile(proc + "limits")
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return nil, err
-	}
-	var problems []Problem
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	if fields := strings.Fields(rest); len(fields) > 38 {
-		const nice, policy = 16, 38
-		if n, _ := strconv.Atoi(fields[nice]); n > 0 {
-			problems = append(problems, Problem{fmt.Sprintf("VMs run with niceness %d, which a plain user cannot lower again", n), freshShell})
-		}
-		if fields[policy] != "0" {
-			problems = append(problems, Problem{"VMs run with the scheduling policy " + fields[policy] + " (see sched(7))", freshShell})
-		}
-	}
-	if n, _ := strconv.Atoi(strings.TrimSpace(string(score))); n > mostOOMScore {
-		problems = append(problems, Problem{fmt.Sprintf("VMs are among the first to be killed when memory is short: their oom_score_adj is %d", n), freshShell})
-	}
-	for _, limit := range limits {
-		if hard := hardLimit(string(table), limit.name); hard != "" && hard != "unlimited" {
-			problems = append(problems, Problem{fmt.Sprintf(limit.what, hard), fmt.Sprintf("remove the hard limit %s from /etc/security/limits.conf "+
-				"or from the shell that starts banger, log in again, and: banger daemon stop", limit.item)})
-		}
-	}
-	return problems, nil
-}
-
-// hardLimit returns a hard limit from the kernel's table of a process's limits.
-func hardLimit(table, name string) string {
-	for line := range strings.Lines(table) {
-		if values, found := strings.CutPrefix(line, name); found {
-			if fields := strings.Fields(values); len(fields) > 1 {
-				return fields[1]
-			}
-		}
-	}
-	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -50,6 +51,9 @@ func spoil() error {
 			return err
 		}
 		limit.Cur = min(soft, limit.Max)
+		if mayRaiseLimits() && slices.Contains([]int{unix.RLIMIT_NOFILE, unix.RLIMIT_MEMLOCK, unix.RLIMIT_FSIZE}, resource) {
+			limit.Max = limit.Cur // as ulimit does
+		}
 		if err := syscall.Setrlimit(resource, &limit); err != nil {
 			return err
 		}
@@ -65,6 +69,7 @@ func spoil() error {
 	for _, signal := range []unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGUSR1, unix.SIGXFSZ, unix.SIGCHLD} {
 		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(signal), uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0)
 	}
+	unix.KeyctlJoinSessionKeyring("of-a-shell")
 	blocked := unix.Sigset_t{Val: [16]uint64{1<<(unix.SIGTERM-1) | 1<<(unix.SIGUSR2-1)}}
 	return errors.Join(
 		unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_BATCH, Nice: 7}, 0),
@@ -72,13 +77,34 @@ func spoil() error {
 		os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0),
 		unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0),
 		unix.Prctl(unix.PR_SET_TIMERSLACK, 1_000_000_000, 0, 0, 0),
+		inherit(unix.CAP_NET_RAW),
 		unix.PthreadSigmask(unix.SIG_SETMASK, &blocked, nil))
+}
+
+// mayRaiseLimits reports whether this process may raise a hard limit: the root of a
+// container may not.
+func mayRaiseLimits() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&header, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0
+}
+
+// inherit hands on a capability if this process has it.
+func inherit(capability uintptr) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil || sets[0].Permitted&(1<<capability) == 0 {
+		return err
+	}
+	sets[0].Inheritable |= 1 << capability
+	return errors.Join(unix.Capset(&header, &sets[0]), unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, capability, 0, 0),
+		unix.Prctl(unix.PR_SET_SECUREBITS, 1<<5, 0, 0, 0)) // SECBIT_NO_CAP_AMBIENT_RAISE
 }
 
 // tell prints what a child of this process has inherited, by file of /proc.
 func tell() error {
 	told := map[string]string{}
-	for _, name := range []string{"limits", "status", "stat", "environ", "oom_score_adj", "personality"} {
+	for _, name := range []string{"limits", "status", "stat", "environ", "oom_score_adj", "personality", "timerslack_ns"} {
 		text, err := exec.Command("cat", "/proc/self/"+name).Output()
 		if err != nil {
 			return err
@@ -90,6 +116,7 @@ func tell() error {
 		return errno
 	}
 	told["ionice"] = strconv.Itoa(int(ionice >> 13))
+	told["keyring"], _ = unix.KeyctlString(unix.KEYCTL_DESCRIBE, unix.KEY_SPEC_SESSION_KEYRING) // a container may have none
 	return json.NewEncoder(os.Stdout).Encode(told)
 }
 
@@ -141,10 +168,20 @@ func TestExec(t *testing.T) {
 		{"I/O class", got["ionice"], "0"},
 		{"out of memory", got["oom_score_adj"], "0\n"},
 		{"personality", got["personality"], "00000000\n"},
+		{"timer slack", got["timerslack_ns"], "50000\n"},
+		{"inheritable capabilities", field(t, got["status"], `^CapInh:\t(\S+)`), "0000000000000000"},
+		{"ambient capabilities", field(t, got["status"], `^CapAmb:\t(\S+)`), "0000000000000000"},
+		{"capabilities", field(t, got["status"], `^CapEff:\t(\S+)`), field(t, usual["status"], `^CapEff:\t(\S+)`)},
 	} {
 		if test.got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, test.got, test.want)
 		}
+	}
+	if strings.HasSuffix(got["keyring"], ";of-a-shell") {
+		t.Errorf("it has the keyring %s", got["keyring"])
+	}
+	if files, _ := strconv.Atoi(field(t, got["limits"], `Max open files +(\d+)`)); mayRaiseLimits() && files < mostFiles {
+		t.Errorf("VMs may open %d files", files)
 	}
 	if nice := stat[18]; nice != "0" && os.Geteuid() == 0 { // a plain user may not
 		t.Errorf("niceness %s", nice)
@@ -160,27 +197,93 @@ func TestExec(t *testing.T) {
 
 func TestEnviron(t *testing.T) {
 	got := Environ([]string{"HOME=/h", "LD_PRELOAD=x", "PATH=/bin", "BANGER_DRIVER=qemu", "TMPDIR=/gone", "HOMEX=1", "LC_ALL=de_DE"})
-	if want := []string{"HOME=/h", "PATH=/bin", "BANGER_DRIVER=qemu"}; !slices.Equal(got, want) {
+	const system = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if want := []string{"HOME=/h", "BANGER_DRIVER=qemu", system}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	for shell, want := range map[string]string{
+		"":       system, // as after env -i
+		"PATH=":  system,
+		"PATH=.": system,
+		"PATH=/opt/conda/bin:bin::/usr/bin:/nix/bin": system + ":/opt/conda/bin:/nix/bin",
+	} {
+		if got := Environ([]string{shell}); !slices.Equal(got, []string{want}) {
+			t.Errorf("with %q: got %q", shell, got)
+		}
+	}
+}
+
+// A control group may limit a daemon; a slice is nobody's own.
+func TestGroupLimits(t *testing.T) {
+	root := t.TempDir()
+	for file, limit := range map[string]string{
+		"user.slice/pids.max": "100\n", "user.slice/app.scope/memory.max": "1073741824\n", "user.slice/app.scope/cpu.max": "max 100000\n",
+		"user.slice/app.scope/inner/pids.max": "20\n", "user.slice/app.scope/inner/cpuset.cpus": "\n",
+	} {
+		err := errors.Join(os.MkdirAll(root+"/"+filepath.Dir(file), 0o700), os.WriteFile(root+"/"+file, []byte(limit), 0o600))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for _, problem := range groupLimits(root, "12:pids:/elsewhere\n0::/user.slice/app.scope/inner\n") {
+		got = append(got, problem.What)
+	}
+	want := []string{"the control group /user.slice/app.scope/inner limits the daemon: pids.max is 20",
+		"the control group /user.slice/app.scope limits the daemon: memory.max is 1073741824"}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
-// What a plain user cannot reset is reported.
-func TestProblems(t *testing.T) {
-	const script = "ulimit -f 1000; ulimit -t 5000; ulimit -d 10000000; echo 700 >/proc/$$/oom_score_adj; exec nice -n 5 chrt --batch 0 cat"
-	cmd := exec.Command("sh", "-c", script)
+// A daemon in a sandbox is told from one that this shell would start.
+func TestConfinement(t *testing.T) {
+	if _, err := exec.LookPath("unshare"); err != nil {
+		t.Skip("unshare is missing: apt-get install util-linux")
+	}
+	proc := started(t, "unshare", "--user", "--map-root-user", "--mount", "--uts", "setpriv", "--no-new-privs", "cat")
+	problems, err := Problems(proc)
+	var got []string
+	for _, problem := range problems {
+		got = append(got, problem.What)
+	}
+	for _, want := range []string{"no_new_privs", "its ns/mnt is", "its ns/user is", "its ns/uts is"} {
+		if err != nil || !strings.Contains(strings.Join(got, "\n"), want) {
+			t.Errorf("no %q in %q, %v", want, got, err)
+		}
+	}
+	own, err := Problems(os.Getpid())
+	for _, problem := range own {
+		if strings.Contains(problem.What, "another place") || err != nil {
+			t.Errorf("of this process itself: %s, %v", problem.What, err)
+		}
+	}
+}
+
+// started runs a command that copies its input, and returns its pid once it does.
+func started(t *testing.T, argv ...string) (pid int) {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
 	in, err1 := cmd.StdinPipe()
 	out, err2 := cmd.StdoutPipe()
 	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
 		t.Fatal(err)
 	}
-	defer cmd.Wait()
-	defer in.Close()
-	fmt.Fprintln(in, "cat runs when this comes back")
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait()
+	})
+	fmt.Fprintln(in, "it runs when this comes back")
 	if _, err := out.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	problems, err := Problems(cmd.Process.Pid)
+	return cmd.Process.Pid
+}
+
+// What a plain user cannot reset is reported.
+func TestProblems(t *testing.T) {
+	const script = "ulimit -f 1000; ulimit -t 5000; ulimit -d 10000000; ulimit -n 100; echo 700 >/proc/$$/oom_score_adj; exec nice -n 5 chrt --batch 0 cat"
+	problems, err := Problems(started(t, "sh", "-c", script))
 	var got []string
 	for _, problem := range problems {
 		if problem.Fix == "" {
@@ -188,12 +291,12 @@ func TestProblems(t *testing.T) {
 		}
 		got = append(got, problem.What)
 	}
-	for _, want := range []string{"niceness 5", "scheduling policy 3", "oom_score_adj is 700", "512000 bytes", "10240000000 bytes of memory", "5000 seconds"} {
+	for _, want := range []string{"niceness 5", "scheduling policy 3", "oom_score_adj is 700", "512000 bytes", "10240000000 bytes of memory", "5000 seconds", "more than 100 files"} {
 		if err != nil || !strings.Contains(strings.Join(got, "\n"), want) {
 			t.Errorf("no %q in %q, %v", want, got, err)
 		}
 	}
-	if len(got) != 6 {
+	if len(got) != 7 {
 		t.Errorf("got %q", got)
 	}
 }

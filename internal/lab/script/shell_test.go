@@ -22,12 +22,25 @@ var unspoiled = []struct{ file, pattern string }{
 	{"limits", `Max cpu time +unlimited `},
 	{"limits", `Max core file size +0 `},
 	{"limits", `Max stack size +8388608 `},
+	{"limits", `Max open files +\d{4,} `},
+	{"status", `(?m)^CapInh:\t0{16}$`},
+	{"status", `(?m)^CapAmb:\t0{16}$`},
+	{"status", `(?m)^Cpus_allowed_list:\t` + allowedCPUs() + `$`},
+	{"timerslack_ns", `^50000\n$`},
 	{"status", `(?m)^Umask:\t0077$`},
 	{"status", `(?m)^SigIgn:\t0{9}[01]0{6}$`}, // the fake VMM ignores SIGXFSZ itself
 	{"stat", `\) \S( \S+){15} 0 `},            // niceness
 	{"stat", `\) \S( \S+){3} 0 `},             // no terminal
 	{"stat", `\) \S( \S+){37} 0 `},            // usual scheduling
 	{"oom_score_adj", `^0\n$`},
+}
+
+// allowedCPUs returns the CPUs on which this process may run.
+func allowedCPUs() string {
+	status, _ := os.ReadFile("/proc/self/status")
+	_, rest, _ := strings.Cut(string(status), "\nCpus_allowed_list:\t")
+	cpus, _, _ := strings.Cut(rest, "\n")
+	return cpus
 }
 
 // free checks the daemon and the VMM of each VM: free VM...

@@ -86,16 +86,20 @@ func (zeros) Read(b []byte) (int, error) {
 
 // end reads the word that everything was sent.
 func (r *reader) end() error {
-	rec, err := r.next()
-	switch {
-	case err != nil:
-		return err
-	case rec.kind == failed:
-		return rec.failure()
-	case rec.kind != done:
-		return foreign("more than one root")
+	rec, err := r.told()
+	if err == nil && rec.kind != done {
+		err = foreign("more than one root")
 	}
-	return nil
+	return err
+}
+
+// told reads a record. A failure that the sender tells is an error.
+func (r *reader) told() (record, error) {
+	rec, err := r.next()
+	if err == nil && rec.kind == failed {
+		err = rec.failure()
+	}
+	return rec, err
 }
 
 // known is a file that was received and has more names.
@@ -125,13 +129,11 @@ type receiving struct {
 }
 
 func (r *receiving) root() error {
-	rec, err := r.next()
-	switch {
-	case err != nil:
+	rec, err := r.told()
+	if err != nil {
 		return err
-	case rec.kind == failed:
-		return rec.failure()
-	case rec.kind != dir && rec.kind != file && rec.kind != link:
+	}
+	if rec.kind != dir && rec.kind != file && rec.kind != link {
 		return foreign("a root of kind %q", rec.kind)
 	}
 	// The sender does not choose the name: it could be that of any file here.

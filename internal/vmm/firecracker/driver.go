@@ -75,13 +75,8 @@ var errSilent = errors.New("it does not serve its API in time")
 // Adopt implements vmm.Driver. If a VMM holds the lock but never received
 // InstanceStart, Adopt kills it: nobody knows its configuration any more.
 func (d *Driver) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
-	proc, err := process.OpenHolder(config.VMDir(path).Lock())
+	proc, dir, err := process.Adopt(path)
 	if err != nil {
-		return nil, err
-	}
-	dir, err := process.OpenDir(path)
-	if err != nil {
-		proc.Close()
 		return nil, err
 	}
 	within, cancel := context.WithTimeoutCause(ctx, attachTime, errSilent)

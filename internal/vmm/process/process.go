@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"banger/internal/config"
 	"banger/internal/linux"
 	"banger/internal/vmm"
 )
@@ -85,6 +86,20 @@ func OpenHolder(path string) (*Process, error) {
 		}
 		p.Close()
 	}
+}
+
+// Adopt opens a VM's directory and watches the VMM that runs there, or returns ErrGone.
+func Adopt(path string) (*Process, *Dir, error) {
+	proc, err := OpenHolder(config.VMDir(path).Lock())
+	if err != nil {
+		return nil, nil, err
+	}
+	dir, err := OpenDir(path)
+	if err != nil {
+		proc.Close()
+		return nil, nil, err
+	}
+	return proc, dir, nil
 }
 
 // How long a process that shows no files may hold a lock: one that is entering a

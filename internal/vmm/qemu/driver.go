@@ -117,13 +117,8 @@ const lastMoment = time.Second
 // Adopt implements vmm.Driver. The sockets were there before the fork, so QEMU
 // need not have opened anything yet.
 func (d *Driver) Adopt(ctx context.Context, dir string) (vmm.Machine, error) {
-	proc, err := process.OpenHolder(config.VMDir(dir).Lock())
+	proc, open, err := process.Adopt(dir)
 	if err != nil {
-		return nil, err
-	}
-	open, err := process.OpenDir(dir)
-	if err != nil {
-		proc.Close()
 		return nil, err
 	}
 	within, cancel := context.WithTimeout(ctx, attachTime)

@@ -175,13 +175,8 @@ func (f *Fake) Ending(path string) vmm.Exit {
 
 // Adopt implements vmm.Driver.
 func (f *Fake) Adopt(ctx context.Context, path string) (vmm.Machine, error) {
-	proc, err := process.OpenHolder(filepath.Join(path, LockName))
+	proc, dir, err := process.Adopt(path)
 	if err != nil {
-		return nil, err
-	}
-	dir, err := process.OpenDir(path)
-	if err != nil {
-		proc.Close()
 		return nil, err
 	}
 	m, err := attachFake(ctx, proc, dir, fakeLog)

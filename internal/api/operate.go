@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"banger"
@@ -46,7 +47,7 @@ func (c *Client) operateFor(ctx context.Context, wait time.Duration, path string
 	if err == nil {
 		err = outcome(resp, progress, out)
 	}
-	return ended(ctx, err)
+	return ended(ctx, path, err)
 }
 
 // outcome reads an operation's answer to its end.
@@ -72,7 +73,7 @@ func outcome(resp *http.Response, progress banger.Progress, out any) error {
 
 // ended returns why an operation failed: what the daemon reports, or the end of
 // ctx or of the connection.
-func ended(ctx context.Context, err error) error {
+func ended(ctx context.Context, path string, err error) error {
 	said := (*banger.Error)(nil)
 	timeout := net.Error(nil)
 	switch {
@@ -86,7 +87,23 @@ func ended(ctx context.Context, err error) error {
 	case ctx.Err() != nil && errors.As(err, &timeout) && timeout.Timeout():
 		return &banger.Error{Fix: "banger vm list", Why: fmt.Errorf("the daemon is still undoing the operation: %w", ctx.Err())}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err = errors.New("the daemon ended before it answered")
+		return lost(ctx, path)
 	}
 	return broken(ctx, err)
 }
+
+// lost returns the error of an operation whose daemon has ended. The next one finishes or
+// undoes it, so that the same command may not work again.
+func lost(ctx context.Context, path string) error {
+	if ctx.Err() != nil {
+		return &banger.Error{Why: ctx.Err()}
+	}
+	noun, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	list := map[string]string{"vms": "banger vm list", "images": "banger image list"}[noun]
+	if list == "" {
+		return broken(ctx, errLost)
+	}
+	return &banger.Error{What: "talk to the daemon", Why: errLost, Fix: list + ", which shows whether it was done all the same"}
+}
+
+var errLost = errors.New("the daemon ended before it answered")

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -162,5 +165,38 @@ func TestCancelAtAnyMoment(t *testing.T) {
 		}
 		timer.Stop()
 		cancel()
+	}
+}
+
+// TestLostOperations: a command whose daemon ends leads to what the next daemon makes of
+// it, and not to itself: a name may be taken by then.
+func TestLostOperations(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			http.ReadRequest(bufio.NewReader(conn))
+			conn.Close()
+		}
+	}()
+	c := &Client{socket: socket}
+	_, create := c.CreateVM(t.Context(), banger.CreateVM{Name: "otter"}, nil)
+	_, rename := c.RenameVM(t.Context(), "otter", banger.RenameVM{Name: "vole"}, nil)
+	_, imported := c.ImportImage(t.Context(), banger.ImportImage{Name: "box"}, nil)
+	for _, c := range []struct {
+		err  error
+		want string
+	}{{create, "banger vm list, which "}, {rename, "banger vm list, which "}, {imported, "banger image list, which "}} {
+		if !strings.HasPrefix(banger.FixOf(c.err), c.want) || !errors.Is(c.err, errLost) {
+			t.Errorf("got %v, fix %q, want %s", c.err, banger.FixOf(c.err), c.want)
+		}
 	}
 }

@@ -19,6 +19,13 @@ func docker(t *testing.T, h *home, vm banger.VM) {
 	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service", "containerd.service").stdout; got != "inactive\ninactive\n" {
 		t.Errorf("before their first use docker.service and containerd.service are %q", got)
 	}
+	unit, err := os.ReadFile("../build/image/files/" + restartUnit) // the image may be older
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run(t.Context(), unit, "vm", "exec", vm.Name, "--", "sh", "-c", "cat >/"+restartUnit); r.code != 0 {
+		t.Fatal(r.stderr)
+	}
 	info := h.sh(t, vm.Name, "docker info --format '{{.Driver}} {{.CgroupVersion}} {{.CgroupDriver}}'; docker compose version --short; docker buildx version")
 	if !strings.HasPrefix(info, "overlay2 2 systemd\n") || strings.Count(info, "\n") != 2 {
 		t.Errorf("docker says %q", info)
@@ -33,12 +40,16 @@ func docker(t *testing.T, h *home, vm banger.VM) {
 	}
 }
 
-// containerIsBack waits for docker's container. It does not use Docker's socket, which
-// would start Docker, and searches the processes only once the container has a group:
-// the guest has one CPU.
+// restartUnit is the unit of the image that starts Docker for containers.
+const restartUnit = "etc/systemd/system/banger-docker-restart.service"
+
+// containerIsBack checks that docker's container runs once the boot is complete. It does
+// not use Docker's socket, which would start Docker.
 func containerIsBack(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
-	h.inGuest(t, vm.Name, "test -d /sys/fs/cgroup/system.slice/docker-*.scope && pgrep -f '^/busybox sleep 100000'")
+	if got := h.sh(t, vm.Name, "ls -d /sys/fs/cgroup/system.slice/docker-*.scope; pgrep -fc '^/busybox sleep 100000'"); !strings.HasSuffix(got, ".scope\n1") {
+		t.Errorf("after the boot there is %q", got)
+	}
 }
 
 // busybox returns a tar with one static program.

@@ -14,11 +14,14 @@ import (
 type kindOfVMs struct {
 	text, none string // the help of --all, and what to print if there are no such VMs
 	has        func(banger.VMSummary) bool
+	unoffered  bool // no error may propose --all
 }
 
 var (
-	everyVM    = kindOfVMs{"all VMs", "there are no VMs", func(banger.VMSummary) bool { return true }}
-	runningVMs = kindOfVMs{"all running VMs", "no VMs are running", func(vm banger.VMSummary) bool { return vm.State != banger.Stopped }}
+	everyVM    = kindOfVMs{text: "all VMs", none: "there are no VMs", has: func(banger.VMSummary) bool { return true }}
+	runningVMs = kindOfVMs{text: "all running VMs", none: "no VMs are running", has: func(vm banger.VMSummary) bool { return vm.State != banger.Stopped }}
+	// deletedVMs are named one by one, or on purpose.
+	deletedVMs = kindOfVMs{text: everyVM.text, none: everyVM.none, has: everyVM.has, unoffered: true}
 )
 
 // selection is the VMs a command works on: named ones, or all of a kind.
@@ -44,11 +47,15 @@ func (a *app) selectVMs(cmd *cobra.Command, kind kindOfVMs) *selection {
 
 func (s *selection) check(cmd *cobra.Command, names []string) error {
 	path := cmd.CommandPath()
+	fix := path + " NAME, or " + path + " --all"
+	if s.unoffered {
+		fix = path + " NAME"
+	}
 	switch {
 	case s.all && len(names) > 0:
 		return banger.Invalidf("leave out the names or --all", "--all and names exclude each other")
 	case !s.all && len(names) == 0:
-		return banger.Invalidf(path+" NAME, or "+path+" --all", "which VM?")
+		return banger.Invalidf(fix, "which VM?")
 	}
 	return nil
 }

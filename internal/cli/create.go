@@ -95,8 +95,8 @@ func (a *app) addDefaults(flags *pflag.FlagSet) {
 func addResources(flags *pflag.FlagSet, vcpus *int, memory, disk, overlay *banger.Size) {
 	flags.Var(countFlag{vcpus}, "vcpu", "number of virtual CPUs")
 	flags.Var(sizeFlag{memory, banger.MiB}, "memory", "memory; a bare number is MiB")
-	flags.Var(sizeFlag{disk, banger.GiB}, "disk-size", "maximum size of /root; a bare number is GiB")
-	flags.Var(sizeFlag{overlay, banger.GiB}, "overlay-size", "maximum size of all changes to / (packages, Docker); a bare number is GiB")
+	flags.Var(sizeFlag{disk, banger.GiB}, "disk-size", "size of /root, not of packages and Docker (--overlay-size); a bare number is GiB")
+	flags.Var(sizeFlag{overlay, banger.GiB}, "overlay-size", "size of / beyond the image: packages, Docker, everything outside /root; a bare number is GiB")
 }
 
 func addDriver(cmd *cobra.Command, to *string) {
@@ -154,6 +154,7 @@ func (a *app) runCreate(ctx context.Context, spec banger.CreateVM, wait waitFlag
 	if err := a.say(vm.Name, text); err != nil {
 		return err
 	}
+	a.tell("disks: / %v (packages, Docker), /root %v", vm.Overlay, vm.Disk)
 	a.hint("banger vm %s %s", verb, vm.Name)
 	return nil
 }
@@ -197,8 +198,11 @@ func (a *app) took(before string, took time.Duration) string {
 }
 
 // hint suggests the next command, on a terminal.
-func (a *app) hint(format string, args ...any) {
+func (a *app) hint(format string, args ...any) { a.tell("next: "+format, args...) }
+
+// tell tells a person more, on a terminal.
+func (a *app) tell(format string, args ...any) {
 	if a.std.ErrTTY && !a.json {
-		fmt.Fprintf(a.std.Err, "next: "+format+"\n", args...)
+		fmt.Fprintf(a.std.Err, format+"\n", args...)
 	}
 }

@@ -28,7 +28,7 @@ func newDelete(a *app) *cobra.Command {
 			"Without a terminal, --yes is needed instead, and --force for running VMs.",
 		Example: "  banger vm delete calm-otter\n  banger vm delete --yes --force calm-otter spare\n  banger vm delete --yes --force --all",
 	}
-	opts.selection = a.selectVMs(cmd, everyVM)
+	opts.selection = a.selectVMs(cmd, deletedVMs)
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		return a.runDelete(cmd.Context(), names, opts)
 	}
@@ -93,14 +93,18 @@ func (a *app) confirmDelete(ctx context.Context, svc service, names []string, fo
 		return banger.Invalidf(fix+strings.Join(found, " "), "not deleting without confirmation: stdin is not a terminal")
 	}
 	fmt.Fprint(a.std.Err, deleteQuestion(found, running), " [y/N] ")
+	yes, err := a.readYes(ctx)
+	if err == nil && !yes {
+		err = &banger.Error{What: "nothing was deleted"}
+	}
+	return err
+}
+
+// readYes reads the answer to a question, and reports whether it is yes.
+func (a *app) readYes(ctx context.Context) (bool, error) {
 	answer, err := a.readLine(ctx)
-	if err != nil {
-		return err
-	}
-	if answer := strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return &banger.Error{What: "nothing was deleted"}
-	}
-	return nil
+	answer = strings.ToLower(strings.TrimSpace(answer))
+	return answer == "y" || answer == "yes", err
 }
 
 func deleteQuestion(found, running []string) string {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -57,10 +58,13 @@ func usageError(cmd *cobra.Command, err error) error {
 // flagError returns what is wrong with a flag's value, without the words of Go's
 // parsers.
 func flagError(cmd *cobra.Command, err *pflag.InvalidValueError) error {
-	flag, cause, fix := err.GetFlag(), errors.Unwrap(err), banger.FixOf(err)
+	flag, value, cause, fix := err.GetFlag(), err.GetValue(), errors.Unwrap(err), banger.FixOf(err)
 	if fix == "" {
-		cause = fmt.Errorf("%q is not a %s", err.GetValue(), flag.Value.Type())
+		cause = fmt.Errorf("%q is not a %s", value, flag.Value.Type())
 		fix = cmd.CommandPath() + " --help"
+		if _, err := strconv.ParseFloat(value, 64); err == nil && flag.Value.Type() == "duration" {
+			return banger.Invalidf("--"+flag.Name+" "+value+"s", "--%s %q has no unit", flag.Name, value)
+		}
 		if flag.Value.Type() == "duration" {
 			fix = "write a duration with its unit, such as 5s, 2m or 1h"
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -72,7 +73,17 @@ func (a *app) runExec(ctx context.Context, ref string, argv []string, opts execO
 	if err != nil {
 		return err
 	}
-	return a.execIn(ctx, svc, vm, program, opts)
+	err = a.execIn(ctx, svc, vm, program, opts)
+	a.tellEarly(vm, err)
+	return err
+}
+
+// tellEarly says what may be why a program failed in a VM that was not up yet: Docker, for
+// example, says only that it cannot be reached.
+func (a *app) tellEarly(vm banger.VM, err error) {
+	if status := exitStatus(0); vm.State == banger.Booting && errors.As(err, &status) {
+		fmt.Fprintf(a.std.Err, "note: services of %s were still starting; this waits for them: banger vm wait %s\n", vm.Name, vm.Name)
+	}
 }
 
 // program describes what to run. It returns an error for what can be checked here.

@@ -134,6 +134,31 @@ func TestExecPassesEverythingThrough(t *testing.T) {
 	f.run(t, setup{in: "unread"}, "vm", "exec", "--no-stdin", "otter", "true").want(t, 7, "read \"\"\n", "warned\n")
 }
 
+// TestExecTooEarly: a program that fails while services still start is no riddle.
+func TestExecTooEarly(t *testing.T) {
+	g := newGuest(t, "otter")
+	status := uint32(1)
+	g.run = func(_ wire.Exec, channel ssh.Channel, _ <-chan *ssh.Request) uint32 {
+		fmt.Fprintln(channel.Stderr(), "Cannot connect")
+		return status
+	}
+	g.vm.State = banger.Booting
+	f := newFake(g.vm)
+	f.guest = g.dial
+	const note = "note: services of otter were still starting; this waits for them: banger vm wait otter\n"
+	f.run(t, setup{}, "vm", "exec", "otter", "docker", "ps").want(t, 1, "", "Cannot connect\n"+note)
+	f.made = g.vm
+	if r := f.run(t, setup{}, "vm", "run", "--name", "otter2", "docker", "ps"); r.code != 1 || r.errOut != "Cannot connect\n"+note {
+		t.Errorf("%+v", r)
+	}
+	status = 0
+	f.run(t, setup{}, "vm", "exec", "otter", "docker", "ps").want(t, 0, "", "Cannot connect\n")
+	g.vm.State, status = banger.Running, 1
+	f = newFake(g.vm)
+	f.guest = g.dial
+	f.run(t, setup{}, "vm", "exec", "otter", "docker", "ps").want(t, 1, "", "Cannot connect\n")
+}
+
 func TestExecForwardsSignals(t *testing.T) {
 	g := newGuest(t, "otter")
 	signals := make(chan os.Signal, 1)

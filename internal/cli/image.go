@@ -137,11 +137,13 @@ func thingDetails(i banger.Image) [][]string {
 // It does not start a daemon for that.
 func completeThings[T thing](a *app, list lister[T]) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		svc, err := a.connect(cmd.Context(), noStart)
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+		defer cancel()
+		svc, err := a.connect(ctx, noStart)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		things, _ := list(svc, cmd.Context())
+		things, _ := list(svc, ctx)
 		var names []string
 		for _, t := range things {
 			if name := banger.Image(t).Name; !slices.Contains(args, name) {

@@ -110,7 +110,7 @@ func (a *app) spool(ctx context.Context) (*os.File, error) {
 	}
 	file.Close()
 	e := &banger.Error{What: "read standard input", Why: err}
-	if errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		e.Kind, e.Fix = banger.Unready, "free space in "+dirs.Cache
 	}
 	return nil, e

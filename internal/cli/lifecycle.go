@@ -46,12 +46,24 @@ func newStop(a *app) *cobra.Command {
 		if before.State == banger.Stopped {
 			return ended{vm, "already stopped"}, err
 		}
-		return ended{vm, a.stateText(vm, time.Since(began))}, err
+		return ended{vm, a.stateText(vm, time.Since(began)) + uncleanText(vm, opts)}, err
 	})
 	cmd.Long = "Write everything to disk, let the guest stop its services, and switch the VM off.\nNothing on its disks is lost."
 	cmd.Example = "  banger vm stop calm-otter\n  banger vm stop --grace 30s calm-otter spare\n  banger vm stop --force calm-otter\n  banger vm stop --all"
 	addStop(cmd, &opts)
 	return cmd
+}
+
+// uncleanText says why a stop was not clean, unless that was asked for.
+func uncleanText(vm banger.VM, opts banger.StopVM) string {
+	if vm.Ending.Clean() || vm.Ending == banger.EndedNever || vm.Ending == banger.EndedKilled && opts.Force {
+		return ""
+	}
+	text := ", not cleanly (" + string(vm.Ending)
+	if vm.EndingBy != "" {
+		text += ": " + clean(vm.EndingBy)
+	}
+	return text + ")"
 }
 
 func newRestart(a *app) *cobra.Command {

@@ -102,7 +102,9 @@ func TestUsageErrors(t *testing.T) {
 // TestFlagErrors: errors of flags do not show the words of Go's parsers.
 func TestFlagErrors(t *testing.T) {
 	for args, want := range map[string]string{
-		"vm start otter --timeout 5":    "--timeout \"5\" is not a duration\nfix: write a duration with its unit, such as 5s, 2m or 1h",
+		"vm start otter --timeout 5":    "--timeout \"5\" has no unit\nfix: --timeout 5s",
+		"vm start otter --timeout soon": "--timeout \"soon\" is not a duration\nfix: write a duration with its unit, such as 5s, 2m or 1h",
+		"vm stats --interval=1.5 otter": "--interval \"1.5\" has no unit\nfix: --interval 1.5s",
 		"vm create --vcpu 0":            "--vcpu must be at least 1\nfix: give a number of at least 1",
 		"vm set otter --vcpu many":      "--vcpu \"many\" is not a number\nfix: give a number of at least 1",
 		"vm create --memory lots":       "--memory \"lots\" is not a size\nfix: write a size such as 512M, 16G or 1.5T",
@@ -111,6 +113,8 @@ func TestFlagErrors(t *testing.T) {
 		"vm create otter":               "the name of the VM is not an argument\nfix: banger vm create --name otter",
 		"vm exec":                       "usage: banger vm exec [flags] NAME -- PROGRAM [ARGUMENT...]\nfix: banger vm exec --help",
 		"vm stop":                       "which VM?\nfix: banger vm stop NAME, or banger vm stop --all",
+		"vm delete":                     "which VM?\nfix: banger vm delete NAME",
+		"vm delete --yes --force":       "which VM?\nfix: banger vm delete NAME",
 		"frobnicate":                    "banger has no command \"frobnicate\"\nfix: banger --help",
 		"vm strat --memory 5":           "unknown flag: --memory\nfix: banger vm --help",
 		"vm stats --interval 1ms otter": "--interval must be at least 100ms\nfix: --interval 1s",
@@ -140,7 +144,7 @@ func TestWrongVerbsGetJSON(t *testing.T) {
 func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 	f := newFake()
 	for _, verb := range []string{"create", "run"} {
-		if r := f.run(t, setup{}, "vm", verb, "--help"); !strings.Contains(r.out, "maximum size of /root; a bare number is GiB (default 16G)\n") {
+		if r := f.run(t, setup{}, "vm", verb, "--help"); !strings.Contains(r.out, "size of /root, not of packages and Docker (--overlay-size); a bare number is GiB (default 16G)\n") {
 			t.Errorf("%+v", r)
 		}
 		dir := t.TempDir()
@@ -152,11 +156,11 @@ func TestHelpTellsTheConfiguredDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := f.run(t, setup{config: dir}, "vm", verb, "--help")
-		if !strings.Contains(r.out, "/root; a bare number is GiB (default 5G)\n") || !strings.Contains(r.out, "virtual CPUs (default 3)\n") {
+		if !strings.Contains(r.out, "; a bare number is GiB (default 5G)\n") || !strings.Contains(r.out, "virtual CPUs (default 3)\n") {
 			t.Errorf("%+v", r)
 		}
 		os.WriteFile(config, []byte("disk_size = 5"), 0o600)
-		if r := f.run(t, setup{config: dir}, "vm", verb, "--help"); r.code != 0 || strings.Contains(r.out, "/root; a bare number is GiB (") {
+		if r := f.run(t, setup{config: dir}, "vm", verb, "--help"); r.code != 0 || strings.Contains(r.out, "(--overlay-size); a bare number is GiB (") {
 			t.Errorf("%+v", r)
 		}
 	}

@@ -50,6 +50,7 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 	}
 	if len(argv) > 0 {
 		err = a.execIn(ctx, svc, vm, program, opts.execOptions)
+		a.tellEarly(vm, err)
 	} else {
 		err = a.shell(vm)
 	}

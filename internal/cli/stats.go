@@ -22,7 +22,7 @@ func newStats(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "stats",
 		Short:   "Show what VMs use, on the host and inside",
-		Long:    "Show what VMs use. Inside: uptime, CPU, load, memory, and how full / and /root are. On the host:\nCPU time and memory of the process that runs the VM, the memory that the guest has given back\n(balloon), the space that its disks take, and what it has received and sent over the network in\nall its runs. CPU is the share of all CPUs of the guest that it used since its boot; with --watch,\nsince the last refresh.",
+		Long:    "Show what VMs use. Inside: uptime, CPU, load, memory, and how full / and /root are. On the host:\nCPU time and memory of the process that runs the VM, the memory that the guest has given back\n(balloon), the space that its disks take, and what it has received and sent over the network in\nall its runs. CPU is the share of all CPUs of the guest that it uses now, measured for a second;\nwith --watch, between two refreshes. JSON has the counters instead.",
 		Example: "  banger vm stats calm-otter\n  banger vm stats --watch calm-otter spare\n  banger vm stats --json calm-otter\n  banger vm stats --all",
 	}
 	opts.selection = a.selectVMs(cmd, everyVM)
@@ -50,6 +50,9 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 	}
 	last := map[banger.VMID]banger.GuestStats{}
 	if !opts.watch {
+		if err := a.sampleCPU(ctx, svc, opts, named, last); err != nil {
+			return err
+		}
 		return a.showStats(a.std.Out, forSelected(ctx, opts.selection, named, svc.VMStats), last)
 	}
 	tick := time.NewTicker(opts.interval)
@@ -73,6 +76,32 @@ func (a *app) runStats(ctx context.Context, names []string, opts statsOptions) e
 		if named, err = opts.names(ctx, a, svc, names); err != nil {
 			return err
 		}
+	}
+}
+
+// sampleTime is how long CPU time is measured.
+const sampleTime = time.Second
+
+// sampleCPU notes in last what guests have used so far, and lets them use more.
+func (a *app) sampleCPU(ctx context.Context, svc service, opts statsOptions, names []string, last map[banger.VMID]banger.GuestStats) error {
+	if a.json {
+		return nil
+	}
+	for _, r := range forSelected(ctx, opts.selection, names, svc.VMStats) {
+		if r.err == nil && r.value.Guest != nil {
+			last[r.value.ID] = *r.value.Guest
+		}
+	}
+	if len(last) == 0 {
+		return nil
+	}
+	timer := time.NewTimer(sampleTime)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return exitStatus(exitInterrupted)
 	}
 }
 
@@ -125,13 +154,10 @@ func statsRow(s banger.VMStats, last banger.GuestStats) []string {
 	return row
 }
 
-// busy returns the share of its CPUs that a guest has used since the last time, or
-// since its boot if that was later.
+// busy returns the share of its CPUs that a guest has used since the last time, or a dash
+// if that is not known: it has rebooted since, or was not asked.
 func busy(now, last banger.GuestStats) string {
-	if last.CPUTotal >= now.CPUTotal || last.CPUBusy > now.CPUBusy {
-		last = banger.GuestStats{}
-	}
-	if now.CPUTotal == 0 {
+	if last.CPUTotal == 0 || last.CPUTotal >= now.CPUTotal || last.CPUBusy > now.CPUBusy {
 		return "-"
 	}
 	return fmt.Sprintf("%.0f%%", 100*float64(now.CPUBusy-last.CPUBusy)/float64(now.CPUTotal-last.CPUTotal))

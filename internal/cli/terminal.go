@@ -16,6 +16,7 @@ type terminalWriter struct {
 	colour   []byte // the sequence read so far, if it may be a colour
 	returned bool   // after \r: what follows decides what it means
 	coloured bool   // colours were written
+	plain    bool   // it is no terminal: write no colours either
 }
 
 // escape is the position in an escape sequence.
@@ -104,7 +105,7 @@ func (t *terminalWriter) begin(r rune) {
 
 // control ends a control sequence, and writes it if it sets a colour.
 func (t *terminalWriter) control(final byte) {
-	if final != 'm' || len(t.colour) == maxColour {
+	if final != 'm' || t.plain || len(t.colour) == maxColour {
 		return
 	}
 	for _, c := range t.colour[2:] {

@@ -85,8 +85,9 @@ func FuzzTerminalWriter(f *testing.F) {
 func TestLogsOnATerminal(t *testing.T) {
 	f := newFake(aVM("otter", banger.Running))
 	f.logs = "\x1b[2J\x1b[32mok\x1b[0m\r\n\u009b2J\x1b]0;t\a"
-	f.run(t, setup{}, "vm", "logs", "otter").want(t, 0, "console:\n"+f.logs, "")
-	f.run(t, setup{tty: true}, "vm", "logs", "otter").want(t, 0, "console:\n\x1b[32mok\x1b[0m\n2J\x1b[0m", "")
+	f.run(t, setup{}, "vm", "logs", "otter").want(t, 0, "console:\nok\n2J", "")
+	f.run(t, setup{}, "vm", "logs", "--raw", "otter").want(t, 0, "console:\n"+f.logs, "")
+	f.run(t, setup{tty: true}, "vm", "logs", "otter").want(t, 0, "console:\n\x1b[32mok\x1b[0m\n2J\x1b[0m", "services log to the journal: banger vm exec otter -- journalctl\n")
 	if r := f.run(t, setup{tty: true}, "vm", "logs", "--json", "otter"); r.code != 0 || strings.ContainsAny(r.out, "\x1b\u009b\a") {
 		t.Errorf("%+v", r)
 	}

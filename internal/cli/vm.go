@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -25,13 +26,19 @@ func newVM(a *app) *cobra.Command {
 	return cmd
 }
 
+// completionTime is how long a person waits for a completion, for a daemon that does not
+// answer: less than it takes to say so.
+const completionTime = time.Second
+
 // vmNames completes the names of VMs. It does not start a daemon for that.
 func (a *app) vmNames(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	svc, err := a.connect(cmd.Context(), noStart)
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+	defer cancel()
+	svc, err := a.connect(ctx, noStart)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	vms, err := svc.SummarizeVMs(cmd.Context())
+	vms, err := svc.SummarizeVMs(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

@@ -28,7 +28,7 @@ func TestCreatePassesTheFlagsOnAndPrintsTheState(t *testing.T) {
 
 func TestCreateOnATerminalSaysHowToGoOn(t *testing.T) {
 	r := newFake().run(t, setup{tty: true}, "vm", "create", "--name", "otter")
-	if r.code != 0 || !strings.HasPrefix(r.out, "otter: running after ") || !strings.Contains(r.errOut, "next: banger vm ssh otter\n") {
+	if r.code != 0 || !strings.HasPrefix(r.out, "otter: running after ") || !strings.Contains(r.errOut, "disks: / 8G (packages, Docker), /root 16G\nnext: banger vm ssh otter\n") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -120,6 +120,13 @@ func TestVerbsSayWhatChanged(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	f.run(t, setup{tty: true}, "vm", "stop", "wombat").want(t, 0, "wombat: already stopped\n", "\r\x1b[K")
+	for ending, want := range map[banger.Ending]string{banger.EndedPoweroff: "stopped", banger.EndedUnclean: "stopped, not cleanly (unclean: the work disk has errors)",
+		banger.EndedKilled: "stopped, not cleanly (killed: the work disk has errors)"} {
+		deaf := aVM("deaf", banger.Running)
+		deaf.Ending, deaf.EndingBy = ending, "the work disk has errors"
+		newFake(deaf).run(t, setup{}, "vm", "stop", "deaf").want(t, 0, "deaf: "+want+"\n", "")
+		newFake(deaf).run(t, setup{}, "vm", "stop", "--force", "deaf").want(t, 0, "deaf: "+strings.Replace(want, ", not cleanly (killed: the work disk has errors)", "", 1)+"\n", "")
+	}
 	bear := aVM("bear", banger.Booting)
 	f = newFake(aVM("otter", banger.Running), bear)
 	f.idempotent, f.made = true, bear
@@ -188,6 +195,15 @@ func TestLogs(t *testing.T) {
 	f.run(t, setup{}, "vm", "logs", "otter").want(t, 0, "console:\nlogin:\n", "")
 	f.run(t, setup{}, "vm", "logs", "--vmm", "otter").want(t, 0, "vmm:\nlogin:\n", "")
 	f.run(t, setup{}, "vm", "logs", "--json", "otter").want(t, 0, "{\"line\":\"console:\"}\n{\"line\":\"login:\"}\n", "")
+	f.logs = "\x1b[1mup\x1b[m\x1b[2J\r\n\nbanger-bye 0a1b poweroff\nbanger-by the way\nbanger-failed - {}\nb"
+	const text = "console:\nup\n\nbanger-by the way\nb"
+	f.run(t, setup{}, "vm", "logs", "otter").want(t, 0, text, "")
+	f.run(t, setup{}, "vm", "logs", "--raw", "otter").want(t, 0, "console:\n"+f.logs, "")
+	f.run(t, setup{tty: true}, "vm", "logs", "otter").want(t, 0, strings.Replace(text, "up", "\x1b[1mup\x1b[m", 1)+"\x1b[0m",
+		"services log to the journal: banger vm exec otter -- journalctl\n")
+	if r := f.run(t, setup{}, "vm", "logs", "--json", "otter"); !strings.Contains(r.out, `{"line":"up"}`) || strings.Contains(r.out, "poweroff") || !strings.HasSuffix(r.out, "{\"line\":\"b\"}\n") {
+		t.Errorf("%+v", r)
+	}
 	f.run(t, setup{}, "vm", "logs", "nobody").want(t, 3, "", "banger: read the log of VM \"nobody\": there is no such VM\nfix: banger vm list\n")
 }
 

@@ -4,6 +4,7 @@ PREFIX  ?= $(HOME)/.local
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO      ?= go
 FUZZTIME ?= 10s
+SOAK    ?= 1h
 
 export CGO_ENABLED = 0
 goflags = -trimpath -buildvcs=false -ldflags '-s -w -X banger/internal/version.Version=$(VERSION)'
@@ -17,7 +18,7 @@ race_quick = -gcflags=modernc.org/sqlite/lib=-d=checkptr=0
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture bench fuzz mutate lab lab-short lab-bench lab-host lab-shell install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture bench soak fuzz mutate lab lab-short lab-bench lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,15 +55,19 @@ unit: ## vet, check the format, run the unit tests: no root, no VM, no network
 
 vmtest: build runtime ## run the tests that boot VMs, on QEMU
 	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestDaemonKilled|TestAsPlainUser|TestBuildFromDebian' ./internal/vmm/qemu ./internal/build/kernel
-	@sh scripts/test.sh confined $(GO) test -count=1 -timeout 5m -run TestConfine ./internal/network/helper
+	@sh scripts/test.sh confined $(GO) test -count=1 -timeout 5m -run 'TestConfine|TestStalled' ./internal/network/helper
 	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 30m -parallel 3 -tags vm ./internal/lab
 
 torture: build runtime ## kill what serves the VMs' network at random moments, for half an hour; as root
 	@BANGER_TEST_ROUNDS=$${ROUNDS:-200} VERBOSE=1 sh scripts/test.sh kills $(GO) test -count=1 -timeout 60m -run TestNetworkOutlivesKills ./internal/lab/script
 	@BANGER_TEST_ROUNDS=$${GUEST_ROUNDS:-10} VERBOSE=1 sh scripts/test.sh kills-of-guests $(GO) test -count=1 -timeout 60m -tags vm -run TestNetworkKilled ./internal/lab
 
-bench: build runtime ## measure create, exec, list, stop, memory and disks (docs/benchmarks.md)
+bench: build runtime ## measure create, exec, list, stop, memory, disks and network (docs/benchmarks.md)
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab
+	$(GO) test -count=1 -p 1 -timeout 15m -run '^$$' -bench 'Egress|Bridge|Forward|Attach' -benchtime 1x ./internal/network/...
+
+soak: ## load the network of a plain user for SOAK (1h) and print the helper's memory
+	BANGER_TEST_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./internal/network/helper
 
 lab: lab-program runtime-bundle ## run the tests that boot VMs, on Firecracker in an emulated host (docs/lab.md)
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test

@@ -2,6 +2,7 @@ package stack
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +21,20 @@ import (
 
 // role makes the test binary a part of a benchmark, in a process of its own.
 const role = "BANGER_TEST_STACK_ROLE"
+
+// profile is a file that the stack of a benchmark writes its CPU profile to.
+const profile = "BANGER_TEST_STACK_PROFILE"
+
+func startProfile(name string) (stop func(), err error) {
+	file, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		return nil, err
+	}
+	return func() { pprof.StopCPUProfile(); file.Close() }, nil
+}
 
 const benchBytes = 1 << 30
 
@@ -31,6 +47,13 @@ func play(role string) error {
 		s, err := New(os.NewFile(3, "tap"), Options{MTU: mtu})
 		if err != nil {
 			return err
+		}
+		if name := os.Getenv(profile); name != "" {
+			stop, err := startProfile(name)
+			if err != nil {
+				return err
+			}
+			defer stop()
 		}
 		fmt.Println("ready")
 		ctx, cancel := context.WithCancel(context.Background())
@@ -77,9 +100,8 @@ func transfer(direction, addr string) error {
 		if err != nil {
 			return err
 		}
-		_, err = c.Read(make([]byte, 1)) // the server has it all
-		if err != io.EOF {
-			return err
+		if _, err = c.Read(make([]byte, 1)); err != io.EOF { // the server has it all
+			return fmt.Errorf("after the last byte: %v", err)
 		}
 	} else if n, err := discard(c); err != nil || n != benchBytes {
 		return fmt.Errorf("%d bytes, %w", n, err)
@@ -117,70 +139,144 @@ func serveBench(c *net.TCPConn) {
 }
 
 // BenchmarkEgress measures a program in a network namespace that talks to a server
-// outside: through the stack, through pasta (package passt), and with no network
-// between. Run it with -benchtime 1x -count 3.
+// outside: through the stack, through pasta (package passt), and with no network between.
+// They run in turn. Use -benchtime 1x.
 func BenchmarkEgress(b *testing.B) {
 	for _, mtu := range []int{network.UplinkMTU, 1500} {
-		for _, how := range []string{"stack", "pasta", "direct"} {
-			for _, what := range []string{"out", "in", "connect"} {
-				b.Run(fmt.Sprintf("%s/%d/%s", how, mtu, what), func(b *testing.B) { benchEgress(b, how, what, mtu) })
-			}
+		for _, what := range []string{"out", "in", "connect"} {
+			b.Run(fmt.Sprintf("%d/%s", mtu, what), func(b *testing.B) { compare(b, what, mtu) })
 		}
 	}
 }
 
-func benchEgress(b *testing.B, how, what string, mtu int) {
+// The ways to the server, in the order in which they run.
+const (
+	byStack  = "stack"
+	byPasta  = "pasta"
+	directly = "direct"
+)
+
+var turns = []string{directly, byStack, byPasta, byPasta, byStack, directly}
+
+func compare(b *testing.B, what string, mtu int) {
 	if os.Getenv(inside) == "" {
 		b.Skip("not in namespaces of its own: " + forbidden)
 	}
-	l := &lab{guest: newNetns(b), server: newNetns(b), link: network.Instance("0123abcd").Uplink()}
-	must(b, l.outside())
-	defer l.undo()
+	e := newEgress(b, what, mtu)
+	_, noPasta := exec.LookPath(byPasta)
+	if noPasta != nil {
+		b.Log("pasta is missing: there is no comparison with it; fix: sudo apt-get install -y passt")
+	}
+	rates, cpu := map[string][]float64{}, map[string][]float64{}
+	for b.Loop() {
+		for _, way := range turns {
+			if way == byPasta && noPasta != nil {
+				continue
+			}
+			rate, took, err := e.measure(b, way)
+			if err != nil && way == byPasta {
+				b.Logf("there is no comparison with pasta, which fails: %v", err)
+				noPasta = err
+				continue
+			}
+			must(b, err)
+			rates[way], cpu[way] = append(rates[way], rate), append(cpu[way], took)
+		}
+	}
+	unit := "-Mbit/s"
+	if what == "connect" {
+		unit = "-connects/s"
+	}
+	for way, all := range rates {
+		b.ReportMetric(mean(all), way+unit)
+		b.ReportMetric(mean(cpu[way]), way+"-cpu-s")
+	}
+	if noPasta == nil {
+		b.ReportMetric(mean(rates[byStack])/mean(rates[byPasta]), "stack/pasta")
+		b.ReportMetric(mean(cpu[byStack])/mean(cpu[byPasta]), "cpu-stack/pasta")
+	}
+	b.ReportMetric(status(e.stack.Process.Pid, "VmHWM")/1024, "peak-MiB")
+	b.ReportMetric(0, "ns/op")
+}
+
+func mean(all []float64) (sum float64) {
+	for _, x := range all {
+		sum += x
+	}
+	return sum / float64(len(all))
+}
+
+// egress is a client in a namespace, and its ways to a server.
+type egress struct {
+	*lab
+	what  string
+	mtu   int
+	at    string // the server
+	stack *exec.Cmd
+}
+
+func newEgress(b *testing.B, what string, mtu int) *egress {
+	e := &egress{what: what, mtu: mtu,
+		lab: &lab{guest: newNetns(b), server: newNetns(b), link: network.Instance("0123abcd").Uplink()}}
+	must(b, e.outside())
+	b.Cleanup(e.undo)
 	serve := serveBench
 	if what == "connect" {
 		serve = func(*net.TCPConn) {}
 	}
-	_, port, _ := net.SplitHostPort(l.listen(b, serve))
-	client := []string{"/proc/self/exe"}
-	start := func(c *exec.Cmd) error { return c.Start() }
-	var helper *exec.Cmd
-	switch how {
-	case "stack":
-		helper = l.startStack(b, mtu)
-		start = func(c *exec.Cmd) error { return l.guest.do(c.Start) }
-	case "pasta":
-		if _, err := exec.LookPath("pasta"); err != nil {
-			b.Skip("no pasta: enable with apt-get install passt")
-		}
+	_, port, _ := net.SplitHostPort(e.listen(b, serve))
+	e.at = "192.0.2.3:" + port // pasta means the host by the gateway's address
+	e.stack = e.startStack(b, mtu)
+	return e
+}
+
+// measure returns the client's rate, and the CPU time of the client and of what carries
+// its packets.
+func (e *egress) measure(b *testing.B, way string) (rate, cpu float64, err error) {
+	b.Helper()
+	client, start := []string{"/proc/self/exe"}, (*exec.Cmd).Start
+	switch way {
+	case byStack:
+		start = func(c *exec.Cmd) error { return e.guest.do(c.Start) }
+	case byPasta:
 		self, err := os.Readlink("/proc/self/exe")
 		must(b, err)
-		client = []string{"pasta", "--config-net", "-q", "-m", strconv.Itoa(mtu), "--", self}
+		client = []string{byPasta, "--config-net", "-q", "-m", strconv.Itoa(e.mtu), "--", self}
 	}
-	var sum float64
-	for b.Loop() {
-		cmd := exec.Command(client[0], client[1:]...)
-		cmd.Env = append(os.Environ(), role+"="+what+" 192.0.2.3:"+port)
-		if how != "pasta" { // which complains about the single user here, and goes on
-			cmd.Stderr = os.Stderr
-		}
-		out, err := cmd.StdoutPipe()
-		must(b, err)
-		must(b, start(cmd))
-		text, _ := io.ReadAll(out)
-		must(b, cmd.Wait())
-		rate, err := strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
-		must(b, err)
-		sum += rate
+	cmd := exec.Command(client[0], client[1:]...)
+	cmd.Env = append(os.Environ(), role+"="+e.what+" "+e.at)
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.StdoutPipe()
+	must(b, err)
+	before := cpuOf(e.stack.Process.Pid)
+	must(b, start(cmd))
+	text, _ := io.ReadAll(out)
+	if err := cmd.Wait(); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w\n%s", way, err, &said)
 	}
-	unit := "Mbit/s"
-	if what == "connect" {
-		unit = "connects/s"
+	rate, err = strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s says %q\n%s", way, text, &said)
 	}
-	b.ReportMetric(sum/float64(b.N), unit)
-	b.ReportMetric(0, "ns/op")
-	if helper != nil {
-		b.ReportMetric(status(helper.Process.Pid, "VmHWM"), "peak-KiB")
+	cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
+	if way == byStack {
+		cpu += cpuOf(e.stack.Process.Pid) - before
 	}
+	return rate, cpu, nil
+}
+
+// cpuOf returns the CPU time that a process has taken, in seconds.
+func cpuOf(pid int) float64 {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, after, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(after)
+	if len(fields) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(fields[11], 64)
+	system, _ := strconv.ParseFloat(fields[12], 64)
+	return (user + system) / 100 // USER_HZ
 }
 
 // startStack runs the stack in a process of its own.
@@ -192,7 +288,7 @@ func (l *lab) startStack(t testing.TB, mtu int) *exec.Cmd {
 	}))
 	defer tap.Close()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), role+"=stack "+strconv.Itoa(mtu))
+	cmd.Env = append(os.Environ(), role+"=stack "+strconv.Itoa(mtu), "GOGC=50", "GOMEMLIMIT=64MiB", "GOMAXPROCS=1") // as package helper's
 	cmd.ExtraFiles = []*os.File{tap}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()

@@ -47,6 +47,7 @@ type flows struct {
 	waiting sync.WaitGroup
 
 	mu     sync.Mutex // also held while a flow's socket is used: its number may be another's after that
+	places *shares    // of all flows
 	all    map[key]*flow
 	byFD   map[int32]*flow
 	asking class // not answered, and echoes: these make room first
@@ -58,7 +59,7 @@ type flows struct {
 }
 
 func openFlows(s *Stack) (*flows, error) {
-	f := &flows{s: s, all: map[key]*flow{}, byFD: map[int32]*flow{},
+	f := &flows{s: s, places: newShares(s.options.MaxUDP), all: map[key]*flow{}, byFD: map[int32]*flow{},
 		asking: class{limit: s.options.Asking}, query: class{limit: s.options.Query}, reply: class{limit: s.options.Replied}}
 	f.timer = time.AfterFunc(time.Hour, f.expire)
 	f.timer.Stop()
@@ -194,13 +195,13 @@ func (f *flows) begin(k key) (*flow, error) {
 	if err := f.s.route(k.dst.Addr()); err != nil {
 		return nil, err
 	}
-	if len(f.all) >= f.s.options.MaxUDP {
-		f.s.stats.full.Add(1)
-		f.evict()
-	}
 	fd, err := f.open(k)
 	if err != nil {
 		return nil, err
+	}
+	if !f.place(k.src.Addr()) {
+		unix.Close(fd)
+		return nil, errNoSocket
 	}
 	fl := &flow{key: k, fd: fd, in: &f.asking}
 	if k.protocol == unix.IPPROTO_UDP && k.dst.Port() == 53 {
@@ -245,18 +246,28 @@ func (f *flows) open(k key) (int, error) {
 // errNoSocket is a shortage of ours, of which a guest can only see a loss.
 var errNoSocket = fmt.Errorf("no socket for a flow")
 
-// evict ends the flow that is missed the least.
-func (f *flows) evict() {
+// place takes a place for a guest's flow. A guest that has as many as it may loses the one
+// that is missed the least.
+func (f *flows) place(guest netip.Addr) bool {
+	if f.places.take(guest, 1) {
+		return true
+	}
+	f.s.stats.full.Add(1)
 	for _, c := range []*class{&f.asking, &f.query, &f.reply} {
-		if first := c.idle.Front(); first != nil {
-			f.end(first.Value.(*flow))
-			return
+		for at := c.idle.Front(); at != nil; at = at.Next() {
+			if fl := at.Value.(*flow); fl.key.src.Addr() == guest {
+				f.end(fl)
+				f.places.swap(guest, 1)
+				return true
+			}
 		}
 	}
+	return false
 }
 
 func (f *flows) end(fl *flow) {
 	fl.in.idle.Remove(fl.at)
+	f.places.give(fl.key.src.Addr(), 1)
 	delete(f.all, fl.key)
 	delete(f.byFD, int32(fl.fd))
 	unix.Close(fl.fd) // also leaves epoll

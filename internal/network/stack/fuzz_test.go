@@ -44,7 +44,7 @@ func FuzzFrames(f *testing.F) {
 				break
 			}
 		}
-		if s := under.Stats(); s.TCP > 2048 || s.UDP > 1024 {
+		if s := under.Stats(); s.TCP > 4096 || s.UDP > 2048 {
 			t.Fatalf("stats %+v", s)
 		}
 	})

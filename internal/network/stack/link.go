@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,8 @@ import (
 const ourMAC = tcpip.LinkAddress("\x02\xb9\x00\x00\x00\x01")
 
 // readSizes are the pieces that a frame is read into. A frame keeps only the pieces
-// that it needs, so that an acknowledgement does not hold 64 KiB.
+// that it needs, and of the last only a copy if that is smaller by half: what guests send
+// may stay for long, and what it takes is then less than twice what it brings.
 var readSizes = []int{2 << 10, 16 << 10, 64 << 10}
 
 // link is the TAP as gVisor's link endpoint. Its peer is one kernel, so it needs no
@@ -33,6 +35,7 @@ type link struct {
 	mtu     uint32
 	vnet    int // size of the header in front of each frame; 0 without offloads
 	stats   *counters
+	held    *shares       // what frames of guests take, in bytes
 	peer    atomic.Uint64 // the kernel's MAC, in the lower 48 bits; 0 is not known yet
 	ident   atomic.Uint32 // of IP packets that we make ourselves
 	mu      sync.RWMutex  // held while fd is written to
@@ -55,7 +58,7 @@ func openLink(tap *os.File, mtu int, stats *counters) (*link, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("make the uplink's descriptor non-blocking: %w", err)
 	}
-	l := &link{mtu: uint32(mtu), fd: fd, stats: stats, vnet: offload(fd), greet: make(chan []byte, 256), done: make(chan struct{})}
+	l := &link{mtu: uint32(mtu), fd: fd, stats: stats, held: newShares(mostHeld), vnet: offload(fd), greet: make(chan []byte, 256), done: make(chan struct{})}
 	l.tap = os.NewFile(uintptr(fd), tap.Name()) // non-blocking: Go's poller waits for it
 	return l, nil
 }
@@ -150,18 +153,24 @@ func (f *frame) read(fd int) (int, error) {
 	return int(n), nil
 }
 
-// take returns the frame that has been read, without the header in front of it.
-func (f *frame) take(n int) buffer.Buffer {
-	var b buffer.Buffer
+// take returns the frame that has been read, without the header in front of it, and how
+// much memory it takes.
+func (f *frame) take(n int) (b buffer.Buffer, held int) {
 	n -= len(f.vnet)
 	for i := 0; n > 0 && i < len(f.pieces); i++ {
 		v := f.pieces[i]
+		if n <= readSizes[i]/2 {
+			v = buffer.NewViewWithData(v.AsSlice()[:n]) // the original is read into again
+			b.Append(v)
+			return b, held + v.Capacity()
+		}
 		f.pieces[i] = nil
 		v.CapLength(min(n, v.Size()))
 		n -= v.Size()
 		b.Append(v)
+		held += v.Capacity()
 	}
-	return b
+	return b, held
 }
 
 func (f *frame) release() {
@@ -173,8 +182,12 @@ func (f *frame) release() {
 }
 
 // receive hands a frame to gVisor, or answers it.
-func (l *link) receive(b buffer.Buffer) {
-	pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
+func (l *link) receive(b buffer.Buffer, held int) {
+	pkt := l.weigh(b, held)
+	if pkt == nil {
+		l.stats.lost.Add(1)
+		return
+	}
 	defer pkt.DecRef()
 	hdr, ok := pkt.LinkHeader().Consume(header.EthernetMinimumSize)
 	if !ok {
@@ -210,6 +223,25 @@ func (l *link) receive(b buffer.Buffer) {
 			deliver.DeliverNetworkPacket(header.IPv4ProtocolNumber, pkt)
 		}
 	}
+}
+
+// weighed is the memory from which a frame counts. Smaller ones are mostly
+// acknowledgements, which are gone at once; TCP counts what it keeps of others.
+const weighed = 512
+
+// weigh returns the packet that a frame is. It counts as memory of its sender's until it is
+// released. If that guest has too much already, weigh returns nil.
+func (l *link) weigh(b buffer.Buffer, held int) *stack.PacketBuffer {
+	raw, ok := b.PullUp(header.EthernetMinimumSize, header.IPv4MinimumSize)
+	if !ok || held < weighed {
+		return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
+	}
+	guest := netip.AddrFrom4(header.IPv4(raw.AsSlice()).SourceAddress().As4())
+	if !l.held.take(guest, held) {
+		b.Release()
+		return nil
+	}
+	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b, OnRelease: func() { l.held.give(guest, held) }})
 }
 
 // echoRequest reports whether an ICMP packet is an echo request or a later fragment of

@@ -1,10 +1,8 @@
 package stack
 
 import (
-	"context"
 	"errors"
 	"io"
-	"net"
 	"sync"
 	"syscall"
 
@@ -20,23 +18,18 @@ import (
 type pipe struct {
 	queue waiter.Queue
 	ep    tcpip.Endpoint
-	out   *net.TCPConn
-	raw   syscall.RawConn
+	out   *socket
+	size  int // of the endpoint's buffers
+	small int // see crowded
 
-	fromGuest chan struct{} // closed when the guest has sent its last byte
-	toGuest   chan struct{} // closed when the outside has
-	done      chan struct{} // closed when the pipe is broken
+	done chan struct{} // closed when the pipe is broken
 
 	mu     sync.Mutex // held while segments of the endpoint are written from
 	broken bool
 }
 
-func newPipe(out *net.TCPConn) (*pipe, error) {
-	raw, err := out.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	return &pipe{out: out, raw: raw, fromGuest: make(chan struct{}), toGuest: make(chan struct{}), done: make(chan struct{})}, nil
+func newPipe(out *socket, size int) *pipe {
+	return &pipe{out: out, size: size, done: make(chan struct{})}
 }
 
 // Why one direction stops for now.
@@ -46,16 +39,15 @@ var (
 	errReset = errors.New("connection reset")
 )
 
-// run moves bytes until both sides are done, one resets the connection, or ctx is done.
-func (p *pipe) run(ctx context.Context) {
-	defer context.AfterFunc(ctx, p.reset)()
+// run moves bytes until both sides are done, one resets the connection, or reset is called.
+func (p *pipe) run(w *workers) {
 	inward := make(chan struct{})
-	go func() {
+	w.run(func() {
 		defer close(inward)
 		if p.moveIn() != nil {
 			p.reset()
 		}
-	}()
+	})
 	if p.moveOut() != nil {
 		p.reset()
 	}
@@ -81,7 +73,7 @@ func (p *pipe) abort() bool {
 	p.broken = true
 	close(p.done)
 	p.ep.Abort()
-	_ = p.out.SetLinger(0)
+	p.out.reset()
 	return true
 }
 
@@ -93,7 +85,7 @@ func (p *pipe) moveOut() error {
 	defer p.queue.EventUnregister(&entry)
 	for {
 		var stop error
-		err := p.raw.Write(func(fd uintptr) bool {
+		err := p.out.raw.Write(func(fd uintptr) bool {
 			stop = p.writeOut(int(fd))
 			return stop != unix.EAGAIN
 		})
@@ -101,8 +93,7 @@ func (p *pipe) moveOut() error {
 		case err != nil:
 			return err
 		case stop == io.EOF:
-			_ = p.out.CloseWrite()
-			close(p.fromGuest)
+			p.out.closeWrite()
 			return p.awaitEnd(ready)
 		case stop != errEmpty:
 			return stop
@@ -191,7 +182,7 @@ func (p *pipe) moveIn() error {
 	defer p.queue.EventUnregister(&entry)
 	for {
 		var stop error
-		err := p.raw.Read(func(fd uintptr) bool {
+		err := p.out.raw.Read(func(fd uintptr) bool {
 			stop = p.readIn(int(fd))
 			return stop != unix.EAGAIN
 		})
@@ -200,7 +191,6 @@ func (p *pipe) moveIn() error {
 			return err
 		case stop == io.EOF:
 			p.ep.Shutdown(tcpip.ShutdownWrite)
-			close(p.toGuest)
 			return p.awaitReset()
 		case stop != errFull:
 			return stop
@@ -217,7 +207,7 @@ func (p *pipe) moveIn() error {
 // the other half. Reading would only say again that the end was reached.
 func (p *pipe) awaitReset() error {
 	var failed int
-	err := p.raw.Read(func(fd uintptr) bool {
+	err := p.out.raw.Read(func(fd uintptr) bool {
 		failed, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
 		return failed != 0
 	})
@@ -240,6 +230,11 @@ func (p *pipe) readIn(fd int) error {
 			}
 			continue // it has come since
 		}
+		if n < smallPiece {
+			if p.small++; p.small > p.size/smallPiece && p.crowded() {
+				return errFull
+			}
+		}
 		_, failed := p.ep.Write(&source{fd: fd, n: min(n, mostGather)}, tcpip.WriteOptions{})
 		switch failed.(type) {
 		case nil:
@@ -249,6 +244,23 @@ func (p *pipe) readIn(fd int) error {
 			return errReset
 		}
 	}
+}
+
+// smallPiece is how much memory each piece takes, however short it is.
+const smallPiece = 1 << 10
+
+// crowded reports whether the guest has yet to take some of many small pieces, of which the
+// endpoint counts only the bytes. It makes the endpoint tell of room when all are taken, and
+// only then.
+func (p *pipe) crowded() bool {
+	o := p.ep.SocketOptions()
+	o.SetSendBufferSize(2, false)
+	if p.ep.Readiness(waiter.WritableEvents) == 0 {
+		return true
+	}
+	o.SetSendBufferSize(int64(p.size), false)
+	p.small = 0
+	return false
 }
 
 // peek tells apart why a socket has no bytes: EAGAIN, EOF or an error.

@@ -22,6 +22,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
@@ -40,8 +41,8 @@ type Options struct {
 	Guests netip.Prefix // the instance's own subnet, which is not outside
 	Log    *slog.Logger // nothing is logged by default
 
-	MaxTCP  int           // connections at once, 2048 by default; more are refused
-	MaxUDP  int           // UDP flows and echo requesters at once, 1024 by default; the oldest makes room
+	MaxTCP  int           // connections at once, 4096 by default, of which one guest gets half; more are refused
+	MaxUDP  int           // UDP flows and echo requesters at once, half as many by default; a guest's oldest makes room
 	Dial    time.Duration // after which a connection that does not come about is given up, 10 s by default
 	Replied time.Duration // a UDP flow that was answered is idle for so long at its end, 2 min by default
 	Asking  time.Duration // the same of one that was not answered, or that is an echo, 30 s by default
@@ -61,10 +62,10 @@ func (o Options) withDefaults() Options {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.MaxTCP == 0 {
-		o.MaxTCP = 2048
+		o.MaxTCP = min(4096, descriptors()/2)
 	}
 	if o.MaxUDP == 0 {
-		o.MaxUDP = 1024
+		o.MaxUDP = o.MaxTCP / 2
 	}
 	def(&o.Dial, 10*time.Second)
 	def(&o.Replied, 2*time.Minute)
@@ -73,13 +74,22 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// descriptors returns how many this process may have.
+func descriptors() int {
+	var most unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &most) != nil {
+		return 1024
+	}
+	return int(min(most.Cur, 1<<20))
+}
+
 // Stats is what the stack has done, and does now.
 type Stats struct {
 	TCP, UDP, Echo       int   // connections, flows and echo requesters now
 	Connections, Flows   int64 // the same since the start
 	Denied               int64 // refused because of the destination
 	Full                 int64 // connections refused and flows ended because of a limit
-	Lost                 int64 // frames that the uplink did not take
+	Lost                 int64 // frames that the uplink did not take, or of guests that fill the memory
 	FromGuests, ToGuests int64 // bytes of IP packets
 }
 

@@ -1,11 +1,12 @@
 package stack
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -17,27 +18,19 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
-// Buffers of a connection, in each direction. A new one gets its share of budget, and
-// those before it keep theirs: with the default limit guests that let all fill up take
-// five times the budget per direction.
-const (
-	largestBuffer  = 2 << 20
-	smallestBuffer = 32 << 10
-	budget         = 64 << 20
-)
-
 // keepAlive finds out that a guest was killed or that a server vanished, so that dead
 // connections do not fill the table. It is rare: each probe wakes the process.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Minute, Interval: 30 * time.Second, Count: 6}
 
-// timeWait is short because the link loses and reorders nothing, and each waiting
-// connection takes memory.
-const timeWait = time.Second
+// timeWait is short because the link loses and reorders nothing, and each connection that
+// waits takes memory that nobody counts.
+const timeWait = 10 * time.Millisecond
 
 func tuneTCP(s *stack.Stack) error {
 	sack, moderate, wait := tcpip.TCPSACKEnabled(true), tcpip.TCPModerateReceiveBufferOption(false), tcpip.TCPTimeWaitTimeoutOption(timeWait)
-	send := tcpip.TCPSendBufferSizeRangeOption{Min: smallestBuffer, Default: largestBuffer, Max: largestBuffer}
-	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: smallestBuffer, Default: largestBuffer, Max: largestBuffer}
+	// The defaults are those of connections to the gateway; see buffers for others.
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: 1, Default: gatewayBuffer, Max: max(gatewayBuffer, buffers[0])}
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: 1, Default: gatewayBuffer, Max: max(gatewayBuffer, buffers[0])}
 	for _, option := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &wait, &send, &receive} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("set an option of TCP: %s", err)
@@ -48,30 +41,38 @@ func tuneTCP(s *stack.Stack) error {
 
 // connections are the guests' TCP connections to the outside.
 type connections struct {
-	s         *Stack
-	forwarder *tcp.Forwarder
-	ctx       context.Context
-	cancel    context.CancelFunc
-	dialer    net.Dialer
-	running   sync.WaitGroup // all of open
-	pipes     sync.WaitGroup // those of open that are connected
+	s          *Stack
+	forwarders []*tcp.Forwarder // one for each size in buffers
+	places     *shares          // of all connections
+	room       *shares          // for buffers, in bytes
+	workers    *workers
+	running    sync.WaitGroup // all of open
+	pipes      sync.WaitGroup // those of open that are connected
 
 	mu     sync.Mutex
 	open   map[stack.TransportEndpointID]*opening
 	closed bool
 }
 
-// opening is what is kept of a connection's first packets.
+// opening is a connection, and what is kept of its first packets until it is connected.
 type opening struct {
+	guest    netip.Addr
+	buffer   int    // index in buffers
 	quote    []byte // of the guest's
 	greeting []byte // the frame that answered it
+
+	out  io.Closer // while it is being connected
+	pipe *pipe     // after that
 }
 
 func newConnections(s *Stack) *connections {
-	c := &connections{s: s, open: map[stack.TransportEndpointID]*opening{},
-		dialer: net.Dialer{Timeout: s.options.Dial, KeepAliveConfig: keepAlive}}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.forwarder = tcp.NewForwarder(s.net, largestBuffer, s.options.MaxTCP, c.connect)
+	c := &connections{s: s, workers: newWorkers(), open: map[stack.TransportEndpointID]*opening{},
+		places: newShares(s.options.MaxTCP), room: newShares(roomForBuffers)}
+	for _, size := range buffers {
+		c.forwarders = append(c.forwarders, tcp.NewForwarder(s.net, size, s.options.MaxTCP, func(r *tcp.ForwarderRequest) {
+			c.workers.run(func() { c.connect(r) })
+		}))
+	}
 	return c
 }
 
@@ -92,12 +93,13 @@ func (c *connections) packet(id stack.TransportEndpointID, pkt *stack.PacketBuff
 		c.s.link.refuse(quote, prohibited)
 		return true
 	}
-	switch c.reserve(id, quote) {
+	o, free := c.reserve(id, quote)
+	switch free {
 	case full:
 		c.s.stats.full.Add(1)
 		return false
 	case reserved:
-		if !c.forwarder.HandlePacket(id, pkt) {
+		if !c.forwarders[o.buffer].HandlePacket(id, pkt) {
 			c.release(id)
 			return false
 		}
@@ -114,18 +116,20 @@ const (
 )
 
 // reserve takes a place for a connection.
-func (c *connections) reserve(id stack.TransportEndpointID, quote []byte) place {
+func (c *connections) reserve(id stack.TransportEndpointID, quote []byte) (*opening, place) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, again := c.open[id]; again {
-		return taken
+		return nil, taken
 	}
-	if c.closed || len(c.open) >= c.s.options.MaxTCP {
-		return full
+	o := &opening{guest: addrPort(id.RemoteAddress, id.RemotePort).Addr(), quote: quote}
+	if c.closed || !c.places.take(o.guest, 1) {
+		return nil, full
 	}
-	c.open[id] = &opening{quote: quote}
+	o.buffer = chooseBuffer(c.room, o.guest)
+	c.open[id] = o
 	c.running.Add(1)
-	return reserved
+	return o, reserved
 }
 
 func (c *connections) count() int {
@@ -138,39 +142,44 @@ func (c *connections) count() int {
 func (c *connections) connect(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	defer c.release(id)
-	out, err := c.dial(addrPort(id.LocalAddress, id.LocalPort))
+	c.mu.Lock()
+	o := c.open[id]
+	c.mu.Unlock()
+	out, err := c.dial(o, addrPort(id.LocalAddress, id.LocalPort))
 	if err != nil {
 		c.refuse(r, err)
 		return
 	}
 	defer out.Close()
-	p, err := newPipe(out)
-	if err != nil {
-		r.Complete(true)
-		return
-	}
+	p := newPipe(out, buffers[o.buffer])
 	ep, failed := r.CreateEndpoint(&p.queue)
 	r.Complete(false)
 	if failed != nil {
 		c.reset(id)
-		_ = out.SetLinger(0) // the guest went away: tell the server the same
+		out.reset() // the guest went away: tell the server the same
 		return
 	}
-	c.mu.Lock()
-	closed := c.closed
-	if !closed {
-		c.pipes.Add(1)
-	}
-	c.mu.Unlock()
-	if closed {
+	p.ep = ep
+	if !c.connected(o, p) {
 		ep.Abort()
 		return
 	}
 	defer c.pipes.Done()
 	c.s.stats.connections.Add(1)
-	c.prepare(ep)
-	p.ep = ep
-	p.run(c.ctx)
+	c.prepare(ep, buffers[o.buffer])
+	p.run(c.workers)
+}
+
+// connected notes that a connection has come about, unless all are to end.
+func (c *connections) connected(o *opening, p *pipe) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.pipes.Add(1)
+	o.pipe, o.quote, o.greeting = p, nil, nil
+	return true
 }
 
 // greeted keeps the answer to a guest's first packet.
@@ -229,20 +238,35 @@ func resetOf(greeting []byte) []byte {
 
 func (c *connections) release(id stack.TransportEndpointID) {
 	c.mu.Lock()
+	o := c.open[id]
 	delete(c.open, id)
 	c.mu.Unlock()
+	c.places.give(o.guest, 1)
+	c.room.give(o.guest, roomOf(o.buffer))
 	c.running.Done()
 }
 
-func (c *connections) dial(dst netip.AddrPort) (*net.TCPConn, error) {
+// dial connects to the outside.
+func (c *connections) dial(o *opening, dst netip.AddrPort) (*socket, error) {
 	if err := c.s.route(dst.Addr()); err != nil {
 		return nil, err
 	}
-	conn, err := c.dialer.DialContext(c.ctx, "tcp4", dst.String())
+	s, err := connect(dst, func(s *socket) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.closed {
+			return os.ErrClosed
+		}
+		o.out = s
+		return s.SetWriteDeadline(time.Now().Add(c.s.options.Dial))
+	})
 	if err != nil {
 		return nil, err
 	}
-	return conn.(*net.TCPConn), nil
+	c.mu.Lock()
+	o.out = nil
+	c.mu.Unlock()
+	return s, nil
 }
 
 // refuse tells a guest why a connection does not come about.
@@ -279,24 +303,33 @@ func reason(err error) (refusal, bool) {
 }
 
 // prepare sets what a new connection to a guest needs.
-func (c *connections) prepare(ep tcpip.Endpoint) {
+func (c *connections) prepare(ep tcpip.Endpoint, size int) {
 	o := ep.SocketOptions()
 	o.SetDelayOption(false)
 	o.SetKeepAlive(true)
 	idle, interval := tcpip.KeepaliveIdleOption(keepAlive.Idle), tcpip.KeepaliveIntervalOption(keepAlive.Interval)
 	_, _, _ = ep.SetSockOpt(&idle), ep.SetSockOpt(&interval), ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAlive.Count)
-	size := int64(min(largestBuffer, max(smallestBuffer, budget/c.count())))
-	o.SetSendBufferSize(size, true)
-	o.SetReceiveBufferSize(size, true)
+	o.SetSendBufferSize(int64(size), true)
 }
 
 // close resets every connection and waits until none is left.
 func (c *connections) close() {
 	c.mu.Lock()
 	c.closed = true
+	var pipes []*pipe
+	for _, o := range c.open {
+		if o.pipe != nil {
+			pipes = append(pipes, o.pipe)
+		} else if o.out != nil {
+			o.out.Close()
+		}
+	}
 	c.mu.Unlock()
-	c.cancel()
+	for _, p := range pipes {
+		p.reset()
+	}
 	c.pipes.Wait()  // what gVisor closes, a pipe must not use any more
-	c.s.net.Close() // ends handshakes, which do not know ctx
+	c.s.net.Close() // ends handshakes, which nothing else does
 	c.running.Wait()
+	c.workers.close()
 }

@@ -19,7 +19,7 @@ func TestBytesComeThroughWhole(t *testing.T) {
 	for name, o := range map[string]labOptions{"offload": {}, "plain": {plain: true}, "1500": {Options: Options{MTU: 1500}}, "plain 1500": {Options: Options{MTU: 1500}, plain: true}} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t, o)
-			size := 64 << 20
+			size := 32 << 20
 			if o.plain {
 				size = 8 << 20 // slower, and no user of ours has it
 			}
@@ -181,7 +181,7 @@ func TestHangingDialsStopNobody(t *testing.T) {
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
-	l := newLab(t, labOptions{Options: Options{MaxTCP: 3}})
+	l := newLab(t, labOptions{Options: Options{MaxTCP: 6}})
 	addr := l.listen(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
 	var open []*net.TCPConn
 	for range 3 {

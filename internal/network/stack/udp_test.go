@@ -120,7 +120,7 @@ func TestDatagramsToNobody(t *testing.T) {
 }
 
 func TestFlowsAreBounded(t *testing.T) {
-	l := newLab(t, labOptions{Options: Options{MaxUDP: 8}})
+	l := newLab(t, labOptions{Options: Options{MaxUDP: 16}})
 	addr := l.udpEcho(t, 0)
 	first := l.dialUDP(t, "udp4", addr)
 	must(t, ask4(t, first, []byte("answered")))

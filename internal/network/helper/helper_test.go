@@ -350,6 +350,22 @@ func TestEndsWithTheLast(t *testing.T) {
 	f.logs("nobody needs the network")
 }
 
+// A process that ends while the file drops it is told of twice.
+func TestDroppedTwice(t *testing.T) {
+	n := newNeeded(slog.New(slog.DiscardHandler))
+	process := other(t)
+	n.set([]int{process.Process.Pid})
+	w := n.all[process.Process.Pid]
+	if left := n.set(nil); left != 0 || n.drop(w) != 0 {
+		t.Errorf("%d are left", left)
+	}
+	n.set([]int{process.Process.Pid})
+	if left := n.drop(w); left != 1 {
+		t.Error("an old one takes a new one with it")
+	}
+	n.set(nil)
+}
+
 func TestEndsWhenNobodyIsLeftInTheFile(t *testing.T) {
 	f := setUp(t)
 	p := f.start()

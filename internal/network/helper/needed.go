@@ -71,10 +71,13 @@ func (w *watched) ended() bool {
 	}
 }
 
-// drop forgets a process, and returns how many are left.
+// drop forgets a process, and returns how many are left. One that ends while set drops it
+// may be in gone still.
 func (n *needed) drop(w *watched) int {
-	close(w.stop)
-	w.Close()
-	delete(n.all, w.PID())
+	if n.all[w.PID()] == w {
+		close(w.stop)
+		w.Close()
+		delete(n.all, w.PID())
+	}
 	return len(n.all)
 }

@@ -32,6 +32,7 @@ func TestBytesComeThroughWhole(t *testing.T) {
 				c.Write(data)
 			})
 			c := l.mustDial(t, addr)
+			must(t, c.SetDeadline(time.Now().Add(2*time.Minute))) // the race detector is slow
 			_, err := c.Write(data)
 			must(t, err)
 			must(t, c.CloseWrite())

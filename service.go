@@ -95,6 +95,8 @@ type CreateVM struct {
 	Isolated *bool  `json:"isolated,omitempty"`      // whether other VMs are out of its reach
 
 	Ports []Publish `json:"ports,omitempty"` // ports that the host publishes: `80`, `8080:80`, `0.0.0.0:8080:80`
+
+	Lease string `json:"lease,omitempty"` // name of a file in the state directory's `leases` that the client has locked: when the lock is free, the daemon deletes the VM
 }
 
 // ImportImage says what to make an image of.

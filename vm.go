@@ -13,21 +13,22 @@ type Digest string
 
 // VM is a persistent machine as its daemon describes it.
 type VM struct {
-	ID        VMID      `json:"id"`              // 12 hexadecimal digits; never changes
-	Name      string    `json:"name"`            // the VM's name
-	State     State     `json:"state"`           // what the VM is doing
-	Image     string    `json:"image"`           // the image's name when the VM was created
-	ImageID   Digest    `json:"image_digest"`    // the image that the VM keeps using
-	Kernel    string    `json:"kernel"`          // the kernel's release
-	KernelID  Digest    `json:"kernel_digest"`   // the kernel set that the VM keeps using
-	VCPUs     int       `json:"vcpus"`           // number of virtual CPUs
-	Memory    Size      `json:"memory_bytes"`    // memory of the next start, or of the running VM
-	Overlay   Size      `json:"overlay_bytes"`   // maximum size of all changes to /
-	Disk      Size      `json:"disk_bytes"`      // maximum size of /root
-	Driver    string    `json:"driver"`          // `firecracker` or `qemu`
-	Network   Network   `json:"network"`         // how the VM reaches the network
-	Ports     []Publish `json:"ports,omitempty"` // ports that the host publishes
-	CreatedAt time.Time `json:"created_at"`      // when the VM was created
+	ID        VMID      `json:"id"`                  // 12 hexadecimal digits; never changes
+	Name      string    `json:"name"`                // the VM's name
+	State     State     `json:"state"`               // what the VM is doing
+	Image     string    `json:"image"`               // the image's name when the VM was created
+	ImageID   Digest    `json:"image_digest"`        // the image that the VM keeps using
+	Kernel    string    `json:"kernel"`              // the kernel's release
+	KernelID  Digest    `json:"kernel_digest"`       // the kernel set that the VM keeps using
+	VCPUs     int       `json:"vcpus"`               // number of virtual CPUs
+	Memory    Size      `json:"memory_bytes"`        // memory of the next start, or of the running VM
+	Overlay   Size      `json:"overlay_bytes"`       // maximum size of all changes to /
+	Disk      Size      `json:"disk_bytes"`          // maximum size of /root
+	Driver    string    `json:"driver"`              // `firecracker` or `qemu`
+	Network   Network   `json:"network"`             // how the VM reaches the network
+	Ports     []Publish `json:"ports,omitempty"`     // ports that the host publishes
+	CreatedAt time.Time `json:"created_at"`          // when the VM was created
+	Temporary bool      `json:"temporary,omitempty"` // it is deleted when the client that created it ends
 
 	// Of the current run; zero when the VM is stopped.
 	PID       int       `json:"pid,omitempty"`                   // process ID of the VMM

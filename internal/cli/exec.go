@@ -44,8 +44,10 @@ func newExec(a *app) *cobra.Command {
 		Short: "Run a program in a running VM",
 		Long: "Run a program in a running VM. Its arguments arrive byte for byte, without a shell.\n" +
 			"Flags after NAME belong to the program. It reads stdin and gets the signals that banger gets, and\n" +
-			"banger exits with its exit status; 125 means that banger itself failed. A third Ctrl-C always\n" +
-			"ends it, even if the VM hangs.",
+			"banger exits with its exit status, or 128 plus the number of the signal that ended it; 125 means\n" +
+			"that banger itself failed. A third Ctrl-C always ends it, even if the VM hangs.\n" +
+			"It ends with its program. What the program left in the background continues without it, and without\n" +
+			"its output. If banger ends first, the program is hung up, with everything in its process group.",
 		Example: "  banger vm exec calm-otter -- uname -a\n  banger vm exec -t calm-otter -- top\n" +
 			"  banger vm exec --user nobody --workdir /tmp --env LANG=C calm-otter -- ls -l 'a file'",
 		Args:              args(2, anyNumber),
@@ -133,8 +135,16 @@ func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wir
 	defer conn.Close()
 	signals := make(chan os.Signal, 4)
 	defer a.stop.handTo(nil)
-	session := guest.Session{Stdout: a.std.Out, Stderr: a.std.Err, Signals: signals}
-	session.Started = func() error { a.stop.handTo(signals); return nil }
+	defer signal.Stop(signals)
+	turn := a.newTurn()
+	defer turn.over()
+	started := func() error {
+		turn.over()
+		a.stop.handTo(signals)
+		listen(signals, passed)
+		return nil
+	}
+	session := guest.Session{Stdout: a.std.Out, Stderr: a.std.Err, Signals: signals, Started: started, Waiting: turn.waiting}
 	if !opts.noStdin {
 		session.Stdin = a.std.In
 	}
@@ -145,7 +155,7 @@ func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wir
 		}
 		defer tty.restore()
 		session.TTY = &tty.TTY
-		session.Started = func() error { a.stop.handTo(signals); return tty.makeRaw() }
+		session.Started = func() error { return errors.Join(started(), tty.makeRaw()) }
 	}
 	status, err := guest.Exec(ctx, conn, vm, program, session)
 	if err != nil {

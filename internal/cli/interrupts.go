@@ -8,15 +8,30 @@ import (
 	"syscall"
 )
 
-// notify asks for the signals that interrupt a command. Those that are ignored, as
-// under nohup or after a shell's &, stay ignored.
+// notify asks for the signals that interrupt a command.
 func notify(signals chan<- os.Signal) {
-	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+	listen(signals, []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT})
+}
+
+// listen asks for signals. Those that are ignored, as under nohup or after a shell's &,
+// stay ignored.
+func listen(signals chan<- os.Signal, which []os.Signal) {
+	for _, sig := range which {
 		if !signal.Ignored(sig) {
 			signal.Notify(signals, sig)
 		}
 	}
 }
+
+// passed are the further signals that a program in a VM gets while it runs. Otherwise they
+// do to banger what they do to any program.
+var passed = func() []os.Signal {
+	all := []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM}
+	for n := syscall.Signal(34); n <= 64; n++ { // those of real time that the C library leaves
+		all = append(all, n)
+	}
+	return all
+}()
 
 // interrupts decides what a signal does. The first cancels the request and waits for
 // the daemon to undo what it can; the second quits at once. While a command runs a

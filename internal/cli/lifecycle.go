@@ -69,7 +69,7 @@ func uncleanText(vm banger.VM, opts banger.StopVM) string {
 func newRestart(a *app) *cobra.Command {
 	var opts banger.StopVM
 	var wait waitFlag
-	cmd := a.forVMs("restart", "Stop VMs and start them again", runningVMs, notUndone, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
+	cmd := a.forVMs("restart", "Stop VMs and start them again", runningVMs, comesBack, func(ctx context.Context, svc service, ref string, p *progress) (ended, error) {
 		began := time.Now()
 		vm, err := svc.RestartVM(ctx, ref, opts, p.event)
 		if err != nil {

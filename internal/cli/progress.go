@@ -34,6 +34,7 @@ const (
 	notUndone = "Interrupted."
 	goesDown  = "Interrupted. A guest that has begun to shut down continues."
 	staysUp   = "Interrupted. The VM keeps running."
+	comesBack = "Interrupted. A guest that has begun to shut down continues, and starts again."
 )
 
 func (a *app) newProgress(interrupted string) *progress {

@@ -22,7 +22,8 @@ func newRun(a *app) *cobra.Command {
 		Use:   "run [flags] [-- PROGRAM [ARGUMENT...]]",
 		Short: "Create a VM and run a program or a shell in it",
 		Long: "Create a VM and run a program in it, as `banger vm exec` does. Without a program, log in with ssh.\n" +
-			"The VM stays unless --rm is given. The exit status is the program's; 125 means that banger itself failed.",
+			"The VM stays unless --rm is given: then the daemon deletes it when this command ends, even if it is\n" +
+			"killed. The exit status is the program's; 125 means that banger itself failed.",
 		Example:     "  banger vm run\n  banger vm run --rm -- uname -a\n  banger vm run --name calm-otter --memory 2048 -- sh -c 'free -m'",
 		Annotations: map[string]string{ownFailure: "yes"},
 		RunE: func(cmd *cobra.Command, argv []string) error {
@@ -44,30 +45,63 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 			return err
 		}
 	}
+	if opts.remove {
+		return a.runTemporary(ctx, spec, argv, program, opts.execOptions)
+	}
 	vm, svc, err := a.create(ctx, spec)
 	if err != nil {
 		return err
 	}
-	if len(argv) > 0 {
-		err = a.execIn(ctx, svc, vm, program, opts.execOptions)
-		a.tellEarly(vm, err)
-	} else {
-		err = a.shell(vm)
+	err = a.runIn(ctx, svc, vm, argv, program, opts.execOptions)
+	a.hint("banger vm ssh %s", vm.Name)
+	return err
+}
+
+// runIn runs a program in a new VM, or without one the user's ssh.
+func (a *app) runIn(ctx context.Context, svc service, vm banger.VM, argv []string, program wire.Exec, opts execOptions) error {
+	if len(argv) == 0 {
+		return a.shell(vm)
 	}
-	if !opts.remove {
-		a.hint("banger vm ssh %s", vm.Name)
+	err := a.execIn(ctx, svc, vm, program, opts)
+	a.tellEarly(vm, err)
+	return err
+}
+
+// runTemporary runs a program in a VM that is deleted afterwards: by this process, which
+// can tell what goes wrong, or by the daemon if this process ends earlier.
+func (a *app) runTemporary(ctx context.Context, spec banger.CreateVM, argv []string, program wire.Exec, opts execOptions) error {
+	if _, err := a.connect(ctx, autoStart); err != nil {
 		return err
 	}
-	p := a.newProgress(notUndone) // even after an interrupt
-	failed := svc.DeleteVM(context.WithoutCancel(ctx), string(vm.ID), banger.DeleteVM{Force: true}, p.event)
+	lease, err := a.takeLease()
+	if err != nil {
+		return err
+	}
+	spec.Lease = lease.name
+	vm, svc, err := a.create(ctx, spec)
+	if err != nil {
+		lease.drop()
+		return err
+	}
+	err = a.runIn(ctx, svc, vm, argv, program, opts)
+	ctx = context.WithoutCancel(ctx)                               // even after an interrupt
+	if fresh, failed := a.connect(ctx, autoStart); failed == nil { // the daemon may have ended meanwhile
+		svc = fresh
+	}
+	p := a.newProgress(notUndone)
+	failed := svc.DeleteVM(ctx, string(vm.ID), banger.DeleteVM{Force: true}, p.event)
 	p.close()
-	if failed != nil && err != nil {
+	if banger.KindOf(failed) == banger.NotFound { // somebody else was faster
+		failed = nil
+	}
+	if failed == nil {
+		lease.drop()
+		return err
+	}
+	if err != nil {
 		a.report(err)
 	}
-	if failed != nil {
-		return failed
-	}
-	return err
+	return failed
 }
 
 // shell runs the user's ssh as a child, because banger has more to do afterwards.

@@ -148,6 +148,9 @@ func details(vm banger.VM) [][]string {
 		rows = append(rows, []string{"published", portsText(vm.Ports)})
 	}
 	rows = append(rows, []string{"created", when(vm.CreatedAt)})
+	if vm.Temporary {
+		rows = append(rows, []string{"temporary", "deleted when the command that created it ends"})
+	}
 	if vm.State != banger.Stopped {
 		rows = append(rows, []string{"started", when(vm.StartedAt)}, []string{"boot id", clean(vm.BootID)}, []string{"pid", fmt.Sprint(vm.PID)})
 	}

@@ -32,6 +32,7 @@ func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
 func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
 func (d Dirs) VMMs() string       { return filepath.Join(d.State, "vmms") }
 func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
+func (d Dirs) Leases() string     { return filepath.Join(d.State, "leases") }
 func (d Dirs) Net() NetDir        { return NetDir(filepath.Join(d.State, "net")) }
 func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
 func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed25519") }
@@ -55,6 +56,9 @@ func (d Dirs) SpareSocket() string {
 func (d Dirs) FailedConsole(name string) string {
 	return filepath.Join(d.Failed(), name+".console.log")
 }
+
+// Lease returns the file that a client locks as long as it needs a temporary VM.
+func (d Dirs) Lease(name string) string { return filepath.Join(d.Leases(), name) }
 
 // VM returns the private directory of a VM.
 func (d Dirs) VM(id banger.VMID) VMDir { return VMDir(filepath.Join(d.VMs(), string(id))) }

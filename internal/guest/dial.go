@@ -202,7 +202,7 @@ func (l *login) dial(to netip.AddrPort) (*Stream, error) {
 		return nil, &UnreachableError{To: to, Text: Printable(refused.Message)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("connect in the guest: %w", err)
+		return nil, fmt.Errorf("connect in the guest: %w", lost(l.Client, err))
 	}
 	s := &Stream{channel: channel, login: l, gone: make(chan struct{})}
 	go func() {

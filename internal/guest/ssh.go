@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,15 +9,14 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
 	"banger"
 	"banger/internal/guest/wire"
-	"banger/internal/linux"
 )
 
 // Size is a terminal's size in character cells.
@@ -35,16 +35,23 @@ type Session struct {
 	Stdout, Stderr io.Writer
 	TTY            *TTY // nil: no terminal
 	Signals        <-chan os.Signal
-	Started        func() error // called once the program runs, before any data is copied; may be nil
+	Started        func() error     // called once the program runs, before any data is copied; may be nil
+	Waiting        func(before int) // called again and again while the guest lets others log in first; may be nil
 }
 
 // Exec runs a program in vm over conn, a stream to its SSH port, and returns
 // the program's exit status; for a program ended by a signal, 128 plus the signal's
 // number. An error means that the program did not run, or that its end is not known.
 // Cancelling ctx ends the connection, and with it the program. So does output that
-// cannot be written.
+// cannot be written. Once the program has ended, a signal ends the wait for its output:
+// the status is 128 plus that signal's number.
 func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
-	client, err := dialSSH(ctx, conn, vm)
+	signer, err := userSigner(vm)
+	if err != nil {
+		conn.Close()
+		return 0, err
+	}
+	client, err := dialSSHWith(ctx, &patient{Conn: conn, waiting: s.Waiting}, vm, "root", signer)
 	if err != nil {
 		return 0, err
 	}
@@ -53,7 +60,7 @@ func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s
 	defer giveUp(nil)
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
-	channel, requests, err := begin(client, program, s.TTY)
+	channel, requests, err := begin(client, vm, program, s.TTY)
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
@@ -95,10 +102,12 @@ func dialSSHWith(ctx context.Context, conn net.Conn, vm banger.VM, user string, 
 	if err != nil {
 		return nil, fmt.Errorf("read known hosts: %w", err)
 	}
-	stop := linux.InterruptAfter(ctx, conn)
-	defer stop()
-	conn.SetDeadline(time.Now().Add(60 * time.Second))
-	c, channels, requests, err := ssh.NewClientConn(conn, HostAlias(vm.ID)+":22", &ssh.ClientConfig{
+	own, ok := conn.(*patient)
+	if !ok {
+		own = &patient{Conn: conn}
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	c, channels, requests, err := ssh.NewClientConn(own, HostAlias(vm.ID)+":22", &ssh.ClientConfig{
 		User: user,
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
 		HostKeyCallback: func(host string, _ net.Addr, key ssh.PublicKey) error {
@@ -107,14 +116,14 @@ func dialSSHWith(ctx context.Context, conn net.Conn, vm banger.VM, user string, 
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 		ClientVersion:     "SSH-2.0-banger",
 	})
+	if !stop() && err == nil {
+		err = ctx.Err() // the connection is closed, or about to be
+	}
 	if err != nil {
 		conn.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, fmt.Errorf("log in to the guest: %w", err)
+		return nil, fmt.Errorf("log in to the guest: %w", own.why(ctx, err))
 	}
-	conn.SetDeadline(time.Time{})
+	own.over()
 	return ssh.NewClient(c, channels, requests), nil
 }
 
@@ -132,10 +141,10 @@ type nowhere struct{}
 func (nowhere) Network() string { return "banger" }
 func (nowhere) String() string  { return "0.0.0.0:0" }
 
-func begin(client *ssh.Client, program wire.Exec, tty *TTY) (ssh.Channel, <-chan *ssh.Request, error) {
+func begin(client *ssh.Client, vm banger.VM, program wire.Exec, tty *TTY) (ssh.Channel, <-chan *ssh.Request, error) {
 	channel, requests, err := client.OpenChannel("session", nil)
 	if err != nil {
-		return nil, nil, fmt.Errorf("open a session: %w", err)
+		return nil, nil, fmt.Errorf("open a session: %w", lost(client, err))
 	}
 	if tty != nil {
 		request := struct {
@@ -144,32 +153,67 @@ func begin(client *ssh.Client, program wire.Exec, tty *TTY) (ssh.Channel, <-chan
 			Modes                     string
 		}{tty.Term, uint32(tty.Cols), uint32(tty.Rows), 0, 0, "\x00"}
 		if ok, err := channel.SendRequest("pty-req", true, ssh.Marshal(request)); err != nil || !ok {
-			return nil, nil, refused("give a terminal", err)
+			return nil, nil, fmt.Errorf("give a terminal: %w", lost(client, cmp.Or(err, errRefused)))
 		}
 	}
-	payload, err := json.Marshal(program)
-	if err != nil {
-		return nil, nil, err
-	}
-	if ok, err := channel.SendRequest(wire.ExecRequest, true, payload); err != nil || !ok {
-		return nil, nil, refused("run a program", err)
+	if err := request(channel, vm, program); err != nil {
+		return nil, nil, fmt.Errorf("run a program: %w", lost(client, err))
 	}
 	return channel, requests, nil
 }
 
-func refused(what string, err error) error {
-	if err == nil {
-		err = errors.New("the agent refused")
+// request asks for a program, in as many parts as it takes.
+func request(channel ssh.Channel, vm banger.VM, program wire.Exec) error {
+	payload, err := json.Marshal(program)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("%s: %w", what, err)
+	if len(payload) > wire.MaxExec {
+		return &banger.Error{Kind: banger.Invalid, Why: fmt.Errorf("%w: Linux takes at most 6 MiB of arguments and environment", syscall.E2BIG),
+			Fix: "send the data through stdin"}
+	}
+	kind := wire.ExecPartRequest
+	for part := range slices.Chunk(payload, wire.MaxExecPart) {
+		if payload = payload[len(part):]; len(payload) == 0 {
+			kind = wire.ExecRequest
+		}
+		ok, err := channel.SendRequest(kind, true, part)
+		if err != nil {
+			return err
+		}
+		if !ok && kind == wire.ExecPartRequest {
+			return &banger.Error{Kind: banger.Conflict, Why: fmt.Errorf("the VM's agent is older than this banger, and takes at most %d bytes of arguments", wire.MaxExecPart*3/4),
+				Fix: "banger vm restart " + vm.Name}
+		}
+		if !ok {
+			return errRefused
+		}
+	}
+	return nil
+}
+
+var (
+	errRefused = errors.New("the agent refused")
+	errLost    = errors.New("the connection to the guest ended")
+)
+
+// lost replaces the error of a connection that has ended, which package ssh does not
+// name.
+func lost(client io.Closer, err error) error {
+	refused, known := (*ssh.OpenChannelError)(nil), (*banger.Error)(nil)
+	if errors.Is(err, errRefused) || errors.As(err, &refused) || errors.As(err, &known) {
+		return err
+	}
+	client.Close()
+	return errLost
 }
 
 // attend copies the session's data until the program has ended and all of its output
 // has arrived.
 func attend(ctx context.Context, giveUp context.CancelCauseFunc, channel ssh.Channel, requests <-chan *ssh.Request, s Session) (int, error) {
-	ended := make(chan struct{})
+	ended, exited := make(chan struct{}), make(chan struct{})
 	defer close(ended)
-	go send(channel, s, ended)
+	go send(channel, s, exited, ended, giveUp)
 	copied := make(chan error, 2)
 	receive := func(to io.Writer, from io.Reader) {
 		_, err := io.Copy(output{to, giveUp}, from)
@@ -179,15 +223,19 @@ func attend(ctx context.Context, giveUp context.CancelCauseFunc, channel ssh.Cha
 	go receive(s.Stderr, channel.Stderr())
 	status, known := 0, false
 	for request := range requests {
-		if code, ok := exitOf(request); ok {
+		if code, ok := exitOf(request); ok && !known {
 			status, known = code, true
+			close(exited)
 		}
 		if request.WantReply {
 			request.Reply(false, nil)
 		}
 	}
 	err := errors.Join(within(ctx, copied), within(ctx, copied))
+	var ending *endedBy
 	switch {
+	case errors.As(context.Cause(ctx), &ending):
+		return 128 + int(ending.signal), nil
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
 	case !known:
@@ -223,7 +271,14 @@ func (o output) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func send(channel ssh.Channel, s Session, ended <-chan struct{}) {
+// endedBy is the signal that ended the wait for the output of a program that has ended.
+type endedBy struct{ signal syscall.Signal }
+
+func (e *endedBy) Error() string { return "ended by " + e.signal.String() }
+
+// send sends what the host has for the program: input, sizes and signals. After exited, the
+// first signal ends the session.
+func send(channel ssh.Channel, s Session, exited, ended <-chan struct{}, giveUp context.CancelCauseFunc) {
 	go func() {
 		if s.Stdin != nil {
 			io.Copy(channel, s.Stdin)
@@ -239,45 +294,15 @@ func send(channel ssh.Channel, s Session, ended <-chan struct{}) {
 		case size := <-resize:
 			channel.SendRequest("window-change", false, ssh.Marshal(struct{ Cols, Rows, Width, Height uint32 }{uint32(size.Cols), uint32(size.Rows), 0, 0}))
 		case signal := <-s.Signals:
-			if name, ok := signalNames[signal]; ok {
-				channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name}))
+			number, _ := signal.(syscall.Signal)
+			select {
+			case <-exited:
+				giveUp(&endedBy{number})
+			default:
+				channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{signalName(number)}))
 			}
 		case <-ended:
 			return
 		}
 	}
-}
-
-// signalNames are the names of RFC 4254, section 6.10.
-var signalNames = map[os.Signal]string{
-	syscall.SIGINT: "INT", syscall.SIGTERM: "TERM", syscall.SIGHUP: "HUP", syscall.SIGQUIT: "QUIT",
-	syscall.SIGUSR1: "USR1", syscall.SIGUSR2: "USR2", syscall.SIGKILL: "KILL", syscall.SIGABRT: "ABRT",
-	syscall.SIGALRM: "ALRM", syscall.SIGPIPE: "PIPE", syscall.SIGSEGV: "SEGV", syscall.SIGFPE: "FPE", syscall.SIGILL: "ILL",
-}
-
-func exitOf(request *ssh.Request) (int, bool) {
-	switch request.Type {
-	case "exit-status":
-		var exit struct{ Status uint32 }
-		if ssh.Unmarshal(request.Payload, &exit) == nil {
-			return int(exit.Status), true
-		}
-	case "exit-signal":
-		var exit struct {
-			Signal   string
-			Core     bool
-			Message  string
-			Language string
-		}
-		if ssh.Unmarshal(request.Payload, &exit) != nil {
-			return 0, false
-		}
-		for signal, name := range signalNames {
-			if name == exit.Signal {
-				return 128 + int(signal.(syscall.Signal)), true
-			}
-		}
-		return 128, true
-	}
-	return 0, false
 }

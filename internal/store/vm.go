@@ -44,6 +44,7 @@ type VM struct {
 	Received  banger.Size // in all runs that have ended
 	Sent      banger.Size // in all runs that have ended
 	MachineID string
+	Lease     string // of the client that needs it; empty: it stays
 	CreatedAt time.Time
 	Phase     Phase
 	Wanted    banger.Wanted
@@ -53,13 +54,13 @@ type VM struct {
 }
 
 const vmColumns = `id, name, image, image_id, kernel, kernel_id, vcpus, memory, overlay, disk,
-	driver, network, slot, nat, isolated, published, received, sent, machine_id, created_at, phase, wanted, ending, ending_by, ended_at`
+	driver, network, slot, nat, isolated, published, received, sent, machine_id, lease, created_at, phase, wanted, ending, ending_by, ended_at`
 
 func scanVM(row scanner) (VM, error) {
 	var v VM
 	var created, ended int64
 	err := row.Scan(&v.ID, &v.Name, &v.Image, &v.ImageID, &v.Kernel, &v.KernelID, &v.VCPUs, &v.Memory, &v.Overlay, &v.Disk,
-		&v.Driver, &v.Network, &v.Slot, &v.NAT, &v.Isolated, &v.Published, &v.Received, &v.Sent, &v.MachineID, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
+		&v.Driver, &v.Network, &v.Slot, &v.NAT, &v.Isolated, &v.Published, &v.Received, &v.Sent, &v.MachineID, &v.Lease, &created, &v.Phase, &v.Wanted, &v.Ending, &v.EndingBy, &ended)
 	v.CreatedAt, v.EndedAt = instant(created), instant(ended)
 	return v, err
 }
@@ -77,9 +78,9 @@ func (s *Store) InsertVM(ctx context.Context, v VM) (slot int, err error) {
 		if v.Slot, err = freeSlot(ctx, tx, v.ID); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 24)+")",
+		_, err = tx.ExecContext(ctx, "INSERT INTO vms ("+vmColumns+") VALUES (?"+strings.Repeat(", ?", 25)+")",
 			v.ID, v.Name, v.Image, v.ImageID, v.Kernel, v.KernelID, v.VCPUs, v.Memory, v.Overlay, v.Disk,
-			v.Driver, v.Network, v.Slot, v.NAT, v.Isolated, v.Published, v.Received, v.Sent, v.MachineID, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
+			v.Driver, v.Network, v.Slot, v.NAT, v.Isolated, v.Published, v.Received, v.Sent, v.MachineID, v.Lease, stamp(v.CreatedAt), v.Phase, v.Wanted, v.Ending, v.EndingBy, stamp(v.EndedAt))
 		return err
 	})
 	return v.Slot, during(err, "store VM %q", v.Name)

@@ -61,6 +61,9 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 		}
 	}
 	c.Keep() // the VM is complete: it is too late to cancel
+	if c.row.Lease != "" {
+		v.task(c.owner.expire)
+	}
 	return c.owner.show(), nil
 }
 
@@ -84,7 +87,10 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Cap
 	if err := v.forwards.Check(row.ID, spec.Ports); err != nil {
 		return row, caps, err
 	}
-	row.Published = publishText(spec.Ports)
+	if err := v.checkLease(spec.Lease); err != nil {
+		return row, caps, err
+	}
+	row.Lease, row.Published = spec.Lease, publishText(spec.Ports)
 	if row.Name != "" {
 		if err := banger.CheckName(row.Name); err != nil {
 			return row, caps, err

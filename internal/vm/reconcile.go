@@ -28,6 +28,9 @@ func (v *VMs) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := v.sweepLeases(rows); err != nil {
+		v.Log.Warn("reconcile: remove leases", "err", err)
+	}
 	var all sync.WaitGroup
 	for _, row := range rows {
 		o := v.own(row, banger.Stopped)
@@ -37,6 +40,9 @@ func (v *VMs) reconcile(ctx context.Context) error {
 		all.Go(func() { // one whose VMM does not answer is waited for
 			if err := o.reconcile(ctx); err != nil {
 				o.log().Error("reconcile", "err", err)
+			}
+			if row.Lease != "" {
+				v.task(o.expire)
 			}
 		})
 	}

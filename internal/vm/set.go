@@ -233,17 +233,7 @@ func exact(size banger.Size) string {
 // restarted sets between a stop and a start. When that fails, the VM is started
 // again as it was.
 func (s *setting) restarted(ctx context.Context) error {
-	s.Push("stop", func(ctx context.Context) error {
-		switch r := s.running(); {
-		case r != nil && !r.stops():
-			return nil
-		case r != nil: // it continues to shut down, though the client cancelled
-			if err := r.awaitStop(ctx, s.Operation, time.Now().Add(defaultGrace+lastStage)); err != nil {
-				return err
-			}
-		}
-		return s.start(ctx, s.Operation, 0)
-	})
+	s.Push("stop", func(ctx context.Context) error { return s.comeBack(ctx, s.Operation) })
 	if err := s.stop(ctx, s.Operation, banger.StopVM{}); err != nil {
 		return err
 	}

@@ -72,7 +72,8 @@ func (o *owner) describe() banger.VM {
 		ID: row.ID, Name: row.Name, State: o.state, Image: row.Image, ImageID: row.ImageID, Kernel: row.Kernel, KernelID: row.KernelID,
 		VCPUs: row.VCPUs, Memory: row.Memory, Overlay: row.Overlay, Disk: row.Disk,
 		Driver: row.Driver, Network: o.describeNetwork(), Ports: publishes(row), CreatedAt: row.CreatedAt,
-		Ending: row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
+		Temporary: row.Lease != "",
+		Ending:    row.Ending, EndingBy: row.EndingBy, EndedAt: row.EndedAt,
 		Dir: string(dir), Console: dir.Console(), VMMLog: dir.VMMLog(row.Driver), SSHKey: o.v.sshKey, KnownHosts: o.v.knownHosts,
 	}
 	if r := o.run; r != nil {
@@ -82,11 +83,11 @@ func (o *owner) describe() banger.VM {
 	return vm
 }
 
-// agentWait is how long a guest's agent may take to answer. That is plenty for
-// one that runs, and an agent may also be about to start.
+// agentWait is how long a guest's agent may be silent. That is plenty for one that runs,
+// and an agent may also be about to start. One that is busy is waited for.
 const agentWait = 60 * time.Second
 
-// DialVM implements banger.VMService. Only the wait for the agent is bounded,
+// DialVM implements banger.VMService. Only the wait for a silent agent is bounded,
 // not the stream.
 func (v *VMs) DialVM(ctx context.Context, ref string, port int) (net.Conn, error) {
 	return v.dial(ctx, ref, port, agentWait)
@@ -100,8 +101,6 @@ func (v *VMs) dial(ctx context.Context, ref string, port int, wait time.Duration
 	if port < 1 || port > 65535 {
 		return nil, banger.Invalidf("use a port from 1 to 65535", "%d is not a port", port)
 	}
-	ctx, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
 	if err := o.settle(ctx, banger.Reach); err != nil {
 		return nil, err
 	}
@@ -112,14 +111,34 @@ func (v *VMs) dial(ctx context.Context, ref string, port int, wait time.Duration
 	if err := r.paused(); err != nil {
 		return nil, err
 	}
-	conn, err := r.machine.Dial(ctx, port)
-	if err == nil {
+	dialing, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	go r.whileItAnswers(dialing, wait, giveUp)
+	conn, err := r.machine.Dial(dialing, port)
+	switch {
+	case err == nil:
 		return conn, nil
-	}
-	if ctx.Err() == context.DeadlineExceeded {
+	case ctx.Err() == nil && dialing.Err() != nil, ctx.Err() == context.DeadlineExceeded:
 		err = &banger.Error{Kind: banger.TimedOut, Why: errors.New("the guest's agent does not answer"), Fix: "banger vm logs " + o.name()}
-	} else {
+	default:
 		err = fmt.Errorf("port %d: %w", port, err)
 	}
 	return nil, operation.Name(err, "vm", banger.Reach, o.name())
+}
+
+// whileItAnswers calls giveUp once the agent has not answered for a time.
+func (r *run) whileItAnswers(ctx context.Context, silence time.Duration, giveUp context.CancelCauseFunc) {
+	for {
+		pause := time.NewTimer(silence / 2)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return
+		}
+		if !r.answers(ctx, silence/2) {
+			giveUp(nil)
+			return
+		}
+	}
 }

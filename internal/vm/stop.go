@@ -36,13 +36,22 @@ func (v *VMs) StopVM(ctx context.Context, ref string, opts banger.StopVM, progre
 	return o.show(), nil
 }
 
-// RestartVM implements banger.VMService. A stopped VM is started.
+// RestartVM implements banger.VMService. A stopped VM is started. If the client goes away
+// when the guest has been asked to stop, the VM is started all the same.
 func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, progress banger.Progress) (_ banger.VM, err error) {
 	o, op, end, err := v.begin(ctx, banger.Restart, ref, progress)
 	if err != nil {
 		return banger.VM{}, err
 	}
 	defer func() { end(&err) }()
+	if o.running() != nil {
+		op.Push("stop", func(undo context.Context) error {
+			if ctx.Err() == nil {
+				return nil // not the client's end is why it failed
+			}
+			return o.comeBack(undo, op)
+		})
+	}
 	if err := o.stop(ctx, op, opts); err != nil {
 		return banger.VM{}, err
 	}
@@ -50,6 +59,20 @@ func (v *VMs) RestartVM(ctx context.Context, ref string, opts banger.StopVM, pro
 		return banger.VM{}, v.explain(err, o.dir().Console())
 	}
 	return o.show(), nil
+}
+
+// comeBack starts the VM of an operation that stops it for a moment and has failed. A stop
+// that the guest has not heard of is none.
+func (o *owner) comeBack(ctx context.Context, op *operation.Operation) error {
+	switch r := o.running(); {
+	case r != nil && !r.stops():
+		return nil
+	case r != nil: // it continues to shut down, though the client cancelled
+		if err := r.awaitStop(ctx, op, time.Now().Add(defaultGrace+lastStage)); err != nil {
+			return err
+		}
+	}
+	return o.start(ctx, op, 0)
 }
 
 // stop brings the VM down: by the guest's own init within the grace time, then by

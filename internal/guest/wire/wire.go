@@ -252,6 +252,25 @@ const (
 // no shell in between.
 const ExecRequest = "exec@banger"
 
+// ExecPartRequest carries a part of an ExecRequest's payload that is too large for one
+// packet of SSH. The ExecRequest carries the end of it, and so the last part.
+const ExecPartRequest = "exec-part@banger"
+
+const (
+	// MaxExecPart is the most bytes in one ExecPartRequest or ExecRequest.
+	MaxExecPart = 128 << 10
+	// MaxExec bounds the payload of all parts together: execve(2) takes at most 6 MiB of
+	// arguments and environment, which base64 makes 8.
+	MaxExec = 16 << 20
+)
+
+// LoginWaits begins a line that the SSH server sends before its version while a client
+// waits for its turn to log in. The number of clients before it follows.
+const LoginWaits = "banger-waits "
+
+// SignalSuffix follows a signal's number in the name of one that has no name in SSH.
+const SignalSuffix = "@banger"
+
 // Exec is a program to run in the guest. Argv, Workdir and Env are base64 in JSON, whose
 // strings cannot carry every byte.
 type Exec struct {

@@ -15,21 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/wire"
-	"banger/internal/linux"
 )
-
-// signals are the names of RFC 4254, section 6.10.
-var signals = map[string]unix.Signal{
-	"ABRT": unix.SIGABRT, "ALRM": unix.SIGALRM, "FPE": unix.SIGFPE, "HUP": unix.SIGHUP, "ILL": unix.SIGILL,
-	"INT": unix.SIGINT, "KILL": unix.SIGKILL, "PIPE": unix.SIGPIPE, "QUIT": unix.SIGQUIT, "SEGV": unix.SIGSEGV,
-	"TERM": unix.SIGTERM, "USR1": unix.SIGUSR1, "USR2": unix.SIGUSR2,
-}
 
 // program is a session's program, in a session and process group of its own.
 type program struct {
 	cmd    *exec.Cmd
 	tty    *os.File   // the master of its terminal, if it has one
 	ours   []*os.File // everything the server holds of it
+	outs   []*output  // those of them that it writes to
 	copies sync.WaitGroup
 
 	mu    sync.Mutex
@@ -47,7 +40,7 @@ func (s *session) run(user account, cmd *exec.Cmd) {
 	}
 	if err := begin(p, user); err != nil {
 		p.close()
-		s.refuse(err)
+		s.refuse(explain(err, cmd))
 		return
 	}
 	s.program = p
@@ -87,17 +80,22 @@ func (s *session) startPiped(p *program, _ account) error {
 		io.Copy(ours[0], s.channel)
 		ours[0].Close()
 	}()
-	p.copyOut(s.channel, ours[1])
-	p.copyOut(s.channel.Stderr(), ours[2])
+	p.copyOut(&output{s.channel, ours[1], copyLate})
+	p.copyOut(&output{s.channel.Stderr(), ours[2], copyLate})
 	return nil
 }
 
-// copyOut copies output until its end. When the client is gone the pipe is closed,
-// which the program notices.
-func (p *program) copyOut(to io.Writer, from *os.File) {
+// copyOut copies output until its end. When the client of a running program is gone the
+// pipe is closed, which the program notices.
+func (p *program) copyOut(o *output) {
+	p.outs = append(p.outs, o)
 	p.copies.Go(func() {
-		io.Copy(to, from)
-		from.Close()
+		o.copy()
+		if p.running() {
+			o.from.Close()
+		} else {
+			go o.drop()
+		}
 	})
 }
 
@@ -124,12 +122,7 @@ func (s *session) startOnTTY(p *program, user account) error {
 		return err
 	}
 	go io.Copy(master, s.channel)
-	p.copies.Go(func() {
-		if _, err := io.Copy(s.channel, master); errors.Is(err, os.ErrDeadlineExceeded) {
-			drainTTY(s.channel, master)
-		}
-		master.Close()
-	})
+	p.copyOut(&output{s.channel, master, drainTTY})
 	return nil
 }
 
@@ -140,50 +133,42 @@ func (p *program) resize(size *ttyRequest) error {
 	return setTTYSize(p.tty, size)
 }
 
-// attend waits for the program's end and for all of its output, and then tells the
-// client. On a terminal it waits only for what was written until the end.
+// attend waits for the program's end, tells the client, and ends the session after the
+// output: at once on a terminal, soon for an ExecRequest, and otherwise when nothing has
+// the output open.
 func (s *session) attend(p *program) {
 	p.cmd.Wait()
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
 	close(p.done)
-	if p.tty != nil {
-		// A program in the background may keep the terminal open for ever.
-		linux.InterruptRead(p.tty)
-	}
-	p.copies.Wait()
-	p.close()
 	kind, payload := exitMessage(p.cmd.ProcessState.Sys().(syscall.WaitStatus))
 	s.channel.SendRequest(kind, false, payload)
+	if p.tty != nil || s.direct {
+		for _, out := range p.outs {
+			out.stop()
+		}
+	}
+	p.copies.Wait()
+	if p.tty == nil {
+		p.ours[0].Close() // what is left in the background may not read it
+	}
 	s.channel.Close()
 }
 
-func exitMessage(status syscall.WaitStatus) (kind string, payload []byte) {
-	if !status.Signaled() {
-		return "exit-status", ssh.Marshal(struct{ Status uint32 }{uint32(status.ExitStatus())})
-	}
-	name := fmt.Sprintf("%d@banger", int(status.Signal()))
-	for known, sig := range signals {
-		if sig == status.Signal() {
-			name = known
-		}
-	}
-	return "exit-signal", ssh.Marshal(struct {
-		Signal   string
-		Core     bool
-		Message  string
-		Language string
-	}{name, status.CoreDump(), status.Signal().String(), ""})
+func (p *program) running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.ended
 }
 
 // signal signals the program's process group, or the one in the foreground of its
-// terminal.
-func (p *program) signal(sig unix.Signal) {
+// terminal. It reports whether the program runs: when it has ended, it does nothing.
+func (p *program) signal(sig unix.Signal) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ended {
-		return
+		return false
 	}
 	group := p.cmd.Process.Pid
 	if p.tty != nil {
@@ -192,15 +177,19 @@ func (p *program) signal(sig unix.Signal) {
 		}
 	}
 	unix.Kill(-group, sig)
+	return true
 }
 
 // hangUpTime is how long a program may take to end when its client is gone.
 const hangUpTime = 3 * time.Second
 
 // hangUp tells the program that its client is gone. If it has no terminal and
-// continues, it is asked to end: nobody else could do that.
+// continues, it is asked to end: nobody else could do that. What a program that has ended
+// left in the background goes on.
 func (p *program) hangUp() {
-	p.signal(unix.SIGHUP)
+	if !p.signal(unix.SIGHUP) {
+		return
+	}
 	p.signal(unix.SIGCONT)
 	p.close()
 	if p.tty != nil {

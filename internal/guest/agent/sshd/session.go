@@ -28,7 +28,9 @@ type session struct {
 	envSize int
 	tty     *ttyRequest
 	agent   *agentSocket
+	parts   []byte // of the ExecRequest that comes
 	begun   bool
+	direct  bool // an ExecRequest: it ends with its program
 	program *program
 }
 
@@ -38,8 +40,8 @@ type ttyRequest struct {
 	Modes                     string
 }
 
-// maxEnv bounds the environment a client sets.
-const maxEnv = 256 << 10
+// maxEnv bounds the environment a client sets: execve(2) takes no more.
+const maxEnv = 6 << 20
 
 // serve takes requests until the client closes the channel or is gone. A program
 // that still runs then is hung up.
@@ -79,8 +81,10 @@ func (s *session) take(r *ssh.Request) (act func(), err error) {
 			return nil, errBegun
 		}
 		command, err := s.command(r)
-		s.begun = err == nil
+		s.begun, s.parts = err == nil, nil
 		return command, err
+	case wire.ExecPartRequest:
+		return nil, s.addPart(r.Payload)
 	case "env":
 		return nil, s.setEnv(r.Payload)
 	case "pty-req":
@@ -98,6 +102,17 @@ func (s *session) take(r *ssh.Request) (act func(), err error) {
 		return nil, err
 	}
 	return nil, errUnknown
+}
+
+func (s *session) addPart(payload []byte) error {
+	if s.begun {
+		return errBegun
+	}
+	if len(s.parts)+len(payload) > wire.MaxExec {
+		return fmt.Errorf("more than %d bytes", wire.MaxExec)
+	}
+	s.parts = append(s.parts, payload...)
+	return nil
 }
 
 func (s *session) setEnv(payload []byte) error {
@@ -133,7 +148,7 @@ func (s *session) signal(payload []byte) error {
 	if err := ssh.Unmarshal(payload, &v); err != nil {
 		return err
 	}
-	sig, ok := signals[v.Name]
+	sig, ok := signalOf(v.Name)
 	if !ok || s.program == nil {
 		return fmt.Errorf("signal %q", v.Name)
 	}
@@ -166,7 +181,7 @@ func (s *session) command(r *ssh.Request) (func(), error) {
 		s.tty = nil
 		return func() { s.run(s.user, s.prepare("/proc/self/exe", role)) }, nil
 	}
-	return s.execCommand(r.Payload)
+	return s.execCommand(append(s.parts, r.Payload...))
 }
 
 func (s *session) prepare(path string, argv ...string) *exec.Cmd {
@@ -200,6 +215,7 @@ func (s *session) execCommand(payload []byte) (func(), error) {
 			s.refuse(err)
 			return
 		}
+		s.direct = true
 		s.run(user, cmd)
 	}, nil
 }

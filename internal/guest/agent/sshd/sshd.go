@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -26,6 +25,7 @@ type Server struct {
 	etc     string
 	sockets string // directory for its own sockets
 	start   func(*exec.Cmd) error
+	logins  line
 }
 
 // New returns a server with the host key and the keys of a configuration. start
@@ -67,23 +67,14 @@ func (s *Server) authorize(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permi
 	return nil, errUnknownKey
 }
 
-// loginTime bounds how long a client may take to log in.
-const loginTime = 60 * time.Second
-
 // Serve serves SSH on conn until it ends, and closes it.
 func (s *Server) Serve(conn net.Conn) {
 	defer conn.Close()
-	// ssh offers the keys and certificates of the user's agent first; loginTime is
-	// the only limit to them.
-	config := &ssh.ServerConfig{PublicKeyCallback: s.authorize, ServerVersion: "SSH-2.0-banger", MaxAuthTries: -1}
-	config.AddHostKey(s.host)
-	conn.SetDeadline(time.Now().Add(loginTime))
-	client, channels, requests, err := ssh.NewServerConn(conn, config)
+	client, channels, requests, err := s.logIn(conn)
 	if err != nil {
 		log.Infof("ssh: %v", err)
 		return
 	}
-	conn.SetDeadline(time.Time{})
 	defer client.Close()
 	user, err := lookupAccount(s.etc, client.User())
 	if err != nil {

@@ -3,7 +3,6 @@ package sshd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -39,32 +38,6 @@ func onTTY(tty *os.File, do func(fd int) error) error {
 		return err
 	}
 	return failed
-}
-
-// maxPending is more than the kernel buffers of a terminal's output.
-const maxPending = 128 << 10
-
-// drainTTY copies what has been written to a terminal so far, up to a limit: a
-// program may still be writing.
-func drainTTY(to io.Writer, tty *os.File) {
-	buf := make([]byte, 4<<10)
-	for left := maxPending; left > 0; {
-		n := 0
-		err := onTTY(tty, func(fd int) (err error) {
-			n, err = unix.Read(fd, buf)
-			return err
-		})
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil || n <= 0 {
-			return
-		}
-		if _, err := to.Write(buf[:n]); err != nil {
-			return
-		}
-		left -= n
-	}
 }
 
 func setTTYSize(tty *os.File, size *ttyRequest) error {

@@ -114,10 +114,19 @@ func statusOf(err error) int {
 type result struct {
 	stdout, stderr string
 	status         int
+	signal         string
 }
 
 // execDirect runs a program without a shell.
 func (g *sshGuest) execDirect(t *testing.T, e wire.Exec) result {
+	t.Helper()
+	channel, requests := g.begin(t, e, "")
+	channel.CloseWrite()
+	return resultOf(channel, requests)
+}
+
+// begin starts a program without a shell, with a terminal if term names one.
+func (g *sshGuest) begin(t *testing.T, e wire.Exec, term string) (ssh.Channel, <-chan *ssh.Request) {
 	t.Helper()
 	client, err := g.dial(t, g.key)
 	if err != nil {
@@ -127,24 +136,50 @@ func (g *sshGuest) execDirect(t *testing.T, e wire.Exec) result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	payload, _ := json.Marshal(e)
-	if ok, err := channel.SendRequest(wire.ExecRequest, true, payload); !ok || err != nil {
-		t.Fatalf("exec request: %v %v", ok, err)
+	send := func(kind string, payload []byte) {
+		if ok, err := channel.SendRequest(kind, true, payload); !ok || err != nil {
+			t.Fatalf("%s: %v %v", kind, ok, err)
+		}
 	}
-	channel.CloseWrite()
+	if term != "" {
+		send("pty-req", ssh.Marshal(ttyRequest{Term: term, Cols: 80, Rows: 24, Modes: "\x00"}))
+	}
+	payload, _ := json.Marshal(e)
+	for len(payload) > wire.MaxExecPart {
+		send(wire.ExecPartRequest, payload[:wire.MaxExecPart])
+		payload = payload[wire.MaxExecPart:]
+	}
+	send(wire.ExecRequest, payload)
+	return channel, requests
+}
+
+func resultOf(channel ssh.Channel, requests <-chan *ssh.Request) result {
 	r := result{status: -1}
 	stderr := make(chan string)
 	go func() { b, _ := io.ReadAll(channel.Stderr()); stderr <- string(b) }()
 	stdout, _ := io.ReadAll(channel)
 	r.stdout, r.stderr = string(stdout), <-stderr
 	for q := range requests {
-		if q.Type == "exit-status" {
-			var v struct{ Status uint32 }
-			ssh.Unmarshal(q.Payload, &v)
-			r.status = int(v.Status)
-		}
+		r.ended(q)
 	}
 	return r
+}
+
+// ended takes a request about a program's end.
+func (r *result) ended(q *ssh.Request) {
+	switch q.Type {
+	case "exit-status":
+		var v struct{ Status uint32 }
+		ssh.Unmarshal(q.Payload, &v)
+		r.status = int(v.Status)
+	case "exit-signal":
+		var v struct {
+			Signal string
+			Rest   []byte `ssh:"rest"`
+		}
+		ssh.Unmarshal(q.Payload, &v)
+		r.signal = v.Signal
+	}
 }
 
 func bytesOf(words ...string) (list [][]byte) {

@@ -186,15 +186,17 @@ func TestSlowGuestsAreWaitedFor(t *testing.T) {
 	})
 }
 
-// TestSignalAfterTheEnd: once the program has ended, the first signal ends exec.
+// TestSignalAfterTheEnd: once it is known that the program has ended, the first signal ends
+// exec, though something holds the output.
 func TestSignalAfterTheEnd(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
 		signals := make(chan os.Signal, 1)
 		g := dialGuest(t, sshServer(t, "", func(channel ssh.Channel, requests <-chan *ssh.Request) {
 			takeExec(requests)
 			exitWith(channel, 0)
-			io.WriteString(channel, "the end is told")
-			for range requests { // something holds its output
+			io.WriteString(channel, "output")
+			for range requests { // a signal that came before the end was known
+				io.WriteString(channel, "output")
 			}
 		}))
 		out := writerFunc(func(b []byte) (int, error) { signals <- signal; return len(b), nil })
@@ -205,9 +207,9 @@ func TestSignalAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestOutputThatNobodyReads: the first signal ends exec although it cannot write.
+// TestOutputThatNobodyReads does not keep exec, either.
 func TestOutputThatNobodyReads(t *testing.T) {
-	signals := make(chan os.Signal, 1)
+	signals, over := make(chan os.Signal), make(chan struct{})
 	g := dialGuest(t, sshServer(t, "", func(channel ssh.Channel, requests <-chan *ssh.Request) {
 		takeExec(requests)
 		exitWith(channel, 0)
@@ -215,9 +217,19 @@ func TestOutputThatNobodyReads(t *testing.T) {
 		channel.Close()
 	}))
 	stuck := make(chan struct{})
-	defer close(stuck)
-	out := writerFunc(func([]byte) (int, error) { signals <- syscall.SIGTERM; <-stuck; return 0, io.ErrClosedPipe })
+	out := writerFunc(func([]byte) (int, error) { close(stuck); <-over; return 0, io.ErrClosedPipe })
+	go func() {
+		<-stuck
+		for { // those that come before the end is known go to the program
+			select {
+			case signals <- syscall.SIGTERM:
+			case <-over:
+				return
+			}
+		}
+	}()
 	status, err := g.exec(wire.Exec{Argv: [][]byte{[]byte("true")}}, Session{Stdout: out, Stderr: io.Discard, Signals: signals})
+	close(over)
 	if err != nil || status != 128+15 {
 		t.Errorf("status %d, %v", status, err)
 	}

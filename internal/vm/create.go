@@ -223,7 +223,10 @@ func (c *creating) discard(ctx context.Context) error {
 	if err := c.owner.mark(ctx); err != nil {
 		return err
 	}
-	return c.owner.remove(ctx)
+	if err := c.owner.remove(ctx); err != nil || c.row.Lease == "" {
+		return err
+	}
+	return removeAny(c.v.Dirs.Lease(c.row.Lease))
 }
 
 // makeDir creates the VM's directory under a temporary name, which marks it as

@@ -46,6 +46,20 @@ func TestDialOfAMuteAgent(t *testing.T) {
 	}
 }
 
+// TestDialOfABusyAgent: one that answers otherwise is waited for.
+func TestDialOfABusyAgent(t *testing.T) {
+	w := newWorld(t)
+	w.fake.SetFaults(vmmtest.AnswersLate)
+	w.create("otter")
+	const bound = 50 * time.Millisecond
+	began := time.Now()
+	conn, err := w.dial(t.Context(), "otter", vmmtest.PortEcho, bound)
+	if err != nil || time.Since(began) < bound {
+		t.Fatalf("after %v: %v", time.Since(began), err)
+	}
+	conn.Close()
+}
+
 func (w *world) signal(vm banger.VM, sig syscall.Signal) {
 	w.t.Helper()
 	if err := syscall.Kill(vm.PID, sig); err != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 // serveSSH serves the SSH port of a guest without programs: it answers a request to run
-// one with its command line, and copies files of a home in the VM's directory. It accepts only the VM's own keys.
+// one with its command line, and copies files of a home in the VM's directory. A program
+// that sleeps ends with its client, or by a signal. It accepts only the VM's own keys.
 func serveSSH(config wire.Config, conn net.Conn) {
 	host, err := ssh.ParsePrivateKey([]byte(config.HostKey))
 	if err != nil {
@@ -60,6 +61,9 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			request.Reply(true, nil)
 			serveFiles(channel)
 			return
+		case "signal":
+			channel.SendRequest("exit-signal", false, append(request.Payload, make([]byte, 9)...))
+			return
 		case wire.ExecRequest:
 			var program wire.Exec
 			if json.Unmarshal(request.Payload, &program) == nil {
@@ -71,6 +75,9 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 		}
 		if said != "" {
 			fmt.Fprintf(channel, "%s ran %s\r\n", name, said)
+			if strings.Contains(said, "sleep") {
+				continue // until the client has enough
+			}
 			channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
 			return
 		}

@@ -189,6 +189,9 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		conn.Close()
 		return
 	}
+	if faults.has(AnswersLate) && port != wire.PortControl {
+		<-time.After(time.Second / 3)
+	}
 	v.awaitRunning() // a paused guest does not answer
 	fmt.Fprintf(conn, "OK %d\n", port)
 	v.guest.Serve(pausing{conn, v}, port)

@@ -15,6 +15,7 @@ const (
 	PanicsAtStop Fault = "panics-at-stop" // ends without a bye when asked to stop
 	IgnoresStop  Fault = "ignores-stop"   // answers yes to a stop, and continues
 	IgnoresPing  Fault = "ignores-ping"   // as a guest that has halted
+	AnswersLate  Fault = "answers-late"   // takes a third of a second to accept a connection other than the control's
 	KnowsNoStats Fault = "knows-no-stats" // an older agent
 	SlowInit     Fault = "slow-init"      // the init has not started everything until an event says so
 	EndsInSecret Fault = "ends-in-secret" // the init is stopping, and says so only when it is asked

@@ -74,7 +74,7 @@ func tree(t *testing.T, files map[string]string) []byte {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for name, data := range files {
-		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(data))})
+		err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o755, Size: int64(len(data))})
 		if err == nil {
 			_, err = io.WriteString(w, data)
 		}
@@ -230,12 +230,27 @@ func TestImportNotesAnImageWithNothingToRun(t *testing.T) {
 	}{
 		"nothing": {map[string]string{"etc/issue": "", "app/server": "elf"}, nothingToRun},
 		"shell":   {map[string]string{"etc/issue": "", "bin/sh": "elf", "manifest.json": "{}"}, ""},
-		"init":    {map[string]string{"sbin/init": "elf"}, ""},
+		"init":    {map[string]string{"sbin/init": "elf"}, noShell},
+		"other":   {map[string]string{"sbin/init": "elf", "usr/bin/sh": "elf"}, noShell},
+		"script":  {map[string]string{"bin/sh": "#!/usr/bin/real -x\n"}, "the image's shell, /bin/sh, needs /usr/bin/real, which the image does not have: `banger vm ssh` cannot log in"},
+		"whole":   {map[string]string{"bin/sh": "#!/usr/bin/real -x\n", "usr/bin/real": "elf"}, ""},
 	} {
 		var notes string
 		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: name, File: archive(t, tree(t, c.files))}, func(s banger.Step) { notes += s.Note })
 		if err != nil || notes != c.note {
 			t.Errorf("%s: %v, note %q", name, err, notes)
+		}
+	}
+}
+
+// TestImportRefusesAnotherMachine: none of its programs could run.
+func TestImportRefusesAnotherMachine(t *testing.T) {
+	i := newImages(t)
+	for _, name := range []string{"bin/sh", "sbin/init", "bin/busybox"} {
+		program := "\x7fELF\x02\x01" + strings.Repeat("\x00", 12) + "\xf3\x00" + strings.Repeat("\x00", 44) // RISC-V
+		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "riscv", File: archive(t, tree(t, map[string]string{name: program}))}, nil)
+		if banger.KindOf(err) != banger.Invalid || !strings.Contains(err.Error(), "/"+name+" has EM_RISCV") || !strings.Contains(banger.FixOf(err), "--platform linux/") {
+			t.Errorf("%s: %v, fix %q", name, err, banger.FixOf(err))
 		}
 	}
 }

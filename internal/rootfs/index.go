@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"banger"
+	"banger/internal/linux"
 )
 
 // Limits against archives that are made to exhaust their reader. They are far above
@@ -66,10 +67,12 @@ type index struct {
 	work     int
 	data     int64
 	metadata int64
+	programs map[position]linux.Program
 }
 
 func newIndex(s stacking) *index {
-	return &index{stacking: s, root: &node{inode: impliedDirectory(), layer: -1, children: map[string]*node{}}}
+	return &index{stacking: s, programs: map[position]linux.Program{},
+		root: &node{inode: impliedDirectory(), layer: -1, children: map[string]*node{}}}
 }
 
 // impliedDirectory returns a parent directory that has no entry of its own.

@@ -95,14 +95,17 @@ func (l *layers) each(do func(at position, h *tar.Header, data io.Reader) error)
 // index adds every entry of every layer to x.
 func (l *layers) index(x *index) error {
 	current := 0
-	err := l.each(func(at position, h *tar.Header, _ io.Reader) error {
+	err := l.each(func(at position, h *tar.Header, data io.Reader) error {
 		if at.layer != current {
 			if err := x.endLayer(); err != nil {
 				return err
 			}
 			current = at.layer
 		}
-		return x.add(at, h)
+		if err := x.add(at, h); err != nil {
+			return err
+		}
+		return x.look(at, h, data)
 	})
 	if err != nil {
 		return err

@@ -1,8 +1,6 @@
 package sshd
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/linux"
 )
 
 // explain returns why a program did not start, where the kernel's word for it is a riddle.
@@ -79,49 +79,14 @@ type absent struct{ text string }
 func (a *absent) Error() string        { return a.text }
 func (a *absent) Is(target error) bool { return target == fs.ErrNotExist }
 
-// interpreter returns the program that the kernel starts for a file: that of a script's
-// first line, or a program's dynamic loader.
+// interpreter returns the program that the kernel starts for a file, if there is one.
 func interpreter(path string) string {
 	file, err := os.Open(path)
 	if err != nil {
 		return ""
 	}
 	defer file.Close()
-	head := make([]byte, 4096)
+	head := make([]byte, linux.ProgramHead)
 	n, _ := io.ReadFull(file, head)
-	head = head[:n]
-	if script, is := bytes.CutPrefix(head, []byte("#!")); is {
-		line, _, _ := bytes.Cut(script, []byte("\n"))
-		if words := bytes.Fields(line); len(words) > 0 {
-			return string(words[0])
-		}
-		return ""
-	}
-	return loader(head)
-}
-
-// loader returns the dynamic loader in the first bytes of a 64-bit ELF program, which
-// compilers put there. (Package debug/elf would read sections, and is large.)
-func loader(head []byte) string {
-	const header, entry, interp = 64, 56, 3
-	if len(head) < header || string(head[:6]) != "\x7fELF\x02\x01" {
-		return ""
-	}
-	at, entries := binary.LittleEndian.Uint64(head[32:]), int(binary.LittleEndian.Uint16(head[56:]))
-	for range entries {
-		if at > uint64(len(head)-entry) {
-			return ""
-		}
-		e := head[at:]
-		at += entry
-		if binary.LittleEndian.Uint32(e) != interp {
-			continue
-		}
-		from, size := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[32:])
-		if from > uint64(len(head)) || size > uint64(len(head))-from {
-			return ""
-		}
-		return string(bytes.TrimRight(head[from:from+size], "\x00"))
-	}
-	return ""
+	return linux.ReadProgram(head[:n]).Interpreter
 }

@@ -95,20 +95,6 @@ func dynamic(t *testing.T) (program []byte, loader string) {
 	return nil, ""
 }
 
-// FuzzLoader reads what may be a program.
-func FuzzLoader(f *testing.F) {
-	f.Add([]byte("\x7fELF\x02\x01"))
-	f.Add(append([]byte("\x7fELF\x02\x01"), bytes.Repeat([]byte{0xff}, 200)...))
-	if program, err := os.ReadFile("/bin/sh"); err == nil {
-		f.Add(program[:min(len(program), 4096)])
-	}
-	f.Fuzz(func(t *testing.T, head []byte) {
-		if got := loader(head); !bytes.Contains(head, []byte(got)) {
-			t.Errorf("%q is not in the program", got)
-		}
-	})
-}
-
 // TestErrorsThatExplainThemselvesStay as they are.
 func TestErrorsThatExplainThemselvesStay(t *testing.T) {
 	missing := &fs.PathError{Op: "exec", Path: "/no/such", Err: unix.ENOENT}

@@ -131,3 +131,63 @@ func (h *home) execParts(b *testing.B, vm banger.VM) {
 	}
 	part("its end", nil)
 }
+
+// streamed is how much BenchmarkStream sends each way; BANGER_BENCH_MB replaces it.
+const streamed = 200
+
+// BenchmarkStream sends data out of a VM and into it, by exec and by ssh through banger's
+// proxy, in the order ABBA.
+func BenchmarkStream(b *testing.B) {
+	once(b)
+	h, ctx := shared, context.Background()
+	const name = "bench-stream"
+	h.must(b, "vm", "create", "--name", name, "--image", h.tiny(b))
+	defer h.run(ctx, nil, "vm", "delete", "--yes", "--force", name)
+	vm := h.show(b, name)
+	megabytes := streamed
+	if text := os.Getenv("BANGER_BENCH_MB"); text != "" {
+		if _, err := fmt.Sscan(text, &megabytes); err != nil {
+			b.Fatal(err)
+		}
+	}
+	size := int64(megabytes) << 20
+	data := filepath.Join(h.dir, "stream")
+	if err := os.WriteFile(data, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Truncate(data, size); err != nil {
+		b.Fatal(err)
+	}
+	banger := []string{filepath.Join(h.bin, "banger"), "vm", "exec", name, "--", "sh", "-c"}
+	ssh := guest.SSHArgv(vm, []string{filepath.Join(h.bin, "banger"), "vm", "proxy", string(vm.ID), fmt.Sprint(wire.PortSSH)}, nil)
+	for _, way := range []struct{ name, script, in string }{
+		{"out of a VM", fmt.Sprintf("head -c %d /dev/zero", size), os.DevNull},
+		{"into a VM", fmt.Sprintf(`test "$(wc -c)" -eq %d`, size), data},
+	} {
+		var took [2]time.Duration
+		for _, which := range []int{0, 1, 1, 0} {
+			took[which] += h.stream(b, append([][]string{banger, ssh}[which], way.script), way.in)
+		}
+		for which, tool := range []string{"exec", "ssh through the proxy"} {
+			measured.add(fmt.Sprintf("%d MB %s, %s", megabytes, way.name, tool), "MB/s", "", float64(2*megabytes)/took[which].Seconds())
+		}
+		measured.add("  time of exec by that of ssh, "+way.name, "", "1.10", took[0].Seconds()/took[1].Seconds())
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+func (h *home) stream(b *testing.B, argv []string, in string) time.Duration {
+	b.Helper()
+	file, err := os.Open(in)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env, cmd.Stdin = h.env, file // its output goes to /dev/null
+	begun := time.Now()
+	if err := cmd.Run(); err != nil {
+		b.Fatalf("%q: %v", argv, err)
+	}
+	return time.Since(begun)
+}

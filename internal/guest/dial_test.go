@@ -310,6 +310,9 @@ func TestDialTCPWithoutAnAnswer(t *testing.T) {
 	answer := make(chan struct{})
 	g := dialGuest(t, silent(t, answer))
 	to := netip.MustParseAddrPort("127.0.0.1:80")
+	if _, err := g.logIn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	var wait sync.WaitGroup

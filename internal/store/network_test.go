@@ -24,7 +24,7 @@ func TestSlots(t *testing.T) {
 		t.Errorf("slot %d, %v; want %d", slot, err, first.Slot+1)
 	}
 	_, err := s.writer.Exec(`WITH RECURSIVE all_slots (n) AS (SELECT ? UNION ALL SELECT n + 1 FROM all_slots WHERE n < ?)
-		INSERT INTO vms ( `+vmColumns+`) SELECT 'x' || n, 'x' || n, '', '', '', '', 1, 1, 1, 1, '', '', n, 1, 0, '', 0, 0, '', 0, 'ready', 'stopped', '', '', 0
+		INSERT INTO vms ( `+vmColumns+`) SELECT 'x' || n, 'x' || n, '', '', '', '', 1, 1, 1, 1, '', '', n, 1, 0, '', 0, 0, '', '', 0, 'ready', 'stopped', '', '', 0
 		FROM all_slots WHERE n NOT IN (SELECT slot FROM vms)`, network.FirstSlot, network.LastSlot)
 	if err != nil {
 		t.Fatal(err)

@@ -85,6 +85,7 @@ func sample(id, name string) VM {
 func TestVMRoundTrip(t *testing.T) {
 	s, ctx := openStocked(t), t.Context()
 	want := sample("0123456789ab", "calm-otter")
+	want.Lease = "a lease"
 	if err := insert(ctx, s, want); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 
 // behind leaves a program behind that has the output open. It writes when something is
 // written to the fifo go, and tells by the fifo done whether it still could.
-const behind = `mkfifo go done; (trap '' HUP; read x <go; echo late && echo ok >done || echo failed >done) & echo started; exit 3`
+const behind = `mkfifo up go done; (trap '' HUP; echo up >up; read x <go; echo late && echo ok >done || echo failed >done) & read x <up; echo started; exit 3`
 
 // wrote makes the program that was left behind write, and checks that it could.
 func (g *sshGuest) wrote(t *testing.T) {

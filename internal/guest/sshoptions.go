@@ -34,7 +34,8 @@ var sshOptions = []sshOption{
 	{"ProxyCommand", proxyCommand},
 	{"ProxyJump", yours},
 	{"ProxyUseFdpass", is("no")},
-	// The host name is the ID's, so that a ControlPath made of %h or %C is, too.
+	// The host name is the ID's, so that a ControlPath made of %h or %C is, too. An entry
+	// for all VMs has it from WriteHostNames.
 	{"HostName", func(r route) string {
 		if r.any {
 			return "%h"
@@ -44,7 +45,8 @@ var sshOptions = []sshOption{
 	{"Port", is("22")}, // known hosts are looked up by another one, too
 	{"CanonicalizeHostname", is("no")},
 	{"User", is("root")},
-	{"ConnectTimeout", is("60")}, // the user's is for networks; a VM may be slow
+	{"ConnectTimeout", is("60")},     // the user's is for networks; a VM may be slow
+	{"ServerAliveInterval", is("0")}, // so may one that pauses; the way to it tells its end
 	{"Tunnel", is("no")},
 
 	// No shared connection: a name that has moved would lead to the VM that had it.
@@ -117,7 +119,8 @@ var sshOptions = []sshOption{
 	{"BatchMode", yours},
 	{"NumberOfPasswordPrompts", yours},
 
-	// Taste: these neither break a connection nor lead it elsewhere.
+	// Taste: these neither break a connection nor lead it elsewhere. Of SendEnv and SetEnv,
+	// the guest takes no variable that a login there sets.
 	{"ChannelTimeout", yours},
 	{"Compression", yours},
 	{"EnableEscapeCommandline", yours},
@@ -130,8 +133,6 @@ var sshOptions = []sshOption{
 	{"RefuseConnection", yours},
 	{"RekeyLimit", yours},
 	{"SendEnv", yours},
-	{"ServerAliveCountMax", yours},
-	{"ServerAliveInterval", yours},
 	{"SetEnv", yours},
 	{"SyslogFacility", yours},
 	{"VersionAddendum", yours},
@@ -167,6 +168,7 @@ var sshOptions = []sshOption{
 	{"KbdInteractiveAuthentication", yours},
 	{"KbdInteractiveDevices", yours},
 	{"LocalCommand", yours},
+	{"ServerAliveCountMax", yours},
 	{"NoHostAuthenticationForLocalhost", yours},
 	{"PasswordAuthentication", yours},
 	{"TunnelDevice", yours},

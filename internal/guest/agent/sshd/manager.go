@@ -42,7 +42,7 @@ type need int
 
 const (
 	mayUse need = iota // it is started, for the next session
-	login              // the session waits for it if the guest has booted, as one of sshd does
+	waits              // the session waits for it if the guest has booted, as one of sshd does
 	asks               // the session waits for it
 )
 
@@ -74,7 +74,7 @@ func (m *managers) provide(user account, n need) {
 	switch n {
 	case mayUse:
 		return
-	case login:
+	case waits:
 		late = time.After(loginPatience)
 	}
 	select {

@@ -43,7 +43,7 @@ func TestManagerIsStartedOnceAndAwaited(t *testing.T) {
 	if env := m.environment(user); env != nil {
 		t.Errorf("without a manager: %v", env)
 	}
-	m.provide(user, login)
+	m.provide(user, waits)
 	own := fmt.Sprintf("%s/%d", dir, user.uid)
 	if env := m.environment(user); len(env) != 1 || env["XDG_RUNTIME_DIR"] != own {
 		t.Errorf("got %v", env)
@@ -57,7 +57,7 @@ func TestManagerIsStartedOnceAndAwaited(t *testing.T) {
 	if env := m.environment(account{uid: user.uid + 1}); env != nil {
 		t.Errorf("another user has %v", env)
 	}
-	for _, n := range []need{mayUse, login, asks} {
+	for _, n := range []need{mayUse, waits, asks} {
 		m.provide(user, n)
 	}
 	if n := calls(t, dir); n != 1 {
@@ -71,7 +71,7 @@ func TestManagerKeepsNobodyWaiting(t *testing.T) {
 	user := account{name: "me", uid: uint32(os.Geteuid())}
 	m, dir := newTestManagers(t, false)
 	m.provide(user, mayUse)
-	m.provide(user, login)
+	m.provide(user, waits)
 	if n := calls(t, dir); n != 0 {
 		t.Errorf("systemctl was called %d times while the guest boots", n)
 	}
@@ -85,7 +85,7 @@ func TestManagerKeepsNobodyWaiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		m.provide(user, login)
+		m.provide(user, waits)
 	}
 	m.provide(user, asks)
 	if n := calls(t, dir); n != 2 {
@@ -127,9 +127,9 @@ func TestNeedOf(t *testing.T) {
 		want  need
 	}{
 		{mayUse, []string{"true"}, mayUse},
-		{login, nil, login},
+		{waits, nil, waits},
 		{mayUse, []string{"systemctl", "--user", "status"}, asks},
-		{login, []string{"cd $XDG_RUNTIME_DIR && ls"}, asks},
+		{waits, []string{"cd $XDG_RUNTIME_DIR && ls"}, asks},
 		{mayUse, []string{"sh", "-c", "echo $DBUS_SESSION_BUS_ADDRESS"}, asks},
 	} {
 		if got := needOf(c.least, c.argv...); got != c.want {

@@ -221,7 +221,7 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 	}
 	least := mayUse
 	if s.tty != nil {
-		least = login
+		least = waits
 	}
 	s.server.managers.provide(user, needOf(least, cmd.Args...))
 	cmd.Env = s.environment(user).list()

@@ -26,7 +26,7 @@ func (s *session) logIn(cmd *exec.Cmd, command ...string) {
 	if !s.admitted() {
 		return
 	}
-	s.server.managers.provide(s.user, needOf(login, command...))
+	s.server.managers.provide(s.user, needOf(waits, command...))
 	cmd.Env = s.environment(s.user).list()
 	if s.tty != nil && len(command) == 0 {
 		s.channel.Write(messageOfTheDay(s.user, s.server.motd))

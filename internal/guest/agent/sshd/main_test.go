@@ -24,6 +24,7 @@ var roles = map[string]func(args []string) error{
 	"connect": connectStdio,
 	"pixels":  printPixels,
 	"echo":    serveEcho,
+	"sshd":    runSSHD,
 }
 
 // TestMain lets the test's own program be the servers of files that it starts.

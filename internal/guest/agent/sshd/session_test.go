@@ -2,7 +2,6 @@ package sshd
 
 import (
 	"errors"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -27,8 +26,8 @@ func TestSocketForwards(t *testing.T) {
 		go echo(l)
 	}
 	local, remote := filepath.Join(o.dir, "local"), filepath.Join(o.home, "remote")
-	control := []string{"-o", "ControlPath=control", "-M"}
-	o.hold(t, append(control, "-L", local+":"+inGuest, "-R", remote+":"+here), untilEOF)
+	control := []string{"-o", "ControlPath=control"}
+	o.hold(t, append(control, "-M", "-L", local+":"+inGuest, "-R", remote+":"+here), untilEOF)
 	if info, err := os.Lstat(remote); err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("%v, %v", info, err)
 	}
@@ -151,7 +150,7 @@ func TestLoopbackIsBoth(t *testing.T) {
 	}
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
-	port := allocated(t, said)
+	port := after(t, said, "llocated port ")
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		go echo(l)
 		conn, err := net.Dial("tcp", net.JoinHostPort(host, port))
@@ -159,23 +158,5 @@ func TestLoopbackIsBoth(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkEcho(t, conn)
-	}
-}
-
-// allocated returns the port that ssh says it was given.
-func allocated(t *testing.T, said io.Reader) string {
-	t.Helper()
-	var text strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		if _, after, ok := strings.Cut(text.String(), "llocated port "); ok && strings.Contains(after, " ") {
-			go io.Copy(io.Discard, said)
-			return strings.Fields(after)[0]
-		}
-		n, err := said.Read(buf)
-		if err != nil {
-			t.Fatalf("%v: %s", err, text.String())
-		}
-		text.Write(buf[:n])
 	}
 }

@@ -156,7 +156,7 @@ func writeHosts(path string, lines []string) error {
 func hostNames(knownHosts string) string { return filepath.Join(filepath.Dir(knownHosts), "names") }
 
 // WriteHostNames writes what the entry for all VMs includes: each NAME.vm has the host
-// name of its VM's ID. A connection that ssh shares is found by the host name, and would
+// name and the alias of its VM's ID. A connection that ssh shares is found by the host name, and would
 // lead to the VM that had the name before.
 func WriteHostNames(knownHosts string) error {
 	known, err := os.ReadFile(knownHosts)
@@ -168,7 +168,7 @@ func WriteHostNames(knownHosts string) error {
 		hosts, _, _ := strings.Cut(line, " ")
 		if alias, name, ok := strings.Cut(hosts, ","); ok {
 			// Other than Host, this takes the name in capitals, too.
-			fmt.Fprintf(&text, "Match originalhost %s\n  HostName %s\n", name, alias)
+			fmt.Fprintf(&text, "Match originalhost %s\n  HostName %s\n  HostKeyAlias %s\n", name, alias, alias)
 		}
 	}
 	return durable.WriteFile(hostNames(knownHosts), []byte(text.String()), 0o600)

@@ -55,8 +55,7 @@ var sshOptions = []sshOption{
 	{"ControlPersist", is("no")},
 
 	// The VM proves who it is with the one key that banger made for it.
-	// An entry for all VMs goes by the name that the VM has now, which the known hosts
-	// have too. With an alias of the user's own, ssh would refuse.
+	// An entry for all VMs has its alias from WriteHostNames, too.
 	{"HostKeyAlias", func(r route) string {
 		if r.any {
 			return ""

@@ -98,7 +98,7 @@ func (c *client) userManagers(t *testing.T) {
 	c.h.sh(t, c.name, "true")
 	t.Logf("the first exec after the boot: %v", time.Since(begun))
 	for user, uid := range map[string]string{"root": "0", "ann": "1000"} {
-		for way, got := range c.as(t, user, `systemctl --user is-system-running --wait; echo "$XDG_RUNTIME_DIR"; systemd-run --user --quiet --pipe --wait id -u`) {
+		for way, got := range c.as(t, user, `systemctl --user is-system-running --wait; echo "$XDG_RUNTIME_DIR"; stat -c %u "$XDG_RUNTIME_DIR"`) {
 			if want := "running\n/run/user/" + uid + "\n" + uid + "\n"; got != want {
 				t.Errorf("%s, %s: %q, want %q", way, user, got, want)
 			}
@@ -130,6 +130,11 @@ func (c *client) environments(t *testing.T) {
 	cmd.Env = append(cmd.Env, "LC_ALL=de_DE.UTF-8", "LANG=it_IT.UTF-8", "LC_TIME=C")
 	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "/root C\n" {
 		t.Errorf("%q, %v", out, err)
+	}
+	for way, got := range c.as(t, "root", "cat /proc/self/oom_score_adj; umask; grep -E 'Sig(Blk|Ign)' /proc/self/status; ls /proc/self/fd") {
+		if want := "0\n0022\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n0\n1\n2\n3\n"; strings.Join(strings.Fields(got), " ") != strings.Join(strings.Fields(want), " ") { // a terminal has columns
+			t.Errorf("%s: what a program inherits is %q, want %q", way, got, want)
+		}
 	}
 	if got := c.h.banger(t, "vm", "exec", "-e", "BANGER_TEST_NO_SUCH", c.name, "--", "sh", "-c", "echo ${BANGER_TEST_NO_SUCH-absent}"); got != "absent\n" {
 		t.Errorf("got %q", got)

@@ -342,11 +342,11 @@ func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
 	t.Helper()
 	var out, errOut bytes.Buffer
 	home := t.TempDir()
+	env := map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home, "XDG_CONFIG_HOME": s.config, "EMPTY": ""}
 	a := &app{
 		std: Std{In: strings.NewReader(s.in), Out: &out, Err: &errOut, InTTY: s.tty, OutTTY: s.tty, ErrTTY: s.tty,
-			Signals: s.signals, Getenv: func(key string) string {
-				return map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home, "XDG_CONFIG_HOME": s.config}[key]
-			}},
+			Signals: s.signals, Getenv: func(key string) string { return env[key] },
+			LookupEnv: func(key string) (string, bool) { value, ok := env[key]; return value, ok }},
 		connect: func(_ context.Context, mode start) (service, error) {
 			if !f.running && mode == noStart {
 				return nil, &banger.Error{Kind: banger.NotFound, What: "find the daemon", Why: errors.New("none is running"), Fix: "banger vm list"}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"banger"
@@ -109,7 +110,11 @@ func (a *app) program(argv []string, opts execOptions) (wire.Exec, error) {
 			return wire.Exec{}, banger.Invalidf("write --env NAME=value", "%q has no variable name", entry)
 		}
 		if !given {
-			entry += "=" + a.std.Getenv(name)
+			value, set := a.std.LookupEnv(name)
+			if !set {
+				continue // it is not set there either
+			}
+			entry += "=" + value
 		}
 		program.Env = append(program.Env, []byte(entry))
 	}
@@ -188,6 +193,9 @@ func (a *app) openTTY() (*terminal, error) {
 	resize := make(chan guest.Size)
 	go followSize(t.fd, t.changed, resize, t.ended)
 	t.TTY = guest.TTY{Term: cmp.Or(a.std.Getenv("TERM"), "xterm"), Size: sizeOf(t.fd), Resize: resize}
+	if modes, err := unix.IoctlGetTermios(t.fd, unix.TCGETS); err == nil {
+		t.Modes = wire.TerminalModes(modes)
+	}
 	return t, nil
 }
 
@@ -223,9 +231,9 @@ func followSize(fd int, changed <-chan os.Signal, resize chan<- guest.Size, ende
 }
 
 func sizeOf(fd int) guest.Size {
-	cols, rows, err := term.GetSize(fd)
+	size, err := unix.IoctlGetWinsize(fd, unix.TIOCGWINSZ)
 	if err != nil {
 		return guest.Size{Cols: 80, Rows: 24}
 	}
-	return guest.Size{Cols: cols, Rows: rows}
+	return guest.Size{Cols: int(size.Col), Rows: int(size.Row), Width: int(size.Xpixel), Height: int(size.Ypixel)}
 }

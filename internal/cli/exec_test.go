@@ -28,6 +28,7 @@ type sshGuest struct {
 	config *ssh.ServerConfig
 	vm     banger.VM
 	tty    string // the terminal that was requested
+	modes  string
 	asked  func() // if set, called instead of answering a request to run a program
 	run    func(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Request) uint32
 }
@@ -88,12 +89,13 @@ func (g *sshGuest) serve(conn net.Conn) {
 		for request := range requests {
 			if request.Type == "pty-req" {
 				var asked struct {
-					Term       string
-					Cols, Rows uint32
-					Rest       []byte `ssh:"rest"`
+					Term                      string
+					Cols, Rows, Width, Height uint32
+					Modes                     string
 				}
 				ssh.Unmarshal(request.Payload, &asked)
-				g.tty = fmt.Sprintf("%s %dx%d", asked.Term, asked.Cols, asked.Rows)
+				g.tty = fmt.Sprintf("%s %dx%d %dx%d", asked.Term, asked.Cols, asked.Rows, asked.Width, asked.Height)
+				g.modes = asked.Modes
 			}
 			if request.Type != wire.ExecRequest {
 				request.Reply(true, nil)
@@ -125,9 +127,9 @@ func TestExecPassesEverythingThrough(t *testing.T) {
 	}
 	f := newFake(g.vm)
 	f.guest = g.dial
-	f.run(t, setup{in: "from stdin"}, "vm", "exec", "--user", "nobody", "-w", "/tmp", "-e", "A=1", "--env", "B", "otter", "--", "sh", "-c", "a 'b' \"c\"\n\xff", "--json").
+	f.run(t, setup{in: "from stdin"}, "vm", "exec", "--user", "nobody", "-w", "/tmp", "-e", "A=1", "--env", "EMPTY", "-e", "UNSET", "otter", "--", "sh", "-c", "a 'b' \"c\"\n\xff", "--json").
 		want(t, 7, "read \"from stdin\"\n", "warned\n")
-	want := wire.Exec{User: "nobody", Workdir: []byte("/tmp"), Env: bytesOf([]string{"A=1", "B="}), Argv: bytesOf([]string{"sh", "-c", "a 'b' \"c\"\n\xff", "--json"})}
+	want := wire.Exec{User: "nobody", Workdir: []byte("/tmp"), Env: bytesOf([]string{"A=1", "EMPTY="}), Argv: bytesOf([]string{"sh", "-c", "a 'b' \"c\"\n\xff", "--json"})}
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -221,12 +223,16 @@ func TestExecWithATerminal(t *testing.T) {
 	}
 	defer keyboard.Close()
 	defer terminal.Close()
-	if err := pty.Setsize(terminal, &pty.Winsize{Cols: 100, Rows: 30}); err != nil {
+	if err := pty.Setsize(terminal, &pty.Winsize{Cols: 100, Rows: 30, X: 900, Y: 480}); err != nil {
 		t.Fatal(err)
 	}
 	fd := int(terminal.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
+		t.Fatal(err)
+	}
+	before.Cc[unix.VERASE] = 8
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, before); err != nil {
 		t.Fatal(err)
 	}
 	g := newGuest(t, "otter")
@@ -247,8 +253,8 @@ func TestExecWithATerminal(t *testing.T) {
 	keyboard.Write([]byte("q"))
 	f.run(t, setup{stdin: terminal, tty: true}, "vm", "exec", "-it", "otter", "--", "top").
 		want(t, 3, "window-change [0 0 0 120 0 0 0 40]", "")
-	if g.tty != "xterm 100x30" {
-		t.Errorf("asked for %q", g.tty)
+	if g.tty != "xterm 100x30 900x480" || g.modes != wire.TerminalModes(before) {
+		t.Errorf("asked for %q with modes %q", g.tty, g.modes)
 	}
 	if after, err := unix.IoctlGetTermios(fd, unix.TCGETS); err != nil || *after != *before {
 		t.Errorf("the terminal was not restored: %v", err)

@@ -27,6 +27,7 @@ type Std struct {
 	Out, Err              io.Writer
 	InTTY, OutTTY, ErrTTY bool
 	Getenv                func(string) string
+	LookupEnv             func(string) (string, bool)
 	Signals               <-chan os.Signal // that interrupt the command
 }
 
@@ -38,7 +39,7 @@ func OS() Std {
 	return Std{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
 		InTTY: tty(os.Stdin), OutTTY: tty(os.Stdout), ErrTTY: tty(os.Stderr),
-		Getenv: os.Getenv, Signals: signals,
+		Getenv: os.Getenv, LookupEnv: os.LookupEnv, Signals: signals,
 	}
 }
 

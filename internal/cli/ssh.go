@@ -52,7 +52,15 @@ func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
 	if err != nil {
 		return err
 	}
-	return a.replace(path, argv, os.Environ())
+	return a.replace(path, argv, sshEnvironment(os.Environ()))
+}
+
+// sshEnvironment returns an environment in which ssh runs its ProxyCommand by a plain
+// shell. The user's own may be a program that allows no login, know other quotes, or
+// print something when it starts.
+func sshEnvironment(env []string) []string {
+	others := slices.DeleteFunc(slices.Clone(env), func(v string) bool { return strings.HasPrefix(v, "SHELL=") })
+	return append(others, "SHELL=/bin/sh")
 }
 
 // sshCommand returns the path and the arguments of the user's ssh to vm.
@@ -81,6 +89,7 @@ func proxyCommand(vm banger.VM, flags ...string) ([]string, error) {
 // anyway; spawn passes on the others.
 func spawn(argv []string, signals <-chan os.Signal) (int, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = sshEnvironment(os.Environ())
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return 0, fmt.Errorf("start ssh: %w", err)

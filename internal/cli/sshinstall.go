@@ -65,7 +65,11 @@ func (a *app) installSSH() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(durable.MkdirAll(dirs.SSH(), 0o700), durable.WriteFile(u.own, []byte(entry), 0o600)); err != nil {
+	err = durable.MkdirAll(dirs.SSH(), 0o700)
+	if err == nil {
+		err = errors.Join(guest.WriteHostNames(dirs.KnownHosts()), durable.WriteFile(u.own, []byte(entry), 0o600))
+	}
+	if err != nil {
 		return &banger.Error{What: "write " + u.own, Why: err, Fix: "ls -ld " + quote(dirs.SSH())}
 	}
 	changed, err := u.edit(guest.Include)

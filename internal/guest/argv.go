@@ -30,10 +30,16 @@ func SSHConfig(vm banger.VM, proxy []string) (string, error) {
 
 // SSHConfigOfAll returns one entry for all VMs, also for those that do not exist yet.
 // Its hosts are all NAME.vm; proxy is called with the name as the user types it, and
-// must refuse one that no VM has. key and knownHosts are files.
+// must refuse one that no VM has. key and knownHosts are files; WriteHostNames has to have
+// been called for knownHosts.
 func SSHConfigOfAll(key, knownHosts string, proxy []string) (string, error) {
+	names, err := IncludeLine(hostNames(knownHosts))
+	if err != nil {
+		return "", err
+	}
 	// A name with a quote would leave those around it in the ProxyCommand.
-	return entry(`*.vm "!*'*"`, route{vm: banger.VM{SSHKey: key, KnownHosts: knownHosts}, proxy: proxy, any: true})
+	text, err := entry(`*.vm "!*'*"`, route{vm: banger.VM{SSHKey: key, KnownHosts: knownHosts}, proxy: proxy, any: true})
+	return names + "\n" + text, err
 }
 
 func entry(hosts string, r route) (string, error) {

@@ -89,7 +89,7 @@ func dialGuest(t testing.TB, serve func(private []byte, key string) func(net.Con
 // agentGuest returns a guest with the agent's own SSH server.
 func agentGuest(t testing.TB) *dialed {
 	return dialGuest(t, func(private []byte, key string) func(net.Conn) {
-		server, err := sshd.New(wire.Config{HostKey: string(private), AuthorizedKeys: []string{key}}, (*exec.Cmd).Start)
+		server, err := sshd.New(wire.Config{HostKey: string(private), AuthorizedKeys: []string{key}}, (*exec.Cmd).Start, func() bool { return false })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -340,7 +340,7 @@ func TestDialTCPWithItsOwnKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := dialGuest(t, func(host []byte, user string) func(net.Conn) {
-		server, err := sshd.New(wire.Config{HostKey: string(host), AuthorizedKeys: []string{user, public}}, (*exec.Cmd).Start)
+		server, err := sshd.New(wire.Config{HostKey: string(host), AuthorizedKeys: []string{user, public}}, (*exec.Cmd).Start, func() bool { return false })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -146,5 +146,30 @@ func writeHosts(path string, lines []string) error {
 	if text != "" {
 		text += "\n"
 	}
-	return durable.WriteFile(path, []byte(text), 0o600)
+	if err := durable.WriteFile(path, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return WriteHostNames(path)
+}
+
+// hostNames returns the file beside known hosts that tells ssh the IDs of the VMs.
+func hostNames(knownHosts string) string { return filepath.Join(filepath.Dir(knownHosts), "names") }
+
+// WriteHostNames writes what the entry for all VMs includes: each NAME.vm has the host
+// name and the alias of its VM's ID. A connection that ssh shares is found by the host name, and would
+// lead to the VM that had the name before.
+func WriteHostNames(knownHosts string) error {
+	known, err := os.ReadFile(knownHosts)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	var text strings.Builder
+	for line := range strings.Lines(string(known)) {
+		hosts, _, _ := strings.Cut(line, " ")
+		if alias, name, ok := strings.Cut(hosts, ","); ok {
+			// Other than Host, this takes the name in capitals, too.
+			fmt.Fprintf(&text, "Match originalhost %s\n  HostName %s\n  HostKeyAlias %s\n", name, alias, alias)
+		}
+	}
+	return durable.WriteFile(hostNames(knownHosts), []byte(text.String()), 0o600)
 }

@@ -19,12 +19,13 @@ import (
 	"banger/internal/guest/wire"
 )
 
-// Size is a terminal's size in character cells.
-type Size struct{ Cols, Rows int }
+// Size is a terminal's size in character cells, and in pixels if that is known.
+type Size struct{ Cols, Rows, Width, Height int }
 
 // TTY asks for a terminal in the guest.
 type TTY struct {
-	Term string
+	Term  string
+	Modes string // as wire.TerminalModes returns them
 	Size
 	Resize <-chan Size
 }
@@ -151,7 +152,7 @@ func begin(client *ssh.Client, vm banger.VM, program wire.Exec, tty *TTY) (ssh.C
 			Term                      string
 			Cols, Rows, Width, Height uint32
 			Modes                     string
-		}{tty.Term, uint32(tty.Cols), uint32(tty.Rows), 0, 0, "\x00"}
+		}{tty.Term, uint32(tty.Cols), uint32(tty.Rows), uint32(tty.Width), uint32(tty.Height), tty.Modes}
 		if ok, err := channel.SendRequest("pty-req", true, ssh.Marshal(request)); err != nil || !ok {
 			return nil, nil, fmt.Errorf("give a terminal: %w", lost(client, cmp.Or(err, errRefused)))
 		}
@@ -292,7 +293,7 @@ func send(channel ssh.Channel, s Session, exited, ended <-chan struct{}, giveUp 
 	for {
 		select {
 		case size := <-resize:
-			channel.SendRequest("window-change", false, ssh.Marshal(struct{ Cols, Rows, Width, Height uint32 }{uint32(size.Cols), uint32(size.Rows), 0, 0}))
+			channel.SendRequest("window-change", false, ssh.Marshal(struct{ Cols, Rows, Width, Height uint32 }{uint32(size.Cols), uint32(size.Rows), uint32(size.Width), uint32(size.Height)}))
 		case signal := <-s.Signals:
 			number, _ := signal.(syscall.Signal)
 			select {

@@ -34,7 +34,8 @@ var sshOptions = []sshOption{
 	{"ProxyCommand", proxyCommand},
 	{"ProxyJump", yours},
 	{"ProxyUseFdpass", is("no")},
-	// The host name is the ID's, so that a ControlPath made of %h or %C is, too.
+	// The host name is the ID's, so that a ControlPath made of %h or %C is, too. An entry
+	// for all VMs has it from WriteHostNames.
 	{"HostName", func(r route) string {
 		if r.any {
 			return "%h"
@@ -44,7 +45,8 @@ var sshOptions = []sshOption{
 	{"Port", is("22")}, // known hosts are looked up by another one, too
 	{"CanonicalizeHostname", is("no")},
 	{"User", is("root")},
-	{"ConnectTimeout", is("60")}, // the user's is for networks; a VM may be slow
+	{"ConnectTimeout", is("60")},     // the user's is for networks; a VM may be slow
+	{"ServerAliveInterval", is("0")}, // so may one that pauses; the way to it tells its end
 	{"Tunnel", is("no")},
 
 	// No shared connection: a name that has moved would lead to the VM that had it.
@@ -53,8 +55,7 @@ var sshOptions = []sshOption{
 	{"ControlPersist", is("no")},
 
 	// The VM proves who it is with the one key that banger made for it.
-	// An entry for all VMs goes by the name that the VM has now, which the known hosts
-	// have too. With an alias of the user's own, ssh would refuse.
+	// An entry for all VMs has its alias from WriteHostNames, too.
 	{"HostKeyAlias", func(r route) string {
 		if r.any {
 			return ""
@@ -117,7 +118,8 @@ var sshOptions = []sshOption{
 	{"BatchMode", yours},
 	{"NumberOfPasswordPrompts", yours},
 
-	// Taste: these neither break a connection nor lead it elsewhere.
+	// Taste: these neither break a connection nor lead it elsewhere. Of SendEnv and SetEnv,
+	// the guest takes no variable that a login there sets.
 	{"ChannelTimeout", yours},
 	{"Compression", yours},
 	{"EnableEscapeCommandline", yours},
@@ -130,8 +132,6 @@ var sshOptions = []sshOption{
 	{"RefuseConnection", yours},
 	{"RekeyLimit", yours},
 	{"SendEnv", yours},
-	{"ServerAliveCountMax", yours},
-	{"ServerAliveInterval", yours},
 	{"SetEnv", yours},
 	{"SyslogFacility", yours},
 	{"VersionAddendum", yours},
@@ -167,6 +167,7 @@ var sshOptions = []sshOption{
 	{"KbdInteractiveAuthentication", yours},
 	{"KbdInteractiveDevices", yours},
 	{"LocalCommand", yours},
+	{"ServerAliveCountMax", yours},
 	{"NoHostAuthenticationForLocalhost", yours},
 	{"PasswordAuthentication", yours},
 	{"TunnelDevice", yours},

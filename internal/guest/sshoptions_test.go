@@ -17,7 +17,7 @@ import (
 // break the connection, or lead it to another machine.
 var hostile = map[string]string{
 	"ProxyCommand": "false", "Port": "2222", "ProxyUseFdpass": "yes", "HostName": "192.0.2.1", "CanonicalizeHostname": "always",
-	"User": "nobody", "ConnectTimeout": "1", "Tunnel": "yes",
+	"User": "nobody", "ConnectTimeout": "1", "ServerAliveInterval": "1", "Tunnel": "yes",
 	"ControlMaster": "auto", "ControlPath": "/tmp/%r@%h:%p", "ControlPersist": "600",
 	"HostKeyAlias": "other", "UserKnownHostsFile": "/dev/null", "GlobalKnownHostsFile": "/etc/other", "KnownHostsCommand": "/bin/false",
 	"RevokedHostKeys": "/nonexistent", "StrictHostKeyChecking": "ask", "HostKeyAlgorithms": "rsa-sha2-512",

@@ -185,7 +185,7 @@ func (w *world) String() string {
 		case err != nil:
 			return err
 		case strings.HasPrefix(base, "banger.db"), strings.HasPrefix(base, config.ConsoleName), strings.HasPrefix(base, "fake."), base == "lock", base == "failed", strings.HasSuffix(base, ".console.log"):
-		case base == "known_hosts":
+		case base == "known_hosts", base == "names":
 			if text, _ := os.ReadFile(path); len(text) > 0 {
 				fmt.Fprintf(&out, "%s %s", name, hostComment.ReplaceAll(text, nil))
 			}

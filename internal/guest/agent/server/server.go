@@ -93,7 +93,7 @@ func newServer() (*server, error) {
 	if s.init, err = imageinit.OpenWatch(layout.InitFile); err != nil {
 		return nil, err
 	}
-	if s.ssh, err = sshd.New(config, process.Start); err != nil {
+	if s.ssh, err = sshd.New(config, process.Start, s.booted); err != nil {
 		return nil, err
 	}
 	s.disks = disk.NewWatch(disk.Devices(), s.tellDisks)
@@ -105,6 +105,12 @@ func newServer() (*server, error) {
 		process.Spare("server", os.Getpid())
 	}
 	return s, nil
+}
+
+// booted reports whether the init has started everything.
+func (s *server) booted() bool {
+	state, _ := s.init.State()
+	return state == wire.InitUp
 }
 
 // followDisks tells the host of disk errors: those that are recorded, and later ones.

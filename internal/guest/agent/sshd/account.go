@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-
-	"banger/internal/guest/agent/layout"
 )
 
 // account is a user of the image.
@@ -93,6 +91,19 @@ func groupsOf(file string, a account) ([]uint32, error) {
 	return groups, err
 }
 
+// groupNamed returns the number of a group, or else other.
+func groupNamed(file, name string, other uint32) uint32 {
+	eachRecord(file, 3, func(f []string) bool {
+		gid, err := strconv.ParseUint(f[2], 10, 32)
+		if f[0] != name || err != nil {
+			return true
+		}
+		other = uint32(gid)
+		return false
+	})
+	return other
+}
+
 // maxAccountFile bounds how much of passwd and group is read.
 const maxAccountFile = 4 << 20
 
@@ -115,18 +126,6 @@ func eachRecord(file string, fields int, do func([]string) bool) error {
 		}
 	}
 	return in.Err()
-}
-
-// environment returns the environment of a login.
-func (a account) environment() []string {
-	return []string{
-		"PATH=" + layout.DefaultPath,
-		"HOME=" + a.home,
-		"USER=" + a.name,
-		"LOGNAME=" + a.name,
-		"SHELL=" + a.shell,
-		"LANG=C.UTF-8",
-	}
 }
 
 // directory returns the home, or / if it does not exist.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"strconv"
 	"sync"
 	"time"
@@ -29,26 +28,30 @@ func forwardTCP(offer ssh.NewChannel) {
 		offer.Reject(ssh.ConnectionFailed, "malformed request")
 		return
 	}
-	forward(offer, "tcp", net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))))
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))), dialTime)
+	forward(offer, conn, err)
 }
 
-// forwardUnix connects the client to a socket in the guest. It connects as root, so
-// only root may ask for it.
+// forwardUnix connects the client to a socket in the guest, with the user's rights.
 func forwardUnix(offer ssh.NewChannel, user account) {
 	var to struct {
 		Path     string
 		Reserved string
 		Zero     uint32
 	}
-	if err := ssh.Unmarshal(offer.ExtraData(), &to); err != nil || user.uid != uint32(os.Geteuid()) {
-		offer.Reject(ssh.Prohibited, "only root may")
+	if err := ssh.Unmarshal(offer.ExtraData(), &to); err != nil {
+		offer.Reject(ssh.ConnectionFailed, "malformed request")
 		return
 	}
-	forward(offer, "unix", to.Path)
+	var conn net.Conn
+	err := asUser(user, func() (err error) {
+		conn, err = net.DialTimeout("unix", rooted(to.Path), dialTime)
+		return err
+	})
+	forward(offer, conn, err)
 }
 
-func forward(offer ssh.NewChannel, network, address string) {
-	conn, err := net.DialTimeout(network, address, dialTime)
+func forward(offer ssh.NewChannel, conn net.Conn, err error) {
 	if err != nil {
 		offer.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -88,85 +91,65 @@ func join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
 	channel.Close()
 }
 
-// forwards holds the ports in the guest that lead to the client.
+// forwards holds what listens in the guest and leads to the client.
 type forwards struct {
 	client *ssh.ServerConn
+	user   account
 
 	mu        sync.Mutex
 	closed    bool
 	listeners map[string]net.Listener
 }
 
-// forwardAddress is the name that a client gives a forward.
-type forwardAddress struct {
-	Host string
-	Port uint32
-}
-
-func (a forwardAddress) String() string { return net.JoinHostPort(a.Host, strconv.Itoa(int(a.Port))) }
-
-func (f *forwards) serveRequests(requests <-chan *ssh.Request) {
-	for r := range requests {
-		var address forwardAddress
-		err := errUnknown
-		var reply []byte
-		switch r.Type {
-		case "tcpip-forward":
-			if err = ssh.Unmarshal(r.Payload, &address); err == nil {
-				reply, err = f.listen(address)
-			}
-		case "cancel-tcpip-forward":
-			if err = ssh.Unmarshal(r.Payload, &address); err == nil {
-				err = f.cancel(address)
-			}
-		}
-		if r.WantReply {
-			r.Reply(err == nil, reply)
-		}
+// take acts on a request of the client.
+func (f *forwards) take(r *ssh.Request) (reply []byte, err error) {
+	var address forwardAddress
+	var at struct{ Path string }
+	switch r.Type {
+	case "tcpip-forward", "cancel-tcpip-forward":
+		err = ssh.Unmarshal(r.Payload, &address)
+	case "streamlocal-forward@openssh.com", "cancel-streamlocal-forward@openssh.com":
+		err = ssh.Unmarshal(r.Payload, &at)
+	default:
+		return nil, errUnknown
 	}
-}
-
-func (f *forwards) listen(a forwardAddress) (reply []byte, err error) {
-	host := a.Host
-	switch host {
-	case "localhost":
-		host = "127.0.0.1"
-	case "*":
-		host = ""
-	}
-	l, err := net.Listen("tcp", forwardAddress{host, a.Port}.String())
 	if err != nil {
 		return nil, err
 	}
-	if a.Port == 0 {
-		a.Port = uint32(l.Addr().(*net.TCPAddr).Port)
-		reply = ssh.Marshal(struct{ Port uint32 }{a.Port})
+	switch r.Type {
+	case "tcpip-forward":
+		return f.listen(address)
+	case "cancel-tcpip-forward":
+		return nil, f.cancel(address.String())
+	case "streamlocal-forward@openssh.com":
+		return nil, f.listenUnix(at.Path)
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		l.Close()
-		return nil, errors.New("the client is gone")
-	}
-	f.listeners[a.String()] = l
-	go f.accept(l, a)
-	return reply, nil
+	return nil, f.cancel(at.Path)
 }
 
-func (f *forwards) accept(l net.Listener, a forwardAddress) {
+// hold accepts connections for the client until the forward is cancelled. kind and
+// payload say what for.
+func (f *forwards) hold(name string, l net.Listener, kind string, payload func(net.Conn) []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed || f.listeners[name] != nil {
+		l.Close()
+		return errors.New("the client is gone, or has this forward")
+	}
+	f.listeners[name] = l
+	for _, l := range parts(l) {
+		go f.accept(l, kind, payload)
+	}
+	return nil
+}
+
+func (f *forwards) accept(l net.Listener, kind string, payload func(net.Conn) []byte) {
 	for {
 		conn, err := socket.Accept(l)
 		if err != nil {
 			return
 		}
-		from := conn.RemoteAddr().(*net.TCPAddr)
-		payload := ssh.Marshal(struct {
-			Host   string
-			Port   uint32
-			Origin string
-			From   uint32
-		}{a.Host, a.Port, from.IP.String(), uint32(from.Port)})
-		go f.offer("forwarded-tcpip", payload, conn)
+		go f.offer(kind, payload(conn), conn)
 	}
 }
 
@@ -179,14 +162,14 @@ func (f *forwards) offer(kind string, payload []byte, conn net.Conn) {
 	join(channel, requests, conn)
 }
 
-func (f *forwards) cancel(a forwardAddress) error {
+func (f *forwards) cancel(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	l, ok := f.listeners[a.String()]
+	l, ok := f.listeners[name]
 	if !ok {
 		return errors.New("no such forward")
 	}
-	delete(f.listeners, a.String())
+	delete(f.listeners, name)
 	return l.Close()
 }
 

@@ -234,16 +234,26 @@ func TestSSHAgentForwarding(t *testing.T) {
 	s.Wait()
 }
 
-func TestSecondAgentRequestLeavesNoSocket(t *testing.T) {
-	requests := make(chan *ssh.Request, 2)
-	requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
-	requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
-	close(requests)
+// TestAgentSocketIsTheConnections: sessions share it, and it goes with the connection.
+func TestAgentSocketIsTheConnections(t *testing.T) {
 	sockets := t.TempDir()
 	user := account{uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}
-	s := &session{server: &Server{sockets: sockets}, user: user}
-	s.serve(requests)
-	if left, err := os.ReadDir(sockets); err != nil || len(left) > 0 || s.agent == nil {
+	c := &connection{server: &Server{sockets: sockets}, user: user, forwards: &forwards{}}
+	var paths []string
+	for range 2 {
+		requests := make(chan *ssh.Request, 2)
+		requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
+		requests <- &ssh.Request{Type: "auth-agent-req@openssh.com"}
+		close(requests)
+		s := &session{server: c.server, conn: c, user: user}
+		s.serve(requests)
+		paths = append(paths, s.environment(user)["SSH_AUTH_SOCK"])
+	}
+	if made, err := os.ReadDir(sockets); err != nil || len(made) != 1 || paths[0] == "" || paths[0] != paths[1] {
+		t.Errorf("%d sockets, %v, %q", len(made), err, paths)
+	}
+	c.close()
+	if left, err := os.ReadDir(sockets); err != nil || len(left) > 0 || c.openAgent() == nil {
 		t.Errorf("%d sockets are left, %v", len(left), err)
 	}
 }

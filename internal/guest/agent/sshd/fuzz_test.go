@@ -39,10 +39,10 @@ func FuzzLookupAccount(f *testing.F) {
 		if len(a.groups) == 0 || a.groups[0] != a.gid || len(a.groups) > maxGroups {
 			t.Errorf("%q has gid %d and groups %v", who, a.gid, a.groups)
 		}
-		for _, v := range a.environment() {
-			if strings.HasPrefix(v, "HOME=") && v != "HOME="+a.home {
-				t.Errorf("%q has %q", who, v)
-			}
+		env := variables{"HOME": "/elsewhere"}
+		env.login(a, etc)
+		if env["HOME"] != a.home || env["PATH"] == "" {
+			t.Errorf("%q has %v", who, env)
 		}
 	})
 }
@@ -78,9 +78,9 @@ func FuzzSessionRequest(f *testing.F) {
 		if act != nil && err != nil || (act != nil) != s.begun {
 			t.Fatalf("%q: act %v, begun %v, %v", kind, act != nil, s.begun, err)
 		}
-		for _, v := range s.env {
-			if name, _, ok := strings.Cut(v, "="); !ok || name == "" {
-				t.Errorf("environment has %q", v)
+		for name, value := range s.env {
+			if name == "" || strings.ContainsAny(name, "=\x00") || strings.Contains(value, "\x00") {
+				t.Errorf("environment has %q=%q", name, value)
 			}
 		}
 		if kind != wire.ExecRequest || err != nil {

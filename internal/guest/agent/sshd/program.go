@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"banger/internal/guest/wire"
@@ -50,15 +49,14 @@ func (s *session) run(user account, cmd *exec.Cmd) {
 // refuse ends a session whose program could not be started, as a shell would.
 func (s *session) refuse(err error) {
 	fmt.Fprintf(s.channel.Stderr(), "banger: %v\r\n", err)
-	status := uint32(wire.ExitCannotRun)
+	status := wire.ExitCannotRun
 	if errors.Is(err, fs.ErrNotExist) {
 		status = wire.ExitNotFound
 	}
-	s.channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
-	s.channel.Close()
+	s.end(status)
 }
 
-func (s *session) startPiped(p *program, _ account) error {
+func (s *session) startPiped(p *program, user account) error {
 	var theirs, ours [3]*os.File
 	for i := range theirs {
 		r, w, err := os.Pipe()
@@ -71,13 +69,20 @@ func (s *session) startPiped(p *program, _ account) error {
 		}
 		defer theirs[i].Close()
 		p.ours = append(p.ours, ours[i])
+		if user.credential() != nil { // else it could not open /dev/stdout
+			if err := theirs[i].Chown(int(user.uid), int(user.gid)); err != nil {
+				return err
+			}
+		}
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1], theirs[2]
 	if err := s.server.start(p.cmd); err != nil {
 		return err
 	}
 	go func() {
-		io.Copy(ours[0], s.channel)
+		if _, err := io.Copy(ours[0], s.channel); errors.Is(err, unix.EPIPE) && s.conn.isOpenSSH() {
+			s.channel.SendRequest("eow@openssh.com", false, nil) // it need not send more
+		}
 		ours[0].Close()
 	}()
 	p.copyOut(&output{s.channel, ours[1], copyLate})
@@ -107,12 +112,12 @@ func (s *session) startOnTTY(p *program, user account) error {
 	defer slave.Close()
 	p.tty, p.ours = master, []*os.File{master}
 	if user.credential() != nil {
-		const groupTTY = 5
-		if err := errors.Join(slave.Chown(int(user.uid), groupTTY), slave.Chmod(0o620)); err != nil {
+		group := groupNamed(s.server.etc+"/group", "tty", user.gid)
+		if err := errors.Join(slave.Chown(int(user.uid), int(group)), slave.Chmod(0o620)); err != nil {
 			return err
 		}
 	}
-	if err := p.resize(s.tty); err != nil {
+	if err := errors.Join(setTTYModes(master, s.tty.Modes), p.resize(s.tty)); err != nil {
 		return err
 	}
 	p.cmd.Env = append(p.cmd.Env, "SSH_TTY="+slave.Name())

@@ -21,13 +21,12 @@ import (
 // session is one session channel, which runs at most one program.
 type session struct {
 	server  *Server
-	client  *ssh.ServerConn
+	conn    *connection
 	channel ssh.Channel
 	user    account
-	env     []string
+	env     variables
 	envSize int
 	tty     *ttyRequest
-	agent   *agentSocket
 	parts   []byte // of the ExecRequest that comes
 	begun   bool
 	direct  bool // an ExecRequest: it ends with its program
@@ -62,15 +61,12 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 	if s.program != nil {
 		s.program.hangUp()
 	}
-	if s.agent != nil {
-		s.agent.close()
-	}
 }
 
 var (
-	errBegun    = errors.New("the session already has a program")
-	errHasAgent = errors.New("the session already has an agent socket")
-	errUnknown  = errors.New("unknown request")
+	errBegun   = errors.New("the session already has a program")
+	errHasTTY  = errors.New("the session already has a terminal")
+	errUnknown = errors.New("unknown request")
 )
 
 // take decides on a request. It returns what to do after the reply.
@@ -88,18 +84,17 @@ func (s *session) take(r *ssh.Request) (act func(), err error) {
 	case "env":
 		return nil, s.setEnv(r.Payload)
 	case "pty-req":
-		s.tty = &ttyRequest{}
-		return nil, ssh.Unmarshal(r.Payload, s.tty)
+		return nil, s.askTTY(r.Payload)
 	case "window-change":
 		return nil, s.resize(r.Payload)
 	case "signal":
 		return nil, s.signal(r.Payload)
 	case "auth-agent-req@openssh.com":
-		if s.agent != nil {
-			return nil, errHasAgent
+		return nil, s.conn.openAgent()
+	case "break": // it has no effect on a pseudo-terminal, with sshd neither
+		if s.tty != nil {
+			return nil, nil
 		}
-		s.agent, err = listenAgent(s.server.sockets, s.client, s.user)
-		return nil, err
 	}
 	return nil, errUnknown
 }
@@ -115,16 +110,37 @@ func (s *session) addPart(payload []byte) error {
 	return nil
 }
 
+func (s *session) askTTY(payload []byte) error {
+	if s.tty != nil || s.begun {
+		return errHasTTY
+	}
+	tty := &ttyRequest{}
+	if err := ssh.Unmarshal(payload, tty); err != nil {
+		return err
+	}
+	if strings.ContainsAny(tty.Term, "\x00\n") {
+		return fmt.Errorf("terminal %q", tty.Term)
+	}
+	s.tty = tty
+	return nil
+}
+
 func (s *session) setEnv(payload []byte) error {
 	var v struct{ Name, Value string }
 	if err := ssh.Unmarshal(payload, &v); err != nil {
 		return err
 	}
 	s.envSize += len(v.Name) + len(v.Value) + 2
-	if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") || s.envSize > maxEnv {
+	if v.Name == "" || strings.ContainsAny(v.Name, "=\x00") || strings.Contains(v.Value, "\x00") || s.envSize > maxEnv {
 		return fmt.Errorf("environment variable %q", v.Name)
 	}
-	s.env = append(s.env, v.Name+"="+v.Value)
+	if isLocale(v.Name) && !hasLocale(s.server.locales, v.Value) {
+		return fmt.Errorf("the image has no locale %q", v.Value)
+	}
+	if s.env == nil {
+		s.env = variables{}
+	}
+	s.env[v.Name] = v.Value
 	return nil
 }
 
@@ -136,7 +152,7 @@ func (s *session) resize(payload []byte) error {
 	if s.tty == nil {
 		return errors.New("no terminal")
 	}
-	s.tty.Cols, s.tty.Rows = size.Cols, size.Rows
+	s.tty.Cols, s.tty.Rows, s.tty.Width, s.tty.Height = size.Cols, size.Rows, size.Width, size.Height
 	if s.program == nil {
 		return nil
 	}
@@ -167,37 +183,24 @@ func (s *session) command(r *ssh.Request) (func(), error) {
 			return nil, err
 		}
 	}
-	shell := filepath.Base(s.user.shell)
 	switch r.Type {
 	case "shell":
-		return func() { s.run(s.user, s.prepare(s.user.shell, "-"+shell)) }, nil
+		return func() { s.logIn(s.user.shellCommand("")) }, nil
 	case "exec":
-		return func() { s.run(s.user, s.prepare(s.user.shell, shell, "-c", v.Text)) }, nil
+		return func() { s.logIn(s.user.shellCommand(v.Text), v.Text) }, nil
 	case "subsystem":
 		role, ok := subsystems[v.Text]
 		if !ok {
 			return nil, fmt.Errorf("subsystem %q", v.Text)
 		}
 		s.tty = nil
-		return func() { s.run(s.user, s.prepare("/proc/self/exe", role)) }, nil
+		return func() {
+			if s.admitted() {
+				s.run(s.user, &exec.Cmd{Path: "/proc/self/exe", Args: []string{role}, Env: s.environment(s.user).list(), Dir: s.user.directory()})
+			}
+		}, nil
 	}
 	return s.execCommand(append(s.parts, r.Payload...))
-}
-
-func (s *session) prepare(path string, argv ...string) *exec.Cmd {
-	return &exec.Cmd{Path: path, Args: argv, Env: s.environment(s.user), Dir: s.user.directory()}
-}
-
-func (s *session) environment(user account) []string {
-	env := user.environment()
-	if s.tty != nil && s.tty.Term != "" {
-		env = append(env, "TERM="+s.tty.Term)
-	}
-	env = append(env, s.env...)
-	if s.agent != nil {
-		env = append(env, "SSH_AUTH_SOCK="+s.agent.path)
-	}
-	return env
 }
 
 // execCommand returns what runs the program of an ExecRequest.
@@ -228,7 +231,16 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 			return user, nil, err
 		}
 	}
-	cmd := &exec.Cmd{Env: s.environment(user), Dir: user.directory()}
+	cmd := &exec.Cmd{Dir: user.directory()}
+	for _, arg := range e.Argv {
+		cmd.Args = append(cmd.Args, string(arg))
+	}
+	least := mayUse
+	if s.tty != nil {
+		least = waits
+	}
+	s.server.managers.provide(user, needOf(least, cmd.Args...))
+	cmd.Env = s.environment(user).list()
 	for _, v := range e.Env {
 		cmd.Env = append(cmd.Env, string(v))
 	}
@@ -240,9 +252,6 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
 			return user, nil, fmt.Errorf("%s: not a directory", cmd.Dir)
 		}
-	}
-	for _, arg := range e.Argv {
-		cmd.Args = append(cmd.Args, string(arg))
 	}
 	path, err := findProgram(cmd.Args[0], cmd.Dir, cmd.Env)
 	cmd.Path = path

@@ -20,17 +20,44 @@ import (
 
 // Server serves SSH connections.
 type Server struct {
-	host    ssh.Signer
-	keys    func() []byte // in the form of authorized_keys
-	etc     string
-	sockets string // directory for its own sockets
-	start   func(*exec.Cmd) error
-	logins  line
+	host     ssh.Signer
+	keys     func() []byte // in the form of authorized_keys
+	etc      string
+	sockets  string   // directory for its own sockets
+	locales  string   // where the C library looks for them
+	terminfo []string // where ncurses looks for terminals
+	motd     []string // what a login prints
+	route    route
+	managers *managers // nil: there are none
+	start    func(*exec.Cmd) error
+	logins   line
+}
+
+// route has the addresses that a session is told of.
+type route struct{ client, server string }
+
+// variables returns the variables that tell of the connection. What carries it has no
+// port, for which OpenSSH has a number, too.
+func (r route) variables() variables {
+	const noPort, port = "65535", "22"
+	return variables{
+		"SSH_CLIENT":     r.client + " " + noPort + " " + port,
+		"SSH_CONNECTION": r.client + " " + noPort + " " + r.server + " " + port,
+	}
+}
+
+// routeOf returns the addresses of guest and host.
+func routeOf(n *wire.Network) route {
+	if n == nil {
+		return route{client: "127.0.0.1", server: "127.0.0.1"}
+	}
+	return route{client: n.Gateway.String(), server: n.Addr.Addr().String()}
 }
 
 // New returns a server with the host key and the keys of a configuration. start
-// starts the programs of its sessions.
-func New(c wire.Config, start func(*exec.Cmd) error) (*Server, error) {
+// starts the programs of its sessions, and booted reports whether the image's services
+// are up.
+func New(c wire.Config, start func(*exec.Cmd) error, booted func() bool) (*Server, error) {
 	host, err := ssh.ParsePrivateKey([]byte(c.HostKey))
 	if err != nil {
 		return nil, fmt.Errorf("read host key: %w", err)
@@ -42,7 +69,9 @@ func New(c wire.Config, start func(*exec.Cmd) error) (*Server, error) {
 		}
 		return []byte(strings.Join(c.AuthorizedKeys, "\n"))
 	}
-	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, start: start}, nil
+	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, start: start,
+		locales: "/usr/lib/locale", terminfo: terminfoDirs, motd: motdFiles,
+		route: routeOf(c.Network), managers: newManagers(start, booted)}, nil
 }
 
 var errUnknownKey = errors.New("unknown key")
@@ -80,28 +109,11 @@ func (s *Server) Serve(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	f := &forwards{client: client, listeners: map[string]net.Listener{}}
-	defer f.close()
-	go f.serveRequests(requests)
+	c := &connection{server: s, client: client, user: user}
+	c.forwards = &forwards{client: client, user: user, listeners: map[string]net.Listener{}}
+	defer c.close()
+	go c.serveRequests(requests)
 	for offer := range channels {
-		go s.serveChannel(offer, client, user)
-	}
-}
-
-func (s *Server) serveChannel(offer ssh.NewChannel, client *ssh.ServerConn, user account) {
-	switch offer.ChannelType() {
-	case "session":
-		channel, requests, err := offer.Accept()
-		if err != nil {
-			return
-		}
-		session := &session{server: s, client: client, channel: channel, user: user}
-		session.serve(requests)
-	case "direct-tcpip":
-		forwardTCP(offer)
-	case "direct-streamlocal@openssh.com":
-		forwardUnix(offer, user)
-	default:
-		offer.Reject(ssh.UnknownChannelType, "unknown channel type")
+		go c.serveChannel(offer)
 	}
 }

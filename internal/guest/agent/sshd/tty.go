@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/guest/wire"
 )
 
 // openTTY opens a new pseudo-terminal. Closing the master ends a read that waits.
@@ -42,7 +44,20 @@ func onTTY(tty *os.File, do func(fd int) error) error {
 
 func setTTYSize(tty *os.File, size *ttyRequest) error {
 	return onTTY(tty, func(fd int) error {
-		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(size.Rows), Col: uint16(size.Cols)})
+		return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{
+			Row: uint16(size.Rows), Col: uint16(size.Cols), Xpixel: uint16(size.Width), Ypixel: uint16(size.Height)})
+	})
+}
+
+// setTTYModes sets the modes that a client sends for its terminal.
+func setTTYModes(tty *os.File, modes string) error {
+	return onTTY(tty, func(fd int) error {
+		t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		if err != nil {
+			return err
+		}
+		wire.SetTerminalModes(t, modes)
+		return unix.IoctlSetTermios(fd, unix.TCSETS, t)
 	})
 }
 

@@ -246,8 +246,8 @@ func (s *starting) configure(context.Context) error {
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
 		Nonce: s.boot.Nonce, Token: s.boot.Token,
-		AuthorizedKeys: []string{s.v.authorized, own},
-		HostKey:        string(hostKey), HostKeyPub: public,
+		AuthorizedKeys: []string{s.v.authorized, own}, User: s.v.Config.User,
+		HostKey: string(hostKey), HostKeyPub: public,
 		Direct: direct, WorkMount: workMount,
 		ResetToOff: !s.caps.PowersOff,
 		UnixNano:   time.Now().UnixNano(),

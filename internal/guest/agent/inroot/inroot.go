@@ -99,6 +99,28 @@ func Read(root, path string) ([]byte, error) {
 // Write makes path inside root a regular file with this content. A file that
 // already has it stays as it is. A link at path is replaced, not followed.
 func Write(root, path string, content []byte, mode os.FileMode) error {
+	return write(root, path, content, mode, nil)
+}
+
+// Update gives a regular file inside root new content. Its owner and mode stay.
+func Update(root, path string, content []byte) error {
+	f, err := Open(root, path, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return &os.PathError{Op: "change", Path: path, Err: unix.EINVAL}
+	}
+	return write(root, path, content, os.FileMode(st.Mode&0o777), &st)
+}
+
+// write is Write, with an owner if that is not the agent's user.
+func write(root, path string, content []byte, mode os.FileMode, owner *unix.Stat_t) error {
 	old, err := Read(root, path)
 	if err == nil && old != nil && bytes.Equal(old, content) {
 		return nil
@@ -116,6 +138,9 @@ func Write(root, path string, content []byte, mode os.FileMode) error {
 	}
 	f := os.NewFile(uintptr(fd), path)
 	_, err = f.Write(content)
+	if owner != nil {
+		err = errors.Join(err, f.Chown(int(owner.Uid), int(owner.Gid)))
+	}
 	if err := errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
 		return err
 	}

@@ -53,6 +53,19 @@ func Devices() map[string]string {
 	return found
 }
 
+// Names returns the names by which a file such as fstab can mean one of the VM's disks,
+// besides their devices.
+func Names() map[string]bool {
+	names := map[string]bool{}
+	devices, _ := filepath.Glob("/sys/class/block/vd*")
+	for _, device := range devices {
+		if s, err := superblockOf("/dev/" + filepath.Base(device)); err == nil {
+			names["LABEL="+s.label], names["UUID="+s.uuid] = true, true
+		}
+	}
+	return names
+}
+
 // scan reads the labels of all virtio disks, describes what it saw, and counts
 // the disks that it could read.
 func scan() (byLabel map[string]string, seen string, read int) {

@@ -136,9 +136,9 @@ const (
 // numbers returns the user's number and that of the group of the same name, which may
 // exist. New ones are the same and nobody's.
 func numbers(passwd, groups []byte, name string) (uid, gid int, err error) {
-	users, all := taken(passwd), taken(append(append([]byte(nil), passwd...), append([]byte("\n"), groups...)...))
+	users, teams := taken(passwd), taken(groups)
 	id := firstID
-	for all[strconv.Itoa(id)] && id < lastID {
+	for n := strconv.Itoa(id); (users[n] || teams[n]) && id < lastID; n = strconv.Itoa(id) {
 		id++
 	}
 	own, there := record(groups, name)

@@ -204,7 +204,7 @@ func (s *starting) dropLock() error {
 // file system with errors is mounted. Missing links to the shared disks are made
 // again.
 func (s *starting) checkDisks(ctx context.Context) error {
-	if err := s.v.linkShared(s.dir(), s.row); err != nil {
+	if err := s.v.linkShared(ctx, s.dir(), s.row); err != nil {
 		return err
 	}
 	for _, d := range []struct{ name, path string }{{"overlay", s.dir().Overlay()}, {"work", s.dir().Work()}} {

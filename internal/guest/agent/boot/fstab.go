@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"banger/internal/guest/agent/disk"
 	"banger/internal/guest/agent/inroot"
@@ -34,6 +35,9 @@ func readFstab(root string) ([]entry, error) {
 			continue
 		}
 		e := entry{what: strings.ReplaceAll(unescape(f[0]), `"`, ""), where: filepath.Clean(unescape(f[1]))}
+		if strings.ContainsFunc(e.what+e.where, unicode.IsControl) {
+			continue // it could not be a line of a unit
+		}
 		if len(f) > 2 {
 			e.kind = f[2]
 		}
@@ -86,7 +90,7 @@ func skipDead(m machine, units string) error {
 	for _, e := range m.dead(entries) {
 		log.Errorf("passed over in /etc/fstab: %s at %s, which this VM does not have", e.what, e.where)
 		if err := e.skip(m.root, units); err != nil {
-			return err
+			log.Errorf("pass over an entry of /etc/fstab: %v", err)
 		}
 	}
 	return nil

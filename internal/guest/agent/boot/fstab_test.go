@@ -95,13 +95,13 @@ func TestSkipDead(t *testing.T) {
 
 func FuzzFstab(f *testing.F) {
 	f.Add(foreignFstab)
-	f.Add("\\0 \\400\\040 swap\nUUID= % none\n")
+	f.Add("\\0 \\400\\040 swap\nUUID= % none\n/dev/a /x\\012[Mount] ext4\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		m, units := newMachine(t), t.TempDir()
 		if err := os.WriteFile(m.root+"/etc/fstab", []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := skipDead(m, units); err != nil && !strings.Contains(err.Error(), "file name too long") {
+		if err := skipDead(m, units); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
 	})

@@ -173,7 +173,7 @@ func newRoot(a *app) *cobra.Command {
 		}
 	}
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
+	addCompletion(root)
 	return root
 }
 

@@ -1,6 +1,7 @@
 package script
 
 import (
+	"context"
 	"io"
 	"os"
 	"os/exec"
@@ -69,7 +70,9 @@ type shell struct {
 
 func (h *home) open(t *testing.T, program string, args ...string) *shell {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env, cmd.Dir = append(h.env, "ZDOTDIR="+h.dir, "TERM=xterm", "INPUTRC=/dev/null"), h.dir
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 120, Rows: 40})
 	if err != nil {
@@ -84,12 +87,11 @@ func (h *home) open(t *testing.T, program string, args ...string) *shell {
 	return s
 }
 
-// patience is how long a shell may take to show something.
-const patience = time.Minute
+// patience is how long a shell may live.
+const patience = 2 * time.Minute
 
 func (s *shell) expect(want string) {
 	s.t.Helper()
-	s.terminal.SetReadDeadline(time.Now().Add(patience))
 	buf := make([]byte, 4096)
 	for !strings.Contains(s.seen.String(), want) {
 		n, err := s.terminal.Read(buf)

@@ -29,10 +29,8 @@ step() {
 
 in_path() { case ":$PATH:" in *":$prefix/bin:"*) ;; *) return 1 ;; esac; }
 
-# running prints the runtime of the daemon that runs, if that is another one than ours.
-running() {
-	"$prefix/bin/banger" daemon status 2>/dev/null | sed -n 's/^runtime  *//p' | grep -vxF "$prefix/lib/banger"
-}
+# running prints the runtime of the daemon that runs. It was started before this.
+running() { "$prefix/bin/banger" daemon status 2>/dev/null | sed -n 's/^runtime  *//p' | grep .; }
 
 # completes reports whether new bash shells load completion files by themselves.
 completes() {
@@ -53,6 +51,6 @@ case ${SHELL:-} in
 */zsh) step "completion, in new shells:" "echo 'source <(banger completion zsh)' >>~/.zshrc" ;;
 esac
 if old=$(running); then
-	step "the daemon that runs makes new VMs from $old; running VMs are not affected by:" "$prefix/bin/banger daemon stop"
+	step "the daemon still runs as before, and makes new VMs from $old; stop it, running VMs are not affected:" "$prefix/bin/banger daemon stop"
 fi
 [ "$left" ] || echo "Ready: banger vm create"

@@ -196,9 +196,10 @@ func (a *app) took(before string, took time.Duration) string {
 	return before + seconds(took)
 }
 
-// hint suggests the next command, on a terminal.
+// hint suggests the next command, on a terminal. In a recipe of make the next one comes
+// by itself.
 func (a *app) hint(format string, args ...any) {
-	if a.std.ErrTTY && !a.json {
+	if a.std.ErrTTY && !a.json && a.std.Getenv("MAKELEVEL") == "" {
 		fmt.Fprintf(a.std.Err, "next: "+format+"\n", args...)
 	}
 }

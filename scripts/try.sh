@@ -84,8 +84,10 @@ build() {
 	return "$result"
 }
 
+ready() { ./banger doctor --preflight >/dev/null; }
+
 preflight() {
-	if ./banger doctor --preflight >/dev/null; then
+	if ready; then
 		echo "Everything that is needed is here."
 		return
 	fi
@@ -94,7 +96,7 @@ preflight() {
 	[ -n "$missing" ] || die "this host is not ready; see the table above"
 	# shellcheck disable=SC2086 # a list of package names
 	install_packages $missing
-	./banger doctor --preflight || die "this host is still not ready; see the table above"
+	ready || { ./banger doctor --preflight || true; die "this host is still not ready; see the table above"; }
 }
 
 # firecracker downloads Firecracker if nothing else is missing to run VMs on it.

@@ -107,9 +107,9 @@ func TestVerdict(t *testing.T) {
 	slow, untested := Check{Name: "/dev/kvm", State: Warn}, Check{Name: "host", State: Warn}
 	for want, checks := range map[string][]Check{
 		"Ready": {{Name: "ssh", State: OK}},
-		"Ready, with 1 warning: VMs will be slow":                                {{Name: "ssh", State: OK}, slow},
+		"Ready, with 1 warning: VMs will be slow":                                  {{Name: "ssh", State: OK}, slow},
 		"Ready, with 3 warnings: this host is untested; VMs will be slow; network": {untested, slow, {Name: "network", State: Warn}},
-		"Not ready: ssh, QEMU":                                                   {{Name: "ssh", State: Missing}, slow, {Name: "QEMU", State: Missing}},
+		"Not ready: ssh, QEMU": {{Name: "ssh", State: Missing}, slow, {Name: "QEMU", State: Missing}},
 	} {
 		if got := Verdict(checks); got != want {
 			t.Errorf("got %q, want %q", got, want)

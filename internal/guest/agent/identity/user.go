@@ -47,48 +47,64 @@ func giveUser(root, name string) error {
 	return inroot.Write(root, layout.UsersMemory, append(given, name+"\n"...), 0o644)
 }
 
-// addUser writes passwd last: what was begun before a crash is done again.
+// account is a user to add.
+type account struct {
+	name, home, shell string
+	uid, gid          int
+}
+
+// addUser changes passwd last: what was begun before a crash is done again.
 func addUser(root, name string, passwd []byte) error {
 	groups, err := inroot.Read(root, groupFile)
 	if err != nil {
 		return err
 	}
-	id, gid, err := numbers(passwd, groups, name)
-	if err != nil {
+	a := account{name: name, home: "/home/" + name, shell: "/bin/sh"}
+	if a.uid, a.gid, err = numbers(passwd, groups, name); err != nil {
 		return err
 	}
-	home, shell := "/home/"+name, "/bin/sh"
 	if inroot.Exists(root, "/bin/bash") {
-		shell = "/bin/bash"
+		a.shell = "/bin/bash"
 	}
-	if err := makeHome(root, home, id, gid); err != nil {
+	if err := a.makeHome(root); err != nil {
 		return err
 	}
-	err = errors.Join(
-		change(root, shadowFile, func(text []byte) []byte { return addRecord(text, name, name+":*:19700:0:99999:7:::") }),
-		change(root, groupFile, func(text []byte) []byte {
-			return join(addRecord(text, name, fmt.Sprintf("%s:x:%d:", name, gid)), name)
-		}),
-		change(root, gshadowFile, func(text []byte) []byte { return join(addRecord(text, name, name+":!::"), name) }),
-		change(root, "/etc/subuid", func(text []byte) []byte { return addRange(text, name) }),
-		change(root, "/etc/subgid", func(text []byte) []byte { return addRange(text, name) }),
-	)
-	if err == nil && inroot.Exists(root, sudoersDir) {
-		err = inroot.Write(root, path.Join(sudoersDir, "90-banger-"+name), []byte(name+" ALL=(ALL:ALL) NOPASSWD: ALL\n"), 0o440)
+	if inroot.Exists(root, sudoersDir) {
+		rule := []byte(name + " ALL=(ALL:ALL) NOPASSWD: ALL\n")
+		if err := inroot.Write(root, path.Join(sudoersDir, "90-banger-"+name), rule, 0o440); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return inroot.Update(root, passwdFile, addRecord(passwd, name, fmt.Sprintf("%s:x:%d:%d::%s:%s", name, id, gid, home, shell)))
+	return a.record(root)
 }
 
-// change updates a file of accounts. An image need not have it.
-func change(root, file string, edit func([]byte) []byte) error {
-	text, err := inroot.Read(root, file)
-	if err != nil || !inroot.Exists(root, file) {
-		return err
+// record adds the account to those of its files that the image has.
+func (a account) record(root string) error {
+	var changes []inroot.Change
+	for _, file := range []struct {
+		path string
+		edit func([]byte) []byte
+	}{
+		{shadowFile, func(text []byte) []byte { return addRecord(text, a.name, a.name+":*:19700:0:99999:7:::") }},
+		{groupFile, func(text []byte) []byte {
+			return join(addRecord(text, a.name, fmt.Sprintf("%s:x:%d:", a.name, a.gid)), a.name)
+		}},
+		{gshadowFile, func(text []byte) []byte { return join(addRecord(text, a.name, a.name+":!::"), a.name) }},
+		{"/etc/subuid", func(text []byte) []byte { return addRange(text, a.name) }},
+		{"/etc/subgid", func(text []byte) []byte { return addRange(text, a.name) }},
+		{passwdFile, func(text []byte) []byte {
+			return addRecord(text, a.name, fmt.Sprintf("%s:x:%d:%d::%s:%s", a.name, a.uid, a.gid, a.home, a.shell))
+		}},
+	} {
+		text, err := inroot.Read(root, file.path)
+		if err != nil {
+			return err
+		}
+		if inroot.Exists(root, file.path) {
+			changes = append(changes, inroot.Change{Path: file.path, Content: file.edit(text)})
+		}
 	}
-	return inroot.Update(root, file, edit(text))
+	return inroot.Update(root, changes)
 }
 
 // record returns the fields of the record with this name.
@@ -184,13 +200,13 @@ func addRange(text []byte, name string) []byte {
 
 // makeHome makes the home with the files of /etc/skel. A home that is a person's already
 // stays as it is.
-func makeHome(root, home string, uid, gid int) error {
-	parent, err := inroot.Dir(root, path.Dir(home), 0o755)
+func (a account) makeHome(root string) error {
+	parent, err := inroot.Dir(root, path.Dir(a.home), 0o755)
 	if err != nil {
 		return err
 	}
 	parent.Close()
-	dir, err := inroot.Dir(root, home, 0o700)
+	dir, err := inroot.Dir(root, a.home, 0o700)
 	if err != nil {
 		return err
 	}
@@ -202,23 +218,23 @@ func makeHome(root, home string, uid, gid int) error {
 	skeleton, err := inroot.Open(root, "/etc/skel", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err == nil {
 		defer skeleton.Close()
-		err = fill(root, home, skeleton, uid, gid)
+		err = a.fillHome(root, skeleton)
 	}
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return dir.Chown(uid, gid)
+	return dir.Chown(a.uid, a.gid)
 }
 
-// fill copies the files of a directory into a new home. Directories of it are rare, and
+// fillHome copies the files of a directory into a new home. Directories of it are rare, and
 // are left out.
-func fill(root, home string, skeleton *os.File, uid, gid int) error {
+func (a account) fillHome(root string, skeleton *os.File) error {
 	entries, err := skeleton.ReadDir(-1)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		to := path.Join(home, entry.Name())
+		to := path.Join(a.home, entry.Name())
 		if !entry.Type().IsRegular() || inroot.HasName(root, to) {
 			continue
 		}
@@ -233,7 +249,7 @@ func fill(root, home string, skeleton *os.File, uid, gid int) error {
 		if err != nil {
 			return err
 		}
-		err = f.Chown(uid, gid)
+		err = f.Chown(a.uid, a.gid)
 		f.Close()
 		if err != nil {
 			return err

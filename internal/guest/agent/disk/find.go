@@ -60,7 +60,9 @@ func Names() map[string]bool {
 	devices, _ := filepath.Glob("/sys/class/block/vd*")
 	for _, device := range devices {
 		if s, err := superblockOf("/dev/" + filepath.Base(device)); err == nil {
-			names["LABEL="+s.label], names["UUID="+s.uuid] = true, true
+			id := s.uuid
+			names["LABEL="+s.label] = true
+			names[fmt.Sprintf("UUID=%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])] = true
 		}
 	}
 	return names

@@ -14,7 +14,7 @@ import (
 // superblock holds what the agent needs from an ext4 file system's superblock.
 type superblock struct {
 	label     string
-	uuid      string
+	uuid      [16]byte
 	blocks    uint64
 	blockSize uint64
 	errors    int64  // found since the last e2fsck
@@ -56,8 +56,7 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	}
 	name, _, _ := bytes.Cut(raw[label:label+16], []byte{0})
 	s.label = string(name)
-	id := raw[uuid : uuid+16]
-	s.uuid = fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	copy(s.uuid[:], raw[uuid:])
 	if s.readErrors(raw); le.Uint16(raw[state:])&hasErrors != 0 {
 		s.errors = max(s.errors, 1)
 	}

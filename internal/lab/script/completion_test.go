@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -88,23 +89,29 @@ func (h *home) open(t *testing.T, program string, args ...string) *shell {
 }
 
 // patience is how long a shell may live.
-const patience = 2 * time.Minute
+const patience = time.Minute
 
 func (s *shell) expect(want string) {
 	s.t.Helper()
 	buf := make([]byte, 4096)
-	for !strings.Contains(s.seen.String(), want) {
+	for {
+		shown := colour.ReplaceAllString(s.seen.String(), "")
+		if _, rest, found := strings.Cut(shown, want); found {
+			s.seen.Reset()
+			s.seen.WriteString(rest)
+			return
+		}
 		n, err := s.terminal.Read(buf)
 		s.seen.Write(buf[:n])
 		s.all.Write(buf[:n])
 		if err != nil {
-			s.t.Fatalf("%v before %q in %q", err, want, s.seen.String())
+			s.t.Fatalf("%v before %q in %q", err, want, shown)
 		}
 	}
-	_, rest, _ := strings.Cut(s.seen.String(), want)
-	s.seen.Reset()
-	s.seen.WriteString(rest)
 }
+
+// colour matches what a terminal does not show.
+var colour = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`)
 
 // types types keys and waits for what the line then shows.
 func (s *shell) types(keys, want string) {

@@ -154,7 +154,7 @@ tmpfs /scratch tmpfs size=10m,x-mount.mkdir 0 0
 // passedOver checks that a VM has booted with foreignFstab.
 func passedOver(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
-	for _, dead := range []string{"/boot/efi", "/home", "/srv", "none"} {
+	for _, dead := range []string{"/", "/boot/efi", "/home", "/srv", "none"} {
 		if want := " at " + dead + ", which this VM does not have"; !strings.Contains(console(t, vm), want) {
 			t.Errorf("%q is not in the log:\n%s", want, console(t, vm))
 		}

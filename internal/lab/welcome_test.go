@@ -13,14 +13,13 @@ import (
 // welcoming checks what a person expects of the default image.
 func welcoming(t *testing.T, h *home, name string) {
 	for what, c := range map[string]struct{ script, want string }{
-		"a user with sudo": {"exec su - dev -c 'id -un; sudo -n id -un; pwd; id -nG; ls -A ~ | grep -c bashrc'", "dev\nroot\n/home/dev\ndev adm sudo docker\n1"},
-		"the same keys":    {"su - dev -c 'test -r /run/banger/authorized_keys' && sshd -T -C user=dev,host=localhost,addr=127.0.0.1 | grep authorizedkeysfile", "authorizedkeysfile .ssh/authorized_keys /run/banger/authorized_keys"},
-		"python":           {"python3 -c 'import ssl, sqlite3, ctypes, venv, lzma, curses; print(6 * 7)'; python3 -m venv /tmp/venv && /tmp/venv/bin/python -c 'print(1)'", "42\n1"},
-		"a compiler":       {"cd /tmp && echo 'int main(void) { return 7; }' >t.c && make -s t && ./t; echo $?", "7"},
-		"tools":            {"vim --version | grep -c '^VIM'; e2fsck -V 2>&1 | grep -c '^e2fsck'; infocmp foot xterm-kitty >/dev/null && echo terminals; man -w ls git tcp | wc -l", "1\n1\nterminals\n3"},
-		"no slow man-db":   {"ls /var/lib/man-db/auto-update 2>&1 | grep -c 'No such'; systemctl is-enabled man-db.timer; true", "1\ndisabled"},
-		"a swap file":      {"fallocate -l 16M /root/swap && chmod 600 /root/swap && mkswap -q /root/swap && swapon /root/swap && swapon --noheadings --show=NAME; swapoff /root/swap; rm /root/swap", "/root/swap"},
-		"limits":           {"sysctl -n fs.inotify.max_user_instances fs.inotify.max_user_watches vm.max_map_count", "8192\n524288\n1048576"},
+		"the keys for sshd": {"sshd -T -C user=dev,host=localhost,addr=127.0.0.1 | grep authorizedkeysfile", "authorizedkeysfile .ssh/authorized_keys /run/banger/authorized_keys"},
+		"python":            {"python3 -c 'import ssl, sqlite3, ctypes, venv, ensurepip, lzma, curses; print(6 * 7)'", "42"},
+		"a compiler":        {"cd /tmp && echo 'int main(void) { return 7; }' >t.c && make -s t && ./t; echo $?", "7"},
+		"tools":             {"vim --version | grep -c '^VIM'; e2fsck -V 2>&1 | grep -c '^e2fsck'; infocmp foot alacritty >/dev/null && echo terminals; man -w ls git tcp | wc -l", "1\n1\nterminals\n3"},
+		"no slow man-db":    {"ls /var/lib/man-db/auto-update 2>&1 | grep -c 'No such'; systemctl is-enabled man-db.timer; true", "1\ndisabled"},
+		"a swap file":       {"fallocate -l 16M /root/swap && chmod 600 /root/swap && mkswap -q /root/swap && swapon /root/swap && swapon --noheadings --show=NAME; swapoff /root/swap; rm /root/swap", "/root/swap"},
+		"limits":            {"sysctl -n fs.inotify.max_user_instances fs.inotify.max_user_watches vm.max_map_count", "8192\n524288\n1048576"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			if got := h.sh(t, name, c.script); got != c.want {
@@ -28,6 +27,12 @@ func welcoming(t *testing.T, h *home, name string) {
 			}
 		})
 	}
+	t.Run("a user with sudo and the same keys", func(t *testing.T) {
+		got := h.banger(t, "vm", "exec", "--no-stdin", "--user", "dev", name, "--", "sh", "-c", "id -un; sudo -n id -un; cd; pwd; id -nG; test -r /run/banger/authorized_keys && echo keys")
+		if want := "dev\nroot\n/home/dev\ndev adm sudo docker\nkeys\n"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	})
 	t.Run("a message of three lines", func(t *testing.T) {
 		cmd := h.command(t.Context(), "vm", "exec", "-t", name, "--", "bash", "-lic", "exit")
 		if got := onTerminal(t, cmd); strings.Count(got, "\n") != 3 || !strings.HasPrefix(got, "Disks:   / has ") ||

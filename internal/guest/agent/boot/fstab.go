@@ -96,13 +96,13 @@ func skipDead(m machine, units string) error {
 	return nil
 }
 
-// dead returns the entries that would keep systemd from starting. Those that do not
-// hold it up are left to it, and so is the root, which is mounted.
+// dead returns the entries that would keep systemd from starting, or a unit from it.
+// Those that hold nothing up are left to it.
 func (m machine) dead(entries []entry) []entry {
 	var dead, live []entry
 	for _, e := range entries {
 		switch {
-		case e.where == "/", e.has("noauto"), e.has("nofail"), e.has("_netdev"), e.has("x-systemd.automount"):
+		case e.has("noauto"), e.has("nofail"), e.has("_netdev"), e.has("x-systemd.automount"):
 		case m.lacks(e, dead, live):
 			dead = append(dead, e)
 		default:
@@ -172,7 +172,7 @@ func (m machine) unlocks(name string) bool {
 // lacksFile reports whether a file or directory does not exist, and no entry before it
 // can bring it.
 func (m machine) lacksFile(file string, dead, live []entry) bool {
-	below := func(e entry) bool { return strings.HasPrefix(file+"/", strings.TrimSuffix(e.where, "/")+"/") }
+	below := func(e entry) bool { return e.where != "/" && strings.HasPrefix(file+"/", e.where+"/") }
 	volatile := func(dir string) bool { return strings.HasPrefix(file+"/", dir) }
 	switch {
 	case slices.ContainsFunc(dead, below):
@@ -187,8 +187,11 @@ func (m machine) lacksFile(file string, dead, live []entry) bool {
 // one that is never done, and counts as done. A swap's unit cannot be replaced so: its
 // device is not waited for.
 func (e entry) skip(root, units string) error {
-	if e.kind == "swap" {
+	switch {
+	case e.kind == "swap":
 		return dropIn(units, mount.EscapePath(e.device())+".device", "[Unit]\nJobRunningTimeoutSec=1s\n")
+	case e.where == "/": // it is mounted; by this unit, mount would look for the device again
+		return os.Symlink("/dev/null", filepath.Join(units, "systemd-remount-fs.service"))
 	}
 	where := inroot.Resolve(root, e.where)
 	text := fmt.Sprintf("# From banger: this VM does not have what /etc/fstab mounts here.\n"+

@@ -34,7 +34,7 @@ server:/export /nfs nfs defaults 0 0
 /nowhere /never none bind 0 0
 `
 
-var lackedHere = []string{"/boot/efi", "/home", "/srv/big data", "/disk", "/src", "/host", "none", "/other", "/never"}
+var lackedHere = []string{"/", "/boot/efi", "/home", "/srv/big data", "/disk", "/src", "/host", "none", "/other", "/never"}
 
 func newMachine(t *testing.T) machine {
 	t.Helper()
@@ -84,6 +84,9 @@ func TestSkipDead(t *testing.T) {
 		if got, err := os.ReadFile(filepath.Join(units, file)); err != nil || !strings.Contains(string(got), want) {
 			t.Errorf("%s has %q, %v, want %q in it", file, got, err, want)
 		}
+	}
+	if to, err := os.Readlink(filepath.Join(units, "systemd-remount-fs.service")); err != nil || to != "/dev/null" {
+		t.Errorf("the root would be looked for again: %q, %v", to, err)
 	}
 	if entries, err := os.ReadDir(units); err != nil || len(entries) != len(lackedHere) {
 		t.Errorf("%v, %v", entries, err)

@@ -94,12 +94,5 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 mutate: ## break each guard in scripts/mutations and name the test that notices; WORD= picks some
 	@GO=$(GO) sh scripts/mutate.sh $(WORD)
 
-install: build ## install banger and the runtime into PREFIX (~/.local)
-	@test -f runtime/bundle.json || { echo "there is no ./runtime to install; fix: make runtime" >&2; exit 1; }
-	install -d $(PREFIX)/bin $(PREFIX)/lib
-	install -m 0755 banger bangerd $(PREFIX)/bin
-	rm -rf $(PREFIX)/lib/.banger.new
-	cp -R --reflink=auto --sparse=always runtime $(PREFIX)/lib/.banger.new
-	install -m 0755 banger-agent $(PREFIX)/lib/.banger.new/agent
-	rm -rf $(PREFIX)/lib/banger
-	mv $(PREFIX)/lib/.banger.new $(PREFIX)/lib/banger
+install: build ## install banger, the runtime and completion into PREFIX (~/.local)
+	@sh scripts/install.sh "$(PREFIX)"

@@ -21,7 +21,8 @@ case $1 in install) rm -f lacks ;; esac`,
 case "$*" in
 "doctor --preflight") [ ! -e lacks ] || { echo "missing QEMU"; exit 5; } ;;
 "doctor --preflight --packages") [ ! -e lacks ] || { cat lacks; exit 5; } ;;
-"doctor") [ ! -e kvm ] || [ -e runtime/firecracker ] || { echo "warn: Firecracker"; echo "  make runtime-bundle, or else"; exit 5; } ;;
+"doctor") [ ! -e kvm ] || [ -e runtime/firecracker ] || { echo "warn: Firecracker"; echo "  make runtime-bundle, or else"; exit 5; }
+	echo "Ready, with 1 warning: VMs will be slow" ;;
 "vm list") [ ! -e vm ] || echo "first-otter $(cat vm/state)" ;;
 "vm create --name first-otter") echo created >>"$LOG"; mkdir vm; echo running >vm/state; echo 1 >vm/boot ;;
 "vm start first-otter") echo started >>"$LOG"; echo running >vm/state ;;
@@ -95,6 +96,14 @@ func TestTryEndsInARunningMachineAgainAndAgain(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
+	}
+	at := 0
+	for _, step := range []string{"make try: 5 steps, about ", "\n[1/5] ", "\n[2/5] ", "\n[3/5] ", "\n[4/5] ", "\n[5/5] ", "\nReady, with 1 warning: VMs will be slow\n"} {
+		next := strings.Index(out[at:], step)
+		if next < 0 || strings.Count(out, "Ready") != 1 {
+			t.Fatalf("%q does not come next, or there is more than one verdict, in\n%s", step, out)
+		}
+		at += next
 	}
 	out, code, did = m.try()
 	if code != 0 || strings.Contains(did, "created") || !strings.Contains(out, "is already running") || !strings.Contains(out, "; the first one took ") {

@@ -13,6 +13,12 @@ verbose=
 [ -t 2 ] || verbose=-v # without a terminal there is no live line: print the steps
 
 say() { printf '\n%s\n' "$*"; }
+
+# step begins one of the steps, which are numbered.
+step() {
+	number=$((${number:-0} + 1))
+	printf '\n[%d/5] %s\n' "$number" "$*"
+}
 die() { printf 'try: %s\n' "$1" >&2; shift; for line; do printf 'fix: %s\n' "$line" >&2; done; exit 5; }
 
 check_host() {
@@ -62,13 +68,35 @@ install_packages() {
 	$command
 }
 
+# build shows on a terminal what is compiled: the first time takes a minute.
+build() {
+	[ -t 1 ] || { make -s build; return; }
+	status=$(mktemp)
+	{ GOFLAGS=-v make -s build 2>&1 && echo 0 >"$status" || echo 1 >"$status"; } | while IFS= read -r line; do
+		case $line in
+		*' '*) printf '\r\033[K%s\n' "$line" ;; # what the compiler says
+		*) compiled=$((${compiled:-0} + 1)); printf '\r\033[K%d packages compiled: %.60s' "$compiled" "$line" ;;
+		esac
+	done
+	printf '\r\033[K'
+	result=$(cat "$status")
+	rm -f "$status"
+	return "$result"
+}
+
+ready() { ./banger doctor --preflight >/dev/null; }
+
 preflight() {
-	if ./banger doctor --preflight; then return; fi
+	if ready; then
+		echo "Everything that is needed is here."
+		return
+	fi
+	./banger doctor --preflight || true
 	missing=$(./banger doctor --preflight --packages | sort -u | tr '\n' ' ' || true)
 	[ -n "$missing" ] || die "this host is not ready; see the table above"
 	# shellcheck disable=SC2086 # a list of package names
 	install_packages $missing
-	./banger doctor --preflight || die "this host is still not ready; see the table above"
+	ready || { ./banger doctor --preflight || true; die "this host is still not ready; see the table above"; }
 }
 
 # firecracker downloads Firecracker if nothing else is missing to run VMs on it.
@@ -112,32 +140,45 @@ tour() {
 	printf '\nboot id before %s\nboot id after  %s\n' "$before" "$after"
 }
 
+# verdict is doctor's last line.
+verdict() { { ./banger doctor || true; } | tail -n 1; }
+
 farewell() {
 	took=$(($(date +%s) - began))
-	say "Your VM $name is running and stays until you delete it. Next:"
+	say "$(verdict)"
 	cat <<-END
+	Your VM $name is running and stays until you delete it. Next:
 	  ./banger vm ssh $name                   log in
 	  ./banger vm exec $name -- docker info   run a program
 	  ./banger vm stop $name                  stop it; its disks stay
 	  ./banger vm --help                            list all commands
+	  make install                                  have banger in your PATH
 	END
 	if [ -s "$first" ]; then
-		say "This run took $took s; the first one took $(cat "$first") s."
+		echo "This run took $took s; the first one took $(cat "$first") s."
 	else
 		mkdir -p dist
 		echo "$took" >"$first"
-		say "This first run took $took s. The next one will not rebuild or download anything."
+		echo "This first run took $took s. The next one will not rebuild or download anything."
 	fi
 }
 
+if [ -s "$first" ]; then
+	echo "make try: 5 steps. The first run took $(cat "$first") s; this one builds only what has changed."
+else
+	echo "make try: 5 steps, about 5 minutes the first time, with 300 MB to download."
+fi
 check_host
 check_go
-say "Building banger (about a minute the first time) and checking this host:"
-make -s build
+step "Build banger"
+build
+step "Check this host"
 preflight
-say "Building the runtime, a kernel and the default image, from Debian's packages:"
+step "Build the runtime: a kernel and the default image, from Debian's packages"
 make -s runtime
 firecracker
+step "Start the VM $name"
 bring_up
+step "A tour: what you write stays"
 tour
 farewell

@@ -30,7 +30,7 @@ import (
 
 // imageRecipe counts the changes to how build/image builds an image. An image of an
 // older recipe is stale.
-const imageRecipe = 1
+const imageRecipe = 2
 
 // imageName is the name of the default image.
 const imageName = "docker"
@@ -258,7 +258,7 @@ func (b *builder) makeKernel(ctx context.Context) (string, error) {
 func (b *builder) makeImage(ctx context.Context) (string, error) {
 	out := b.Dir.Rootfs()
 	built, err := image.Build(ctx, b.runner, image.Options{
-		Packages: b.Packages, Out: out, WorkDir: b.work, Mirror: b.Mirror, Log: b.log,
+		Packages: b.Packages, Out: out, WorkDir: b.work, Mirror: b.Mirror, Log: b.log, Done: b.report.done,
 	}, b.step)
 	if err != nil {
 		return "", err

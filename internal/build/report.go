@@ -14,6 +14,8 @@ type report struct {
 	part     string
 	began    time.Time // the part
 	stepped  time.Time // the step; zero when none is open
+	name     string    // of the step
+	percent  int       // of the step, as it was shown last
 }
 
 func (r *report) line(format string, args ...any) { fmt.Fprintf(r.out, format+"\n", args...) }
@@ -25,6 +27,7 @@ func (r *report) begin(part, why string) {
 
 func (r *report) step(name string) {
 	r.endStep()
+	r.name, r.percent = name, 0
 	if r.terminal {
 		fmt.Fprintf(r.out, "  %s ...", name)
 		r.stepped = time.Now()
@@ -33,11 +36,31 @@ func (r *report) step(name string) {
 	r.line("  %s", name)
 }
 
-func (r *report) endStep() {
-	if !r.stepped.IsZero() {
-		r.line(" %s", seconds(time.Since(r.stepped)))
-		r.stepped = time.Time{}
+// part of a step that is shown in a log.
+const quarter = 25
+
+// done shows how much of a long step is done.
+func (r *report) done(percent int) {
+	switch {
+	case percent <= r.percent:
+		return
+	case r.terminal:
+		fmt.Fprintf(r.out, "\r  %s ... %d %%", r.name, percent)
+	case percent/quarter > r.percent/quarter:
+		r.line("  %s: %d %%", r.name, percent/quarter*quarter)
 	}
+	r.percent = percent
+}
+
+func (r *report) endStep() {
+	if r.stepped.IsZero() {
+		return
+	}
+	if r.percent > 0 {
+		fmt.Fprintf(r.out, "\r\x1b[K  %s ...", r.name)
+	}
+	r.line(" %s", seconds(time.Since(r.stepped)))
+	r.stepped = time.Time{}
 }
 
 func (r *report) end(summary string, err error) {

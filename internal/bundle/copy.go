@@ -48,6 +48,22 @@ func share(ctx context.Context, src, dst string) error {
 	return durable.Sync(out.Name())
 }
 
+// Copy makes dst a read-only copy of the file src, in full or not at all. It is for file
+// systems that cannot share: elsewhere a link is better.
+func Copy(ctx context.Context, src, dst string) error {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	return durable.Write(dst, 0o444, func(out *os.File) error {
+		if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) == nil {
+			return nil
+		}
+		return copySparse(ctx, in, out)
+	})
+}
+
 // ours reports whether a hard link to the file is safe: nobody may write to it, and
 // only this user can change that.
 func ours(info os.FileInfo) bool {

@@ -197,8 +197,13 @@ func (a *app) took(before string, took time.Duration) string {
 	return before + seconds(took)
 }
 
-// hint suggests the next command, on a terminal.
-func (a *app) hint(format string, args ...any) { a.tell("next: "+format, args...) }
+// hint suggests the next command, on a terminal. In a recipe of make the next one comes
+// by itself.
+func (a *app) hint(format string, args ...any) {
+	if a.std.Getenv("MAKELEVEL") == "" {
+		a.tell("next: "+format, args...)
+	}
+}
 
 // tell tells a person more, on a terminal.
 func (a *app) tell(format string, args ...any) {

@@ -86,7 +86,7 @@ func (a *app) host(preflight bool) (doctor.Host, error) {
 	return host, nil
 }
 
-// printChecks prints the table, and the fixes below it.
+// printChecks prints the table, the fixes below it, and the verdict.
 func (a *app) printChecks(checks []doctor.Check) error {
 	var rows [][]string
 	for _, c := range checks {
@@ -100,5 +100,6 @@ func (a *app) printChecks(checks []doctor.Check) error {
 			fmt.Fprintf(a.std.Out, "\n%s: %s\n  %s\n", c.State, c.Name, clean(c.Fix))
 		}
 	}
-	return nil
+	_, err := fmt.Fprintf(a.std.Out, "\n%s\n", doctor.Verdict(checks))
+	return err
 }

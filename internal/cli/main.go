@@ -174,7 +174,7 @@ func newRoot(a *app) *cobra.Command {
 		}
 	}
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
+	addCompletion(root)
 	return root
 }
 

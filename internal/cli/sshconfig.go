@@ -22,7 +22,7 @@ func newSSHConfig(a *app) *cobra.Command {
 			"removes both. Install it again after you moved banger or changed ssh_key_path.\n\n" +
 			"Without these flags, print entries (Host NAME and NAME.vm) for these VMs, or for all, and change no\n" +
 			"files. Print them again when you create or rename a VM.",
-		Example:           "  banger vm ssh-config --install\n  banger vm ssh-config --uninstall\n  banger vm ssh-config >~/.ssh/banger\n  banger vm ssh-config calm-otter",
+		Example:           "  banger vm ssh-config --install\n  banger vm ssh-config --uninstall\n  banger vm ssh-config >ssh_config\n  banger vm ssh-config calm-otter",
 		ValidArgsFunction: a.vmNames,
 		RunE: func(cmd *cobra.Command, names []string) error {
 			switch {

@@ -37,7 +37,7 @@ func (a *app) userSSH() (userSSH, config.Dirs, error) {
 	u.config = filepath.Join(u.home, ".ssh", "config")
 	u.line, err = guest.IncludeLine(u.own)
 	if err != nil {
-		err = &banger.Error{Kind: banger.Invalid, Why: err, Fix: "banger vm ssh-config >~/.ssh/banger"}
+		err = &banger.Error{Kind: banger.Invalid, Why: err, Fix: "banger vm ssh-config >ssh_config, then: ssh -F ssh_config NAME"}
 	}
 	return u, dirs, err
 }

@@ -28,6 +28,7 @@ type Config struct {
 	Disk         banger.Size
 	Overlay      banger.Size
 	DefaultImage string
+	User         string // a user beside root in each VM; empty: none
 
 	Network string // "auto" or "none"
 	NAT     bool

@@ -37,7 +37,7 @@ func TestLoadWithoutFileGivesDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Memory != banger.GiB || c.Disk != 16*banger.GiB || c.Overlay != 8*banger.GiB || c.DefaultImage != "docker" || c.Driver != "auto" || c.Network != "auto" || !c.NAT || c.LogLevel != slog.LevelInfo {
+	if c.Memory != banger.GiB || c.Disk != 16*banger.GiB || c.Overlay != 8*banger.GiB || c.DefaultImage != "docker" || c.Driver != "auto" || c.Network != "auto" || !c.NAT || c.User != "dev" || c.LogLevel != slog.LevelInfo {
 		t.Errorf("got %+v", c)
 	}
 	if c.RuntimeDir != "/opt/banger/lib/banger" {
@@ -70,6 +70,7 @@ default_image = "trixie"
 network = "none"
 nat = false
 forward = "off"
+user = "ann"
 `)
 	c, err := load(dirs, env("HOME", "/home/you"), "/x")
 	if err != nil {
@@ -77,7 +78,7 @@ forward = "off"
 	}
 	want := Config{
 		LogLevel: slog.LevelDebug, RuntimeDir: "/home/you/bundle", Driver: "qemu", VCPUs: 4,
-		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none", Forward: "off",
+		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none", Forward: "off", User: "ann",
 		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
 		Legacy: []string{
 			"mapdns_bin: " + superseded, "mapdns_data_file: " + superseded, "customize_script: not yet used",
@@ -98,6 +99,7 @@ disk_size = 16
 overlay_size = "16"
 memory = true
 ssh_key_path = "keys/id"
+user = "Ann Lee"
 log.level = "info"
 [network]
 mode = "none"
@@ -115,8 +117,9 @@ mode = "none"
 		`line 5, column 1: overlay_size: "16" has no unit`,
 		`line 6, column 1: memory: want a size such as "2G" or a number of MiB, found a bool`,
 		`line 7, column 1: ssh_key_path: "keys/id" is relative`,
-		`line 8, column 1: unknown key "log.level", perhaps log_level`,
-		`line 9, column 2: unknown table "network"`,
+		`line 8, column 1: user: "Ann Lee" is not a user's name`,
+		`line 9, column 1: unknown key "log.level", perhaps log_level`,
+		`line 10, column 2: unknown table "network"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)

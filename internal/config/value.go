@@ -57,6 +57,20 @@ func (v value) word(to *string) error {
 	return err
 }
 
+// account reads the name of a user, which every Linux must accept, or "".
+func (v value) account(to *string) error {
+	text, err := v.string()
+	if err != nil {
+		return err
+	}
+	const letters, more, longest = "abcdefghijklmnopqrstuvwxyz_", "0123456789-", 32
+	if len(text) > longest || strings.Trim(text, letters+more) != "" || text != "" && !strings.Contains(letters, text[:1]) {
+		return fmt.Errorf("%q is not a user's name: it has up to %d of a-z, 0-9, - and _, and begins with a letter", text, longest)
+	}
+	*to = text
+	return nil
+}
+
 func (v value) oneOf(to *string, words ...string) error {
 	text, err := v.string()
 	if err != nil {

@@ -4,8 +4,10 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -116,6 +118,36 @@ func Ready(checks []Check) bool {
 		}
 	}
 	return true
+}
+
+// meaning says what a warning means for a person who does not read the table.
+var meaning = map[string]string{
+	"host":        "this host is untested",
+	"/dev/kvm":    "VMs will be slow",
+	"Firecracker": "new VMs use QEMU",
+	"names":       "this host does not find NAME.vm",
+}
+
+// Verdict returns the checks in one line.
+func Verdict(checks []Check) string {
+	var missing, warned []string
+	for _, c := range checks {
+		switch c.State {
+		case Missing:
+			missing = append(missing, c.Name)
+		case Warn:
+			warned = append(warned, cmp.Or(meaning[c.Name], c.Name))
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return "Not ready: " + strings.Join(missing, ", ")
+	case len(warned) == 1:
+		return "Ready, with 1 warning: " + warned[0]
+	case len(warned) > 1:
+		return fmt.Sprintf("Ready, with %d warnings: %s", len(warned), strings.Join(warned, "; "))
+	}
+	return "Ready"
 }
 
 // building reports whether the host needs the tools that build a runtime: it was

@@ -103,6 +103,20 @@ func TestFirecrackerRow(t *testing.T) {
 	}
 }
 
+func TestVerdict(t *testing.T) {
+	slow, untested := Check{Name: "/dev/kvm", State: Warn}, Check{Name: "host", State: Warn}
+	for want, checks := range map[string][]Check{
+		"Ready": {{Name: "ssh", State: OK}},
+		"Ready, with 1 warning: VMs will be slow":                                  {{Name: "ssh", State: OK}, slow},
+		"Ready, with 3 warnings: this host is untested; VMs will be slow; network": {untested, slow, {Name: "network", State: Warn}},
+		"Not ready: ssh, QEMU": {{Name: "ssh", State: Missing}, slow, {Name: "QEMU", State: Missing}},
+	} {
+		if got := Verdict(checks); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 // TestUnknownDriverIsNoReadyHost: a daemon does not start with an unknown driver.
 func TestUnknownDriverIsNoReadyHost(t *testing.T) {
 	h := newHost(t)
@@ -359,7 +373,7 @@ func lacks() map[string]lack {
 		"Firecracker without KVM": {func(h *modelHost) {
 			h.CheckKVM = func() error { return errors.New("no KVM") }
 			h.Firecracker = probed{err: h.CheckKVM()}
-		}, "Firecracker", Warn, "needs KVM; new VMs use QEMU", ""},
+		}, "Firecracker", OK, "needs KVM; new VMs use QEMU", ""},
 		"a daemon of another driver": {func(h *modelHost) {
 			h.Daemon = func(context.Context) (banger.Daemon, error) { return banger.Daemon{PID: 7, Driver: "qemu"}, nil }
 		}, "daemon", Warn, "still uses qemu for new VMs", "banger daemon stop"},

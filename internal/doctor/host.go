@@ -105,8 +105,8 @@ func firecracker(ctx context.Context, h Host) Check {
 		c.State, c.Detail, c.Fix = Missing, err.Error(), banger.FixOf(err)
 	default:
 		c.State, c.Detail, c.Fix = Warn, err.Error(), banger.FixOf(err)
-		if kvm := h.CheckKVM(); kvm != nil && kvm.Error() == c.Detail { // the row /dev/kvm has its fix
-			c.Detail, c.Fix = "needs KVM", ""
+		if kvm := h.CheckKVM(); kvm != nil && kvm.Error() == c.Detail { // the row /dev/kvm has the warning
+			c.State, c.Detail, c.Fix = OK, "needs KVM", ""
 		}
 		c.Detail += "; new VMs use QEMU"
 	}

@@ -205,6 +205,7 @@ func TestDefaultImage(t *testing.T) {
 		t.Run("ports", c.ports)
 		t.Run("sessions", c.sessions)
 	})
+	t.Run("what a person expects", func(t *testing.T) { welcoming(t, h, vm.Name) })
 	t.Run("modules by modprobe", func(t *testing.T) { modules(t, h, vm.Name) })
 	t.Run("the agent's server is killed", func(t *testing.T) { killAgent(t, h, vm.Name, 1) })
 }
@@ -253,6 +254,17 @@ func (c *client) files(t *testing.T) {
 		same(t, "the guest", inGuest(t, "rsync-up"), less)
 		c.run(t, "", "rsync", "-a", "-e", ssh, c.name+":rsync-up", "rsync-down")
 		same(t, "the host", digest(t, filepath.Join(c.dir, "rsync-down")), less)
+	})
+	t.Run("the README's way", func(t *testing.T) {
+		readme := read(t, "../../README.md")
+		_, line, found := strings.Cut(readme, "\n    rsync ")
+		line, _, _ = strings.Cut(line, "\n")
+		if !found {
+			t.Fatal("the README has no rsync")
+		}
+		line = "mkdir src && cp less src/ && rsync " + strings.ReplaceAll(line, "calm-otter", c.name)
+		c.run(t, "", "env", "RSYNC_RSH=ssh -F "+c.file, "sh", "-c", line)
+		same(t, "the guest", inGuest(t, "src/less"), less)
 	})
 }
 

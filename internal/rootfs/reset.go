@@ -13,6 +13,7 @@ var (
 		"etc/hostname",
 		"etc/resolv.conf",
 		"etc/ssh/ssh_host_*",
+		"var/lib/banger/hostname",
 		"var/lib/dbus/machine-id",
 		"var/lib/systemd/credential.secret",
 		"var/lib/systemd/random-seed",

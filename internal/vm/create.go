@@ -3,7 +3,6 @@ package vm
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -249,7 +248,7 @@ func (c *creating) makeDir(ctx context.Context) error {
 	if err := c.makeDisks(ctx, dir); err != nil {
 		return err
 	}
-	if err := c.v.linkShared(dir, c.row); err != nil {
+	if err := c.v.linkShared(ctx, dir, c.row); err != nil {
 		return err
 	}
 	return c.v.knowHost(c.row.ID, c.row.Name, public)
@@ -265,26 +264,6 @@ func (c *creating) makeDisks(ctx context.Context, dir config.VMDir) error {
 	}
 	if work != nil {
 		return fmt.Errorf("work disk: %w", work)
-	}
-	return nil
-}
-
-// linkShared links the kernel, the modules and the image into a VM's directory:
-// they are immutable files that VMs share.
-func (v *VMs) linkShared(dir config.VMDir, row store.VM) error {
-	kernel := v.Dirs.Kernel(row.KernelID)
-	for _, link := range []struct{ from, to string }{
-		{kernel.Vmlinux(), dir.Kernel()},
-		{kernel.Modules(), dir.Modules()},
-		{v.Dirs.Image(row.ImageID).Rootfs(), dir.Base()},
-	} {
-		if _, err := os.Lstat(link.to); err == nil {
-			continue // whatever has become of the other name
-		}
-		err := os.Link(link.from, link.to)
-		if err != nil && !errors.Is(err, os.ErrExist) {
-			return &banger.Error{Kind: banger.Unready, Why: fmt.Errorf("link the image and the kernel: %w", err), Fix: "banger doctor"}
-		}
 	}
 	return nil
 }

@@ -204,7 +204,7 @@ func (s *starting) dropLock() error {
 // file system with errors is mounted. Missing links to the shared disks are made
 // again.
 func (s *starting) checkDisks(ctx context.Context) error {
-	if err := s.v.linkShared(s.dir(), s.row); err != nil {
+	if err := s.v.linkShared(ctx, s.dir(), s.row); err != nil {
 		return err
 	}
 	for _, d := range []struct{ name, path string }{{"overlay", s.dir().Overlay()}, {"work", s.dir().Work()}} {
@@ -246,8 +246,8 @@ func (s *starting) configure(context.Context) error {
 	data, err := json.Marshal(wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
 		Nonce: s.boot.Nonce, Token: s.boot.Token,
-		AuthorizedKeys: []string{s.v.authorized, own},
-		HostKey:        string(hostKey), HostKeyPub: public,
+		AuthorizedKeys: []string{s.v.authorized, own}, User: s.v.Config.User,
+		HostKey: string(hostKey), HostKeyPub: public,
 		Direct: direct, WorkMount: workMount,
 		ResetToOff: !s.caps.PowersOff,
 		UnixNano:   time.Now().UnixNano(),

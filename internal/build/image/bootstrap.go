@@ -59,7 +59,7 @@ func bootstrap(ctx context.Context, runner hostcmd.Runner, opts Options, package
 		return err
 	}
 	log := cmp.Or(opts.Log, io.Discard)
-	steps := &stepWriter{progress: progress}
+	steps := &stepWriter{progress: progress, done: opts.Done}
 	_, err = runner.Run(ctx, hostcmd.Cmd{
 		Argv:   argv(packages),
 		Env:    append(os.Environ(), "TMPDIR="+scratch, "LC_ALL=C.UTF-8"),
@@ -101,18 +101,30 @@ func argv(packages []string) []string {
 	if os.Getuid() == 0 {
 		mode = "root"
 	}
-	return []string{
+	argv := []string{
 		"mmdebstrap", "--mode=" + mode, "--variant=minbase", "--format=tar", "--verbose",
 		"--architectures=" + debian.Arch,
 		"--include=" + strings.Join(packages, ","),
 		`--aptopt=APT::Install-Recommends "false"`,
 		`--aptopt=Acquire::Languages "none"`,
-		"--dpkgopt=path-exclude=/usr/share/man/*",
-		"--dpkgopt=path-exclude=/usr/share/locale/*",
-		"--dpkgopt=path-exclude=/usr/share/doc/*",
-		"--dpkgopt=path-include=/usr/share/doc/*/copyright",
-		debian.Suite, "-", "-",
+		// At each package man-db would index all pages: man finds them without.
+		`--essential-hook=echo man-db man-db/auto-update boolean false | chroot "$1" debconf-set-selections`,
 	}
+	for _, files := range leftOut {
+		argv = append(argv, "--dpkgopt=path-exclude="+files)
+	}
+	return append(argv, "--dpkgopt=path-include=/usr/share/doc/*/copyright", debian.Suite, "-", "-")
+}
+
+// leftOut are files of packages that the image does without: documents and manual pages
+// in other languages, libraries for static sanitizers, and programs that test containerd.
+var leftOut = []string{
+	"/usr/share/doc/*",
+	"/usr/share/locale/*",
+	"/usr/share/man/??/*", "/usr/share/man/???/*", "/usr/share/man/??_*", "/usr/share/man/??@*", "/usr/share/man/??.*",
+	"/usr/share/vim/vim*/lang/*",
+	"/usr/lib/gcc/*/lib?san.a", "/usr/lib/gcc/*/libhwasan.a",
+	"/usr/bin/containerd-stress",
 }
 
 // keys writes the keyring where apt, which may run as another user, can read it.
@@ -152,6 +164,9 @@ func sweep(ctx context.Context, runner hostcmd.Runner, dir string) error {
 // error lines, since the last lines of the output hold only mmdebstrap's own command.
 type stepWriter struct {
 	progress func(string)
+	done     func(percent int) // may be nil
+	packages int               // to install in this step
+	actions  int               // done for them
 	errors   []string
 	rest     []byte
 }
@@ -175,9 +190,11 @@ func (w *stepWriter) Write(p []byte) (int, error) {
 }
 
 func (w *stepWriter) line(line string) {
-	if step := stepOf(line); step != "" {
+	if step, packages := stepOf(line); step != "" {
+		w.packages, w.actions = packages, 0
 		w.progress(step)
 	}
+	w.count(line)
 	said, ok := strings.CutPrefix(line, "E: ")
 	const enough = 5
 	if ok && len(w.errors) < enough && !strings.Contains(said, "APT::Status-Fd") && !strings.HasPrefix(said, "mmdebstrap failed") {
@@ -185,17 +202,33 @@ func (w *stepWriter) line(line string) {
 	}
 }
 
-// stepOf returns the step that a line announces, or "".
-func stepOf(line string) string {
+// count counts what is done for each package: it is fetched, unpacked and set up.
+func (w *stepWriter) count(line string) {
+	const perPackage = 3
+	if w.packages == 0 || w.done == nil {
+		return
+	}
+	for _, action := range []string{"Get:", "Unpacking ", "Setting up "} {
+		if strings.HasPrefix(line, action) {
+			w.actions++
+			w.done(min(99, w.actions*100/(perPackage*w.packages)))
+			return
+		}
+	}
+}
+
+// stepOf returns the step that a line announces, or "", and how many packages it is
+// about.
+func stepOf(line string) (string, int) {
 	var upgraded, installed int
 	if n, _ := fmt.Sscanf(line, "%d upgraded, %d newly installed,", &upgraded, &installed); n == 2 && installed > 0 {
-		return fmt.Sprintf("install %d packages", installed)
+		return fmt.Sprintf("install %d packages", installed), installed
 	}
 	switch {
 	case strings.HasPrefix(line, "I: running apt-get update"):
-		return "read Debian's package lists"
+		return "read Debian's package lists", 0
 	case strings.HasPrefix(line, "I: creating tarball"):
-		return "pack the installed tree"
+		return "pack the installed tree", 0
 	}
-	return ""
+	return "", 0
 }

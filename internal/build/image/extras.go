@@ -18,7 +18,7 @@ var files embed.FS
 
 // removed is what the packages or mmdebstrap install and the image does not have.
 // Docker starts by its socket, no login on a console could succeed, and a VM does not
-// upgrade itself in the background.
+// upgrade, check or index itself in the background.
 var removed = []string{
 	"etc/apt/apt.conf.d/99mmdebstrap",
 	"etc/apt/sources.list",
@@ -29,6 +29,9 @@ var removed = []string{
 	"etc/systemd/system/sysinit.target.wants/systemd-pstore.service",
 	"etc/systemd/system/timers.target.wants/apt-daily-upgrade.timer",
 	"etc/systemd/system/timers.target.wants/apt-daily.timer",
+	"etc/systemd/system/timers.target.wants/e2scrub_all.timer",
+	"etc/systemd/system/timers.target.wants/man-db.timer",
+	"etc/systemd/system/default.target.wants/e2scrub_reap.service",
 }
 
 // emptied are the directories in which only our own files stay: the build's mirror is

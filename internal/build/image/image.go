@@ -19,12 +19,13 @@ import (
 
 // Options tell Build what to build from and where to write it.
 type Options struct {
-	Packages string    // path of the list of packages, packages.apt
-	Out      string    // path of the image
-	WorkDir  string    // for a temporary archive about as large as the image; empty: Out's directory
-	Keyring  string    // the keys of the mirror; empty: the embedded ones
-	Mirror   string    // used for the build only; empty: Debian's own
-	Log      io.Writer // gets the output of the tools; may be nil
+	Packages string            // path of the list of packages, packages.apt
+	Out      string            // path of the image
+	WorkDir  string            // for a temporary archive about as large as the image; empty: Out's directory
+	Keyring  string            // the keys of the mirror; empty: the embedded ones
+	Mirror   string            // used for the build only; empty: Debian's own
+	Log      io.Writer         // gets the output of the tools; may be nil
+	Done     func(percent int) // is told how much of a long step is done; may be nil
 }
 
 // Built describes a finished image.

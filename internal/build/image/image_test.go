@@ -86,7 +86,9 @@ var installed = map[string]string{
 
 const chatter = `I: running apt-get update...
 0 upgraded, 59 newly installed, 0 to remove and 0 not upgraded.
-Setting up base-files ...
+Get:1 http://mirror.example trixie/main amd64 base-files
+Unpacking base-files (13.8) ...
+Setting up base-files (13.8) ...
 0 upgraded, 154 newly installed, 0 to remove and 0 not upgraded.
 I: creating tarball...
 `
@@ -105,7 +107,8 @@ func build(t *testing.T, h *host, packages string) (string, Built, []string, err
 	}
 	out := filepath.Join(dir, "out.ext4")
 	var steps []string
-	built, err := Build(t.Context(), h, Options{Packages: list, Out: out, Mirror: "http://mirror.example/debian"}, func(s string) { steps = append(steps, s) })
+	percents := 0
+	built, err := Build(t.Context(), h, Options{Packages: list, Out: out, Mirror: "http://mirror.example/debian", Done: func(percent int) { percents += percent }}, func(s string) { steps = append(steps, s) })
 	for _, d := range []string{os.Getenv("TMPDIR"), dir} {
 		left, readErr := filepath.Glob(filepath.Join(d, "*"))
 		hidden, _ := filepath.Glob(filepath.Join(d, ".*"))
@@ -113,6 +116,9 @@ func build(t *testing.T, h *host, packages string) (string, Built, []string, err
 		if readErr != nil || len(left) > 0 {
 			t.Errorf("left: %v, %v", left, readErr)
 		}
+	}
+	if err == nil && strings.Contains(h.says, "Unpacking") && percents != 0+1+1 { // 1/177, 2/177, 3/177
+		t.Errorf("percents %d", percents)
 	}
 	return out, built, steps, err
 }
@@ -204,7 +210,7 @@ func TestPackagesOfTheDefaultImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"systemd-sysv", "udev", "openssh-server", "docker.io", "docker-cli", "kmod"} {
+	for _, name := range []string{"systemd-sysv", "udev", "openssh-server", "docker.io", "docker-cli", "kmod", "sudo", "python3", "gcc", "make", "vim", "e2fsprogs", "ncurses-term", "man-db"} {
 		if !slices.Contains(packages, name) {
 			t.Errorf("%s is not in packages.apt", name)
 		}

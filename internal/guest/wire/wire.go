@@ -57,6 +57,7 @@ type Config struct {
 	Nonce          string   `json:"nonce"`      // names this boot in every bye
 	Token          string   `json:"token"`      // proves that a Hello is the agent's
 	AuthorizedKeys []string `json:"authorized_keys"`
+	User           string   `json:"user,omitempty"`    // an account beside root, which may use sudo; empty: none
 	HostKey        string   `json:"host_key"`          // ed25519, OpenSSH PEM
 	HostKeyPub     string   `json:"host_key_pub"`      // its public half, one line
 	Direct         []string `json:"direct"`            // directories on the raw overlay disk, for what overlayfs cannot hold

@@ -3,7 +3,9 @@ package script
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -68,7 +70,17 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "free": free, "hold": hold,
 		},
+		Condition: condition,
 	})
+}
+
+// condition is for lines of scripts that begin with [mounts]: whether this user can mount
+// a file system in a namespace of its own.
+func condition(name string) (bool, error) {
+	if name != "mounts" {
+		return false, fmt.Errorf("there is no condition %q", name)
+	}
+	return exec.Command("unshare", "--user", "--map-root-user", "--mount", "true").Run() == nil, nil
 }
 
 // setUp gives a script a home with a runtime bundle, and kills its daemon and its VMs

@@ -50,6 +50,7 @@ const (
 // bootSteps is the boot, in order.
 var bootSteps = []step{
 	{"mount kernel file systems", (*boot).mountKernel, fixBundle},
+	{"raise limits", (*boot).raiseLimits, fixBundle},
 	{"read configuration", (*boot).readConfiguration, "start the VM again"},
 	{wire.StepTimer, (*boot).checkTimer, "start the VM again when the host is less busy"},
 	{"set clock", func(b *boot) error { return identity.Of(b.config).Clock.Set() }, fixLog},

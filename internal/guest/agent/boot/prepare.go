@@ -95,6 +95,9 @@ func (b *boot) prepareSystemd() error {
 			return err
 		}
 	}
+	if err := skipDead(thisMachine(layout.NewRoot), units); err != nil {
+		log.Errorf("read /etc/fstab: %v", err)
+	}
 	// A program left in a login's session would delay the end for 90 s.
 	return dropIn(units, "session-.scope", "[Scope]\nTimeoutStopSec=10s\n")
 }

@@ -53,6 +53,21 @@ func Devices() map[string]string {
 	return found
 }
 
+// Names returns the names by which a file such as fstab can mean one of the VM's disks,
+// besides their devices.
+func Names() map[string]bool {
+	names := map[string]bool{}
+	devices, _ := filepath.Glob("/sys/class/block/vd*")
+	for _, device := range devices {
+		if s, err := superblockOf("/dev/" + filepath.Base(device)); err == nil {
+			id := s.uuid
+			names["LABEL="+s.label] = true
+			names[fmt.Sprintf("UUID=%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])] = true
+		}
+	}
+	return names
+}
+
 // scan reads the labels of all virtio disks, describes what it saw, and counts
 // the disks that it could read.
 func scan() (byLabel map[string]string, seen string, read int) {

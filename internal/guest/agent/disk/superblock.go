@@ -14,6 +14,7 @@ import (
 // superblock holds what the agent needs from an ext4 file system's superblock.
 type superblock struct {
 	label     string
+	uuid      [16]byte
 	blocks    uint64
 	blockSize uint64
 	errors    int64  // found since the last e2fsck
@@ -31,6 +32,7 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 		magic     = 0x38
 		state     = 0x3A
 		incompat  = 0x60
+		uuid      = 0x68
 		label     = 0x78
 		blocksHi  = 0x150
 		feature64 = 0x80
@@ -54,6 +56,7 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	}
 	name, _, _ := bytes.Cut(raw[label:label+16], []byte{0})
 	s.label = string(name)
+	copy(s.uuid[:], raw[uuid:])
 	if s.readErrors(raw); le.Uint16(raw[state:])&hasErrors != 0 {
 		s.errors = max(s.errors, 1)
 	}

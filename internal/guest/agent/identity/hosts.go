@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bytes"
 	"errors"
 	"strings"
 
@@ -15,11 +14,7 @@ const hostNameFile = "/etc/hostname"
 
 // writeHosts puts the guest's name into /etc/hosts. A file that is too large to be
 // read is a person's own list, and stays as it is.
-func writeHosts(root, name string) error {
-	previous, err := inroot.Read(root, hostNameFile)
-	if err != nil {
-		return err
-	}
+func writeHosts(root string, host hostName) error {
 	old, err := inroot.Read(root, "/etc/hosts")
 	if errors.Is(err, unix.EFBIG) {
 		log.Errorf("leave /etc/hosts alone: %v", err)
@@ -28,26 +23,26 @@ func writeHosts(root, name string) error {
 	if err != nil {
 		return err
 	}
-	return inroot.Write(root, "/etc/hosts", hostsFor(old, string(bytes.TrimSpace(previous)), name), 0o644)
+	return inroot.Write(root, "/etc/hosts", hostsFor(old, host.name, host.swaps), 0o644)
 }
 
 // ownAddress is what the guest's name stands for in /etc/hosts.
 const ownAddress = "127.0.1.1"
 
-// hostsFor returns the content of /etc/hosts with the guest's name at ownAddress, and
-// localhost if that was missing. Where the previous name was, the new one takes its
-// place, and the rest of that line stays.
-func hostsFor(old []byte, previous, name string) []byte {
+// hostsFor returns the content of /etc/hosts with the guest's name and localhost, each
+// of which may be on any line. At ownAddress, words are swapped, and the rest of the
+// line stays.
+func hostsFor(old []byte, name string, swaps []swap) []byte {
 	var lines []string
 	local, own := false, false
 	for line := range strings.Lines(string(old)) {
 		line = strings.TrimRight(line, "\n")
-		switch fields := strings.Fields(line); {
-		case len(fields) == 0:
-		case fields[0] == "127.0.0.1":
-			local = true
-		case fields[0] == ownAddress && !own:
-			line, own = renamed(line, previous, name)
+		if address := addressOf(line); address != "" {
+			if address == ownAddress {
+				line = swapWords(line, swaps)
+			}
+			local = local || address == "127.0.0.1"
+			own = own || findName(line, name) >= 0
 		}
 		lines = append(lines, line)
 	}
@@ -55,40 +50,48 @@ func hostsFor(old []byte, previous, name string) []byte {
 		lines = append([]string{"127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"}, lines...)
 	}
 	if !own {
+		short, _, dotted := strings.Cut(name, ".")
+		if dotted {
+			name += " " + short
+		}
 		lines = append(lines, ownAddress+"\t"+name)
 	}
 	return []byte(strings.Join(lines, "\n") + "\n")
 }
 
-// renamed returns a line with the word previous replaced by name, and reports
-// whether the line now has the name.
-func renamed(line, previous, name string) (string, bool) {
-	names, comment, hasComment := strings.Cut(line, "#")
-	if hasWord(names, name) {
-		return line, true
+// addressOf returns the address that a line gives names to, or "".
+func addressOf(line string) string {
+	names, _, _ := strings.Cut(line, "#")
+	if fields := strings.Fields(names); len(fields) > 1 {
+		return fields[0]
 	}
-	at := findWord(names, previous)
-	if at < 0 {
-		return line, false
-	}
-	names = names[:at] + name + names[at+len(previous):]
-	if hasComment {
-		names += "#" + comment
-	}
-	return names, true
+	return ""
 }
 
-func hasWord(line, word string) bool { return findWord(line, word) >= 0 }
+// swapWords swaps names of a line. A name that the line has already is not added a
+// second time.
+func swapWords(line string, swaps []swap) string {
+	for _, s := range swaps {
+		at := findName(line, s.old)
+		if at < 0 || findName(line, s.new) >= 0 {
+			continue
+		}
+		line = line[:at] + s.new + line[at+len(s.old):]
+	}
+	return line
+}
 
-// findWord returns where a line has a word between spaces, or -1.
-func findWord(line, word string) int {
+// findName returns where a line has a name, or -1. The address and the comment are
+// none.
+func findName(line, name string) int {
+	names, _, _ := strings.Cut(line, "#")
 	at := 0
-	for _, found := range strings.Fields(line) {
-		at += strings.Index(line[at:], found)
-		if found == word {
+	for i, word := range strings.Fields(names) {
+		at += strings.Index(names[at:], word)
+		if i > 0 && word == name {
 			return at
 		}
-		at += len(found)
+		at += len(word)
 	}
 	return -1
 }

@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/guest/agent/inroot"
 	"banger/internal/guest/agent/layout"
+	"banger/internal/guest/agent/log"
 	"banger/internal/guest/wire"
 )
 
@@ -21,6 +22,7 @@ type Identity struct {
 	Name           string // host name
 	MachineID      string
 	AuthorizedKeys []string
+	User           string // an account beside root; empty: none
 	HostKey        string // of the image's own sshd; empty: leave it alone
 	HostKeyPub     string
 	Clock          Clock
@@ -38,7 +40,7 @@ const bootTime = time.Hour
 // Of returns the identity in a VM's configuration.
 func Of(c wire.Config) Identity {
 	id := Identity{
-		Name: c.Name, MachineID: c.MachineID, AuthorizedKeys: c.AuthorizedKeys,
+		Name: c.Name, MachineID: c.MachineID, AuthorizedKeys: c.AuthorizedKeys, User: c.User,
 		HostKey: c.HostKey, HostKeyPub: c.HostKeyPub,
 	}
 	if c.UnixNano != 0 {
@@ -49,17 +51,38 @@ func Of(c wire.Config) Identity {
 
 // Apply makes the running guest, whose files are below root, equal to the identity.
 // It changes nothing that is already right, so it may be called again, also with
-// another identity. What a person added to the files stays.
+// another identity. What a person changed in the files stays.
 func Apply(root string, id Identity) error {
+	if err := giveUser(root, id.User); err != nil {
+		log.Errorf("%v", err) // a guest without that user is of use all the same
+	}
+	// For everyone: the image's sshd reads them as the user who logs in.
 	keys := strings.Join(id.AuthorizedKeys, "\n") + "\n"
 	return errors.Join(
 		id.Clock.Set(),
-		setHostName(id.Name),
-		writeHosts(root, id.Name), // before the name's file, which holds the previous name
-		inroot.Write(root, hostNameFile, []byte(id.Name+"\n"), 0o644),
+		id.applyName(root),
 		inroot.Write(root, "/etc/machine-id", []byte(id.MachineID+"\n"), 0o444),
-		inroot.Write(root, layout.KeysFile, []byte(keys), 0o600),
+		inroot.Write(root, layout.KeysFile, []byte(keys), 0o644),
 		id.writeHostKey(root),
+	)
+}
+
+// applyName names the guest. The name is remembered last: what is cut off before that
+// is done again.
+func (id Identity) applyName(root string) error {
+	host, err := readHostName(root, id.Name)
+	if err != nil {
+		return err
+	}
+	err = setHostName(host.name)
+	if err != nil && host.name != id.Name { // the kernel does not take what a person wrote
+		err = setHostName(id.Name)
+	}
+	return errors.Join(
+		err,
+		writeHosts(root, host),
+		inroot.Write(root, hostNameFile, host.file, 0o644),
+		remember(root, id.Name),
 	)
 }
 

@@ -27,12 +27,15 @@ func TestHostsFor(t *testing.T) {
 		{local + "127.0.1.1 own.name\n", "builder", local + "127.0.1.1 own.name\n127.0.1.1\totter\n"},
 		{local + "127.0.1.1 alias\n127.0.1.1 fox\n", "fox", local + "127.0.1.1 alias\n127.0.1.1 otter\n"},
 		{local + "127.0.1.1 foxes fox.corp # fox\n", "fox", local + "127.0.1.1 foxes fox.corp # fox\n127.0.1.1\totter\n"},
+		{local + "10.0.0.7 otter.corp otter\n", "otter", local + "10.0.0.7 otter.corp otter\n"},
+		{"127.0.0.1 localhost otter # one line\n", "otter", "127.0.0.1 localhost otter # one line\n"},
+		{local + "127.0.1.1 fox otter\n", "fox", local + "127.0.1.1 fox otter\n"},
 	} {
-		got := string(hostsFor([]byte(c.old), c.previous, "otter"))
+		got := string(hostsFor([]byte(c.old), "otter", []swap{{c.previous, "otter"}}))
 		if got != c.want {
 			t.Errorf("%q: got %q, want %q", c.old, got, c.want)
 		}
-		if again := string(hostsFor([]byte(got), "otter", "otter")); again != got {
+		if again := string(hostsFor([]byte(got), "otter", []swap{{"otter", "otter"}})); again != got {
 			t.Errorf("a second boot changes %q to %q", got, again)
 		}
 	}
@@ -49,7 +52,7 @@ func TestLargeHostsStayWhole(t *testing.T) {
 		if err := os.WriteFile(path, []byte(old), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := writeHosts(root, "otter"); err != nil {
+		if err := writeHosts(root, hostName{name: "otter"}); err != nil {
 			t.Fatal(err)
 		}
 		if got, _ := os.ReadFile(path); !strings.Contains(string(got), old) || (string(got) != old) != c.changed {
@@ -166,14 +169,12 @@ func FuzzHostsFor(f *testing.F) {
 		if name == "" || strings.ContainsAny(name, "#\\") || strings.TrimFunc(name, unicode.IsPrint) != "" || len(strings.Fields(name)) != 1 || strings.Fields(name)[0] != name {
 			return
 		}
-		got := hostsFor([]byte(old), previous, name)
+		got := hostsFor([]byte(old), name, []swap{{previous, name}})
 		found := false
 		for line := range strings.Lines(string(got)) {
-			names, _, _ := strings.Cut(line, "#")
-			fields := strings.Fields(names)
-			found = found || len(fields) > 1 && fields[0] == "127.0.1.1" && hasWord(names, name)
+			found = found || addressOf(line) != "" && findName(line, name) > 0
 		}
-		if again := hostsFor(got, name, name); !found || string(again) != string(got) {
+		if again := hostsFor(got, name, []swap{{name, name}}); !found || string(again) != string(got) {
 			t.Errorf("%q of %q becomes %q, and then %q", name, old, got, again)
 		}
 	})

@@ -103,31 +103,111 @@ func Write(root, path string, content []byte, mode os.FileMode) error {
 	if err == nil && old != nil && bytes.Equal(old, content) {
 		return nil
 	}
-	dir, err := Dir(root, filepath.Dir(path), 0o755)
+	next, err := stage(root, path, content, mode, nil)
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	name := filepath.Base(path)
-	next := "." + name + ".banger"
-	fd, err := unix.Openat(int(dir.Fd()), next, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
-	if err != nil {
-		return &os.PathError{Op: "create", Path: path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), path)
-	_, err = f.Write(content)
-	if err := errors.Join(err, f.Chmod(mode), f.Close()); err != nil {
-		return err
-	}
+	defer next.dir.Close()
 	// A crash must not lose what the file held before: the next boot may not be
 	// able to write that again.
 	if len(old) > 0 {
-		if err := durable.Sync(linux.Through(dir, next)); err != nil {
+		if err := durable.Sync(linux.Through(next.dir, next.aside)); err != nil {
 			return err
 		}
 	}
-	if err := unix.Renameat(int(dir.Fd()), next, int(dir.Fd()), name); err != nil {
-		return &os.PathError{Op: "rename", Path: path, Err: err}
+	return next.place()
+}
+
+// Change is the new content of a file.
+type Change struct {
+	Path    string
+	Content []byte
+}
+
+// Update gives regular files inside root new content, in this order. Their owners and
+// modes stay. Everything is on the disk before the first file changes.
+func Update(root string, changes []Change) error {
+	var all []staged
+	defer func() {
+		for _, next := range all {
+			next.dir.Close()
+		}
+	}()
+	for _, c := range changes {
+		st, err := statRegular(root, c.Path)
+		if err != nil {
+			return err
+		}
+		next, err := stage(root, c.Path, c.Content, os.FileMode(st.Mode&0o777), &st)
+		if err != nil {
+			return err
+		}
+		all = append(all, next)
+	}
+	if len(all) > 0 {
+		if err := durable.SyncAll(linux.Through(all[0].dir, ".")); err != nil {
+			return err
+		}
+	}
+	for _, next := range all {
+		if err := next.place(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func statRegular(root, path string) (st unix.Stat_t, err error) {
+	f, err := Open(root, path, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return st, err
+	}
+	defer f.Close()
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = unix.EINVAL
+	}
+	if err != nil {
+		err = &os.PathError{Op: "change", Path: path, Err: err}
+	}
+	return st, err
+}
+
+// staged is a file that is complete, and does not have its name yet.
+type staged struct {
+	dir               *os.File
+	aside, name, path string
+}
+
+// stage writes a file beside path. The owner is the agent's user if there is none.
+func stage(root, path string, content []byte, mode os.FileMode, owner *unix.Stat_t) (_ staged, err error) {
+	dir, err := Dir(root, filepath.Dir(path), 0o755)
+	if err != nil {
+		return staged{}, err
+	}
+	name := filepath.Base(path)
+	next := staged{dir, "." + name + ".banger", name, path}
+	defer func() {
+		if err != nil {
+			dir.Close()
+		}
+	}()
+	fd, err := unix.Openat(int(dir.Fd()), next.aside, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+	if err != nil {
+		return staged{}, &os.PathError{Op: "create", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	_, err = f.Write(content)
+	if owner != nil {
+		err = errors.Join(err, f.Chown(int(owner.Uid), int(owner.Gid)))
+	}
+	return next, errors.Join(err, f.Chmod(mode), f.Close())
+}
+
+// place gives the file its name.
+func (s staged) place() error {
+	dir := int(s.dir.Fd())
+	if err := unix.Renameat(dir, s.aside, dir, s.name); err != nil {
+		return &os.PathError{Op: "rename", Path: s.path, Err: err}
 	}
 	return nil
 }

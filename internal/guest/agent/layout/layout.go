@@ -45,6 +45,12 @@ const (
 	ScratchDir   = RunDir + "/mnt"
 )
 
+// Files on the overlay: what the agent remembers of the VM.
+const (
+	HostNameMemory = "/var/lib/banger/hostname" // the VM's name that the host name was made from
+	UsersMemory    = "/var/lib/banger/users"    // the users that the VM was given, one a line
+)
+
 // LastConfig is ConfigFile as the last stage sees it.
 const LastConfig = "/config.json"
 

@@ -35,7 +35,7 @@ func welcoming(t *testing.T, h *home, name string) {
 	})
 	t.Run("a message of three lines", func(t *testing.T) {
 		cmd := h.command(t.Context(), "vm", "exec", "-t", name, "--", "bash", "-lic", "exit")
-		if got := onTerminal(t, cmd); strings.Count(got, "\n") != 3 || !strings.HasPrefix(got, "Disks:   / has ") ||
+		if got := screenOf(t, cmd); strings.Count(got, "\n") != 3 || !strings.HasPrefix(got, "Disks:   / has ") ||
 			!strings.Contains(got, "; /root 1") || !strings.Contains(got, "\r\nNetwork: none\r\nDocker:  starts when you first use it\r\n") {
 			t.Errorf("got %q", got)
 		}
@@ -45,8 +45,8 @@ func welcoming(t *testing.T, h *home, name string) {
 	})
 }
 
-// onTerminal returns what a command prints on a terminal.
-func onTerminal(t *testing.T, cmd *exec.Cmd) string {
+// screenOf returns what a command prints on a terminal.
+func screenOf(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Cols: 120, Rows: 40})
 	if err != nil {

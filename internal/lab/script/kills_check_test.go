@@ -60,13 +60,13 @@ func (k *kills) checkAfter(v verb, err error, about string) {
 
 func running(vm banger.VM) bool { return vm.State == banger.Running }
 
-// patience is how long everything may take to be as it should be after a kill.
-const patience = 30 * time.Second
+// repairTime is how long everything may take to be as it should be after a kill.
+const repairTime = 30 * time.Second
 
 // check waits until nothing is wrong. What was killed is replaced by itself.
 func (k *kills) check(about string) {
 	k.Helper()
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(repairTime); ; {
 		wrong := k.wrong()
 		if len(wrong) == 0 {
 			return

@@ -58,7 +58,7 @@ func (k *kills) checkAfter(v verb, err error, about string) {
 	}
 }
 
-func running(vm banger.VM) bool { return vm.State == banger.Running }
+func isRunning(vm banger.VM) bool { return vm.State == banger.Running }
 
 // repairTime is how long everything may take to be as it should be after a kill.
 const repairTime = 30 * time.Second
@@ -91,7 +91,7 @@ func (k *kills) wrong() (wrong []string) {
 	}
 	var up []banger.VM
 	for _, vm := range k.vms {
-		if running(vm) {
+		if isRunning(vm) {
 			up = append(up, vm)
 		}
 	}

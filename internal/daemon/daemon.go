@@ -99,6 +99,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 	if err := d.lock.publish(d.socket.path); err != nil {
 		return fmt.Errorf("write %s: %w", d.dirs.DaemonLock(), err)
 	}
+	defer d.leaveGroup(ctx)()
 	d.tellProblems()
 	d.log.Info("starting", "pid", os.Getpid(), "version", version.Version, "socket", d.socket.path, "state", d.dirs.State)
 	services, err := d.env.Open(ctx, d.env, d.dirs, d.config, d.log)

@@ -30,7 +30,7 @@ import (
 // TestMain lets the test binary be bangerd, so that tests can start real processes.
 func TestMain(m *testing.M) {
 	if os.Getenv("BANGERD_TEST") != "" {
-		os.Exit(Main(context.Background(), Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: openFake}, os.Args[1:]))
+		os.Exit(Main(context.Background(), Env{Getenv: os.Getenv, Stdout: os.Stdout, Stderr: os.Stderr, Open: openFake, Isolate: isolateFake}, os.Args[1:]))
 	}
 	os.Exit(m.Run())
 }
@@ -69,6 +69,11 @@ func openFake(_ context.Context, _ Env, dirs config.Dirs, _ config.Config, _ *sl
 		return Services{}, errors.New(why)
 	}
 	return Services{VMs: fakeVMs{state: dirs.State}, Images: fakeImages{}, Events: event.NewHub(), Drivers: vmm.Drivers{qemu.New(hostcmd.Host{})}, Close: func() error { return nil }}, nil
+}
+
+// isolateFake moves nobody, and says so.
+func isolateFake(_ context.Context, id string, pid int) error {
+	return fmt.Errorf("process %d has no group for %s", pid, id)
 }
 
 // place is a set of directories, and how to start daemons there.

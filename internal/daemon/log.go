@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -106,6 +107,26 @@ func (d *daemon) tellProblems() {
 	}
 	for _, problem := range problems {
 		d.log.Warn(problem.What, "fix", problem.Fix)
+	}
+}
+
+// leaveGroup has the daemon moved out of the control group of the shell that started it,
+// which may have limits and an end. It returns a function that ends and awaits that.
+func (d *daemon) leaveGroup(ctx context.Context) (end func()) {
+	if d.env.Isolate == nil || d.ready == nil { // in the foreground, the group is part of what was wanted
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := d.env.Isolate(ctx, "daemon", os.Getpid()); err != nil && ctx.Err() == nil {
+			d.log.Info("the daemon stays in its shell's control group", "err", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 

@@ -38,8 +38,8 @@ type Env struct {
 	// Network opens the network of the daemon's VMs. It may be nil: VMs have none.
 	Network func(ctx context.Context, dirs config.Dirs, s *store.Store, log *slog.Logger) (*instance.Network, error)
 
-	// Isolate gives a VMM a control group of its own. It may be nil.
-	Isolate func(ctx context.Context, id banger.VMID, pid int) error
+	// Isolate gives the daemon, or the VMM of a VM, a control group of its own. It may be nil.
+	Isolate func(ctx context.Context, id string, pid int) error
 
 	// Open opens what the daemon serves.
 	Open func(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *slog.Logger) (Services, error)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -34,6 +35,21 @@ func TestDaemonHoldsNothingOfItsClients(t *testing.T) {
 	r.SetReadDeadline(time.Now().Add(10 * time.Second)) // the end is there, or never comes
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the daemon holds the pipe open: %v", err)
+	}
+}
+
+// TestDaemonLeavesItsShellsGroup: the daemon asks for a control group of its own, and
+// works without one.
+func TestDaemonLeavesItsShellsGroup(t *testing.T) {
+	p := newPlace(t)
+	c := p.connect()
+	d := p.daemon(c)
+	if err := c.StopDaemon(t.Context()); err != nil { // which waits for the answer
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(p.dirs.Log())
+	if want := fmt.Sprintf(`"err":"process %d has no group for daemon"`, d.PID); err != nil || !strings.Contains(string(log), want) {
+		t.Errorf("no %s in %s, %v", want, log, err)
 	}
 }
 

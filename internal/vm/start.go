@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"banger"
 	"banger/internal/config"
-	"banger/internal/disk"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/initrd"
@@ -200,33 +198,6 @@ func (s *starting) dropLock() error {
 	return err
 }
 
-// checkDisks makes sure that everything the VMM will open is there, and that no
-// file system with errors is mounted. Missing links to the shared disks are made
-// again.
-func (s *starting) checkDisks(ctx context.Context) error {
-	if err := s.v.linkShared(ctx, s.dir(), s.row); err != nil {
-		return err
-	}
-	for _, d := range []struct{ name, path string }{{"overlay", s.dir().Overlay()}, {"work", s.dir().Work()}} {
-		errs, err := disk.Errors(d.path)
-		if errors.Is(err, os.ErrNotExist) {
-			return &banger.Error{Kind: banger.Unready, Why: err,
-				Fix: "restore the disk from a backup, or delete the VM: banger vm delete " + s.row.Name}
-		}
-		if err != nil {
-			return err
-		}
-		if errs == 0 {
-			continue
-		}
-		s.Note("check disks", fmt.Sprintf("the file system on the %s disk has %d errors; it is checked", d.name, errs))
-		if err := disk.Check(ctx, s.v.Run, d.path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (s *starting) configure(context.Context) error {
 	hostKey, err := os.ReadFile(s.dir().HostKey())
 	if err != nil {
@@ -322,7 +293,7 @@ func (o *owner) began(r *run) {
 		return
 	}
 	o.v.task(func(ctx context.Context) { // while the guest boots; a VMM does as well without
-		if err := o.v.Isolate(ctx, o.id, r.machine.PID()); err != nil && ctx.Err() == nil {
+		if err := o.v.Isolate(ctx, string(o.id), r.machine.PID()); err != nil && ctx.Err() == nil {
 			o.log().Info("the VMM stays in the daemon's control group", "err", err)
 		}
 	})
@@ -385,19 +356,19 @@ func (r *run) whyGone() error {
 
 // explain adds what the console says to the error of a failed start, and its fix.
 func (v *VMs) explain(err error, path string) error {
+	var failed *guest.BootError
+	if !errors.As(err, &failed) { // the host's disk may be full, not the guest's
+		err = v.noSpace(err)
+	}
 	if banger.FixOf(err) != "" || errors.Is(err, context.Canceled) {
 		return err
 	}
-	var failed *guest.BootError
-	if errors.As(err, &failed) && failed.Fix != "" {
+	if failed != nil && failed.Fix != "" {
 		return &banger.Error{Kind: banger.Unready, Why: failed, Fix: printable(failed.Fix)}
-	}
-	if errors.Is(err, syscall.ENOSPC) {
-		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
 	}
 	err = operation.Plain(err)
 	if words := console.Read(path, ""); words.Panic != "" && !strings.Contains(err.Error(), words.Panic) {
 		err = fmt.Errorf("%w (%s)", err, words.Panic)
 	}
-	return &banger.Error{Why: err, Fix: "less " + path}
+	return &banger.Error{Why: err, Fix: readLog + path}
 }

@@ -45,7 +45,7 @@ type Env struct {
 	Program    string // "bangerd 0.1.0", which the guests are told
 
 	// Isolate gives a VMM a control group of its own; nil: none is given.
-	Isolate func(ctx context.Context, id banger.VMID, pid int) error
+	Isolate func(ctx context.Context, id string, pid int) error
 }
 
 // VMs implements banger.VMService.

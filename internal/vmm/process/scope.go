@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
-
-	"banger"
 )
 
 // Systemd is the service manager that can give a process a control group of its own: the
@@ -41,12 +39,12 @@ func thisSystemd() Systemd {
 // isolateTime is how long systemd may take.
 const isolateTime = 30 * time.Second
 
-// Isolate has systemd move a VMM into a control group of its own (a scope). The VMM then
-// survives what ends the daemon's group: a closed terminal, or too little memory for it.
+// Isolate has systemd move a process, a VMM or the daemon, into a control group of its own
+// (a scope), which is named for the VM's id or for the daemon. The process then survives what ends the daemon's group: a closed terminal, or too little memory for it.
 // Isolate does nothing if that would shorten the VM's life: unless a user lingers,
 // systemd ends the user's scopes with the last log-in, but not what a session has left
 // behind.
-func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
+func (h Host) Isolate(ctx context.Context, id string, pid int) error {
 	own, err := h.mayIsolate(id, pid)
 	if err != nil || !own {
 		return err
@@ -66,7 +64,7 @@ func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
 		Value dbus.Variant
 	}
 	properties := []property{
-		{"Description", dbus.MakeVariant("banger VM " + string(id))},
+		{"Description", dbus.MakeVariant("banger " + id)},
 		{"PIDs", dbus.MakeVariant([]uint32{uint32(pid)})},
 		{"CollectMode", dbus.MakeVariant("inactive-or-failed")}, // systemd forgets it at its end
 	}
@@ -82,12 +80,12 @@ func (h Host) Isolate(ctx context.Context, id banger.VMID, pid int) error {
 	return nil
 }
 
-// scope returns the name of a VMM's group. The pid is in it because the last group of the
+// scope returns the name of a process's group. The pid is in it because the last group of the
 // same VM may still exist.
-func scope(id banger.VMID, pid int) string { return fmt.Sprintf("banger-%s-%d.scope", id, pid) }
+func scope(id string, pid int) string { return fmt.Sprintf("banger-%s-%d.scope", id, pid) }
 
-// mayIsolate reports whether a VMM is in another group, and may get its own.
-func (h Host) mayIsolate(id banger.VMID, pid int) (bool, error) {
+// mayIsolate reports whether a process is in another group, and may get its own.
+func (h Host) mayIsolate(id string, pid int) (bool, error) {
 	if _, err := os.Stat(h.Systemd.Socket); err != nil {
 		return false, ignoreMissing(err)
 	}

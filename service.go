@@ -30,6 +30,10 @@ type VMService interface {
 	// moment later with the VM as it then is.
 	KillVM(ctx context.Context, ref string, opts KillVM, progress Progress) (VM, error)
 
+	// FsckVM checks the disks of a stopped VM, and repairs what can be repaired without a
+	// decision; with opts.Yes the rest as well. What it did with each disk is in the result.
+	FsckVM(ctx context.Context, ref string, opts FsckVM, progress Progress) (Fsck, error)
+
 	// RenameVM gives a VM another name; its identity stays. A running guest gets it
 	// as its host name at once; if it does not, the step StepTellGuest has a note.
 	RenameVM(ctx context.Context, ref string, opts RenameVM, progress Progress) (VM, error)
@@ -153,6 +157,37 @@ type SetVM struct {
 type KillVM struct {
 	Signal string `json:"signal,omitempty"` // a name, with or without SIG, or a number; TERM when absent
 }
+
+// FsckVM says how to check a VM's disks.
+type FsckVM struct {
+	Yes    bool `json:"yes,omitempty"`     // also repair what takes a decision: damaged files may be lost
+	NoCopy bool `json:"no_copy,omitempty"` // do not first copy a disk whose repair takes a decision
+}
+
+// Fsck is what a check of a VM's disks found.
+type Fsck struct {
+	ID    VMID       `json:"id"`    // the VM's ID
+	Name  string     `json:"name"`  // the VM's name
+	Disks []FsckDisk `json:"disks"` // its disks, in the order of the check
+}
+
+// FsckDisk is what a check of one disk found.
+type FsckDisk struct {
+	Disk   string     `json:"disk"`           // `overlay` or `work`
+	Result FsckResult `json:"result"`         // what became of the disk
+	Why    string     `json:"why,omitempty"`  // what is wrong with a damaged disk
+	Copy   string     `json:"copy,omitempty"` // file with the disk as it was before its repair
+}
+
+// FsckResult is the result of the check of a disk.
+type FsckResult string
+
+// The results of a check.
+const (
+	FsckClean    FsckResult = "clean"    // its file system has no errors
+	FsckRepaired FsckResult = "repaired" // it had errors, and has none any more
+	FsckDamaged  FsckResult = "damaged"  // its repair takes a decision; the VM does not start
+)
 
 // StepTellGuest is the step in which a running guest is told of a change. Its note says
 // what the guest does not do at once.

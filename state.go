@@ -49,6 +49,7 @@ const (
 	Delete      Verb = "delete"
 	ForceDelete Verb = "delete --force"
 	Kill        Verb = "kill"
+	FsckDisks   Verb = "fsck"
 	Renumber    Verb = "renumber" // of the network
 	Reach       Verb = "reach"    // ssh, exec, forwards
 )
@@ -91,6 +92,7 @@ var Transitions = []Transition{
 	{From: Stopped, Verb: Restart, To: Stopped},
 	{From: Stopped, Verb: Set, To: Stopped},
 	{From: Stopped, Verb: Rename, To: Stopped},
+	{From: Stopped, Verb: FsckDisks, To: Stopped},
 	{From: Stopped, Verb: Delete, To: Deleting},
 	{From: Stopped, Verb: ForceDelete, To: Deleting},
 
@@ -136,6 +138,7 @@ var Transitions = []Transition{
 	{From: Stopping, Verb: Stop, To: Stopping, Wanted: WantStopped},
 	{From: Stopping, Verb: Restart, Wait: true},
 	{From: Stopping, Verb: Set, Wait: true},
+	{From: Stopping, Verb: FsckDisks, Wait: true},
 	{From: Stopping, Verb: Rename, To: Stopping},
 	{From: Stopping, Verb: Kill, To: Stopping},
 	{From: Stopping, Verb: ForceDelete, To: Stopping, Wanted: WantStopped},

@@ -83,7 +83,7 @@ func TestADeletedVMIsNotFound(t *testing.T) {
 // with a sentence that names the VM and with a command that works there.
 func TestEveryVerbHasAnAnswer(t *testing.T) {
 	for _, state := range banger.States {
-		for _, verb := range []banger.Verb{banger.Start, banger.Stop, banger.Restart, banger.Set, banger.Rename, banger.Delete, banger.ForceDelete, banger.Kill, banger.Reach} {
+		for _, verb := range []banger.Verb{banger.Start, banger.Stop, banger.Restart, banger.Set, banger.Rename, banger.Delete, banger.ForceDelete, banger.Kill, banger.FsckDisks, banger.Reach} {
 			if _, ok := state.On(verb); ok {
 				continue
 			}

@@ -110,6 +110,10 @@ func (f *fake) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, p
 	f.note("rename", ref, opts)
 	return f.operate(ctx, p)
 }
+func (f *fake) FsckVM(ctx context.Context, ref string, opts banger.FsckVM, p banger.Progress) (banger.Fsck, error) {
+	f.note("fsck", ref, opts)
+	return aFsck, f.err
+}
 func (f *fake) VMStats(_ context.Context, ref string) (banger.VMStats, error) {
 	f.note("stats", ref)
 	return aStats, f.err
@@ -156,6 +160,8 @@ func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 
 var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.GuestStats{Load: [3]float64{1, 0.5, 0},
 	FileSystems: []banger.FileSystem{{Path: "/", Size: banger.GiB}}}}
+
+var aFsck = banger.Fsck{Name: "otter", Disks: []banger.FsckDisk{{Disk: "work", Result: banger.FsckRepaired, Copy: "/c"}}}
 
 var somePorts = banger.VMPorts{Name: "otter", Ports: []banger.Forward{{Port: 80, Addresses: []netip.AddrPort{netip.MustParseAddrPort("[::1]:80")}}}}
 
@@ -308,6 +314,9 @@ func TestEveryCallArrives(t *testing.T) {
 	}
 	if !reflect.DeepEqual(events, f.events) {
 		t.Errorf("events %v", events)
+	}
+	if done, err := c.FsckVM(ctx, "otter", banger.FsckVM{Yes: true}, nil); err != nil || !reflect.DeepEqual(done, aFsck) {
+		t.Errorf("fsck: %+v, %v", done, err)
 	}
 	if stats, err := c.VMStats(ctx, "otter"); err != nil || !reflect.DeepEqual(stats, aStats) {
 		t.Errorf("got %+v, %v", stats, err)

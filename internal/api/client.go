@@ -254,6 +254,11 @@ func (c *Client) KillVM(ctx context.Context, ref string, opts banger.KillVM, p p
 	return post[banger.VM](ctx, c, opts, p, "vms", ref, "kill")
 }
 
+// FsckVM implements banger.VMService.
+func (c *Client) FsckVM(ctx context.Context, ref string, opts banger.FsckVM, p progress) (banger.Fsck, error) {
+	return post[banger.Fsck](ctx, c, opts, p, "vms", ref, "fsck")
+}
+
 // RenameVM implements banger.VMService.
 func (c *Client) RenameVM(ctx context.Context, ref string, opts banger.RenameVM, p progress) (banger.VM, error) {
 	return post[banger.VM](ctx, c, opts, p, "vms", ref, "rename")

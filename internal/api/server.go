@@ -78,6 +78,7 @@ func (s *Server) routes() {
 		"POST /vms/{ref}/set":     operation(vms.SetVM),
 		"POST /vms/{ref}/kill":    operation(vms.KillVM),
 		"POST /vms/{ref}/rename":  operation(vms.RenameVM),
+		"POST /vms/{ref}/fsck":    operation(vms.FsckVM),
 		"GET /vms/{ref}/stats":    answerRef(vms.VMStats),
 		"GET /vms/{ref}/ports":    answerRef(vms.VMPorts),
 		"GET /vms/{ref}/logs":     s.logs,

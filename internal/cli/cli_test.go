@@ -212,6 +212,18 @@ func (f *fakeDaemon) KillVM(_ context.Context, ref string, opts banger.KillVM, _
 	return f.change(ref, "kill", banger.Stopped, banger.Running)
 }
 
+func (f *fakeDaemon) FsckVM(_ context.Context, ref string, opts banger.FsckVM, _ banger.Progress) (banger.Fsck, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.took = append(f.took, asJSON("fsck "+ref, opts))
+	vm, err := f.find(ref, "fsck")
+	work := banger.FsckDisk{Disk: "work", Result: banger.FsckDamaged, Why: "work.ext4 has errors\x1b[2J"}
+	if opts.Yes {
+		work = banger.FsckDisk{Disk: "work", Result: banger.FsckRepaired, Copy: "/vms/work.ext4.before-fsck"}
+	}
+	return banger.Fsck{Name: vm.Name, Disks: []banger.FsckDisk{{Disk: "overlay", Result: banger.FsckClean}, work}}, err
+}
+
 func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (banger.VM, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -20,7 +20,7 @@ func newVM(a *app) *cobra.Command {
 	}
 	cmd.AddCommand(
 		newCreate(a), newRun(a), newList(a), newShow(a),
-		newStart(a), newStop(a), newRestart(a), newWait(a), newSet(a), newRename(a), newKill(a), newDelete(a),
+		newStart(a), newStop(a), newRestart(a), newWait(a), newSet(a), newRename(a), newKill(a), newFsck(a), newDelete(a),
 		newSSH(a), newSSHConfig(a), newExec(a), newCp(a), newOpen(a), newLogs(a), newStats(a), newPorts(a), newProxy(a),
 	)
 	return cmd

@@ -124,6 +124,12 @@ func (v VMDir) HostKey() string         { return v.Path("ssh_host_ed25519_key") 
 func (v VMDir) Console() string         { return v.Path(ConsoleName) }
 func (v VMDir) OldConsole() string      { return v.Path(ConsoleName + ".1") }
 
+// Suspect is there while the disks have to be checked before they are used again.
+func (v VMDir) Suspect() string { return v.Path("suspect") }
+
+// BeforeFsck is the copy of a disk from before its repair.
+func (v VMDir) BeforeFsck(disk string) string { return v.Path(disk + ".before-fsck") }
+
 // VMMLogName returns the name of a driver's log: firecracker.log, qemu.log.
 func VMMLogName(driver string) string { return driver + ".log" }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -107,6 +108,17 @@ func CheckRoom(dir string, n int) error {
 			Fix: "delete a VM you no longer need (banger vm list), or free space on " + MountPoint(dir)}
 	}
 	return nil
+}
+
+// Full reports whether err is about a file system or a quota without space: as an errno, or
+// in the words of a command or a VMM.
+func Full(err error) bool {
+	for _, errno := range []unix.Errno{unix.ENOSPC, unix.EDQUOT} {
+		if errors.Is(err, errno) || err != nil && strings.Contains(strings.ToLower(err.Error()), errno.Error()) {
+			return true
+		}
+	}
+	return false
 }
 
 // MountPoint returns where dir's file system is mounted.

@@ -1,6 +1,9 @@
 package disk
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -43,6 +46,26 @@ func TestNewDisks(t *testing.T) {
 				t.Errorf("its descriptors are spread:\n%s", said)
 			}
 		})
+	}
+}
+
+// TestFull: space that is missing is told from other reasons, whoever says so.
+func TestFull(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{&os.PathError{Op: "write", Path: "/x", Err: syscall.ENOSPC}, true},
+		{fmt.Errorf("create: %w", syscall.EDQUOT), true},
+		{&hostcmd.Error{Argv: []string{"mke2fs"}, Status: 1, Stderr: "mke2fs: No space left on device while writing", Err: errors.New("exit status 1")}, true},
+		{errors.New("qemu: Failed to bind socket: Disk quota exceeded"), true},
+		{syscall.EFBIG, false},
+		{errors.New("no such file"), false},
+		{nil, false},
+	} {
+		if got := Full(c.err); got != c.want {
+			t.Errorf("%v: %v", c.err, got)
+		}
 	}
 }
 

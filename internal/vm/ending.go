@@ -23,7 +23,7 @@ type seen struct {
 	killed bool        // banger killed the VMM
 	sent   unix.Signal // the last signal that could have ended the VMM
 	host   string      // the host's boot when the VMM was launched
-	broken string      // the disk that has errors, and how many; empty: none has
+	broken string      // which disk has errors; empty: none has
 }
 
 const switchedOff = "the guest switched itself off without unmounting its disks"
@@ -86,14 +86,16 @@ func in(detail string) string {
 	return " (" + printable(detail) + ")"
 }
 
-// broken describes the errors that the guest has recorded on a VM's disks; it is
-// empty for healthy ones.
-func (v *VMs) broken(id banger.VMID) string {
-	dir := v.Dirs.VM(id)
-	for _, d := range []struct{ name, path string }{{"overlay", dir.Overlay()}, {"work", dir.Work()}} {
+// broken describes the errors of a VM's disks, which the guest or this daemon has
+// recorded; it is empty for healthy ones.
+func (o *owner) broken() string {
+	for _, d := range disksOf(o.dir()) {
 		if n, err := disk.Errors(d.path); err == nil && n > 0 {
 			return fmt.Sprintf("the file system on the %s disk has %d errors", d.name, n)
 		}
+	}
+	if o.suspected() {
+		return "a disk had errors while the VM ran"
 	}
 	return ""
 }
@@ -114,7 +116,7 @@ func (o *owner) watch(ctx context.Context, r *run) {
 	o.mu.Lock()
 	s := r.seen
 	o.mu.Unlock()
-	s.exit, s.broken = r.machine.Exit(), o.v.broken(o.id)
+	s.exit, s.broken = r.machine.Exit(), o.broken()
 	how, detail := ending(s, console.Read(o.dir().Console(), r.boot.Nonce))
 	log := o.log()
 	log.Info("VM ended", "ending", how, "detail", detail, "exit", s.exit)

@@ -23,6 +23,9 @@ func (r *run) watchDisks(ctx context.Context) {
 		}
 		r.o.mu.Unlock()
 		for _, err := range errs {
+			if !err.Paused { // the guest has been told
+				r.o.suspect()
+			}
 			if !slices.Contains(was, err) {
 				r.o.log().Warn("a disk fails", "disk", err.Role, "err", err.Errno, "paused", err.Paused)
 			}

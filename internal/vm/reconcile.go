@@ -154,7 +154,7 @@ func (o *owner) reconcileStopped(ctx context.Context, row store.VM, driver vmm.D
 	if b.Nonce == "" || !launched(dir) {
 		return o.reconcileUnlaunched(ctx, row)
 	}
-	s := seen{exit: driver.Ending(string(dir)), host: b.Host, broken: o.v.broken(o.id)}
+	s := seen{exit: driver.Ending(string(dir)), host: b.Host, broken: o.broken()}
 	if s.exit.Reason == vmm.ReasonUnknown {
 		s.exit = vmm.Exit{} // not even whether the VMM ended by itself
 	}

@@ -120,6 +120,9 @@ func (r *run) connect(ctx context.Context) (*guest.Control, error) {
 		r.o.forward()
 	})
 	close(opened)
+	if len(control.Hello().Disks) > 0 {
+		r.o.suspect()
+	}
 	if r.outdated() {
 		r.o.v.task(func(ctx context.Context) {
 			if err := r.tellAddress(ctx); err != nil && ctx.Err() == nil {
@@ -165,6 +168,9 @@ func (r *run) drain(control *guest.Control) {
 
 // heard takes an event from the guest. A bye counts only with this boot's nonce.
 func (r *run) heard(event wire.Event) {
+	if len(event.Disks) > 0 {
+		r.o.suspect()
+	}
 	r.change(func() {
 		switch {
 		case event.Kind == wire.EventInit:

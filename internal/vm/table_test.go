@@ -82,6 +82,11 @@ func (l life) setVM() error {
 	return err
 }
 
+func (l life) fsck() error {
+	_, err := l.FsckVM(l.t.Context(), "otter", banger.FsckVM{}, nil)
+	return err
+}
+
 func (l life) rename() error {
 	_, err := l.RenameVM(l.t.Context(), "otter", banger.RenameVM{Name: "otter"}, nil)
 	return err
@@ -175,6 +180,7 @@ var lives = map[string]func(life){
 	"from create to delete": func(l life) {
 		l.new(false)
 		l.untouched()
+		l.ok(l.fsck())
 		l.ok(l.stopVM())
 		l.ok(l.restart())
 		l.is(banger.Running)
@@ -208,7 +214,7 @@ var lives = map[string]func(life){
 	},
 	"a guest that goes down": func(l life) {
 		l.new(true)
-		for _, verb := range []func() error{l.start, l.setVM, l.restart} {
+		for _, verb := range []func() error{l.fsck, l.start, l.setVM, l.restart} {
 			l.ok(l.start())
 			l.is(banger.Running)
 			l.leave()

@@ -81,6 +81,10 @@ var verbs = map[string]verb{
 		}
 		return err
 	}, dies: []banger.State{banger.Stopped}, ending: banger.EndedPoweroff},
+	"fsck": {from: banger.Stopped, do: func(ctx context.Context, v *VMs) error {
+		_, err := v.FsckVM(ctx, "otter", banger.FsckVM{}, nil)
+		return err
+	}, dies: []banger.State{banger.Stopped}, ending: banger.EndedPoweroff},
 	"set": {from: banger.Stopped, do: setMore(false), stays: grown,
 		dies: []banger.State{banger.Stopped}, ending: banger.EndedPoweroff},
 	"set while it runs": {from: banger.Running, do: setMore(false), stays: grown,

@@ -141,7 +141,7 @@ func (im *importing) write(ctx context.Context) error {
 		return err
 	}
 	result, err := rootfs.Write(ctx, archive, im.stage.Rootfs(), rootfs.Options{Label: wire.LabelBase, Reset: true, Check: check})
-	if errors.Is(err, syscall.ENOSPC) {
+	if disk.Full(err) {
 		return im.full(err)
 	}
 	if err != nil {

@@ -72,19 +72,24 @@ func TestNoSpace(t *testing.T) {
 	}
 }
 
-// TestFullHost: on a full disk stopping and deleting still work.
+// TestFullHost: on a full disk stopping and deleting still work, and a start names the
+// file system to free.
 func TestFullHost(t *testing.T) {
 	t.Parallel()
 	h := squeezed(t, "600m")
 	image := h.tiny(t)
 	h.banger(t, "vm", "create", "--name", "glutton", "--image", image)
+	h.banger(t, "vm", "create", "--name", "lean", "--image", image, "--no-start")
 	filler := h.dir + "/state/filler"
 	fill(t, filler)
+	if r := h.run(t.Context(), nil, "vm", "start", "lean"); r.code != 5 || !strings.Contains(r.stderr, "\nfix: free space on "+h.dir) {
+		t.Errorf("a start on a full disk: exit %d: %s", r.code, r.stderr)
+	}
 	if h.show(t, "glutton").Driver == "qemu" {
 		h.standsStill(t, "glutton", filler)
 	}
 	h.banger(t, "vm", "stop", "--force", "glutton") // its guest cannot write what it has
-	h.banger(t, "vm", "delete", "--yes", "glutton")
+	h.banger(t, "vm", "delete", "--yes", "glutton", "lean")
 	if left, _ := os.ReadDir(h.dirs.VMs()); len(left) != 0 || len(h.list(t.Context())) != 0 {
 		t.Errorf("left behind: %v", left)
 	}

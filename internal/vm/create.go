@@ -40,6 +40,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 	}
 	c := &creating{Operation: v.Operations.Begin("vm", banger.Create, row.Name, row.ID, progress), v: v, row: row}
 	defer func() {
+		err = v.noSpace(err)
 		c.End(ctx, &err)
 		if c.owner != nil {
 			c.owner.release()
@@ -150,7 +151,7 @@ func (v *VMs) checkMemory(size banger.Size) error {
 		return err
 	}
 	if size > total {
-		return banger.Invalidf("--memory "+exact(total/2), "--memory of %v is more than the host's %v", size, total)
+		return banger.Invalidf("--memory "+half(total), "--memory of %v is more than the host's %v", size, total)
 	}
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"syscall"
+	"strings"
 
 	"banger"
 	"banger/internal/config"
@@ -51,8 +51,8 @@ func (v *VMs) install(ctx context.Context, bring func(context.Context, config.Di
 	switch {
 	case err == nil || ctx.Err() != nil:
 		return err
-	case errors.Is(err, syscall.ENOSPC):
-		return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
+	case disk.Full(err):
+		return v.noSpace(err)
 	}
 	return v.unready(err)
 }
@@ -70,7 +70,7 @@ func (v *VMs) missing(what string) error {
 func (v *VMs) unready(why error) error {
 	fix := "make runtime"
 	switch known := banger.FixOf(why); {
-	case errors.Is(why, syscall.ENOSPC):
+	case disk.Full(why):
 		fix = v.freeSpace()
 	case known != "":
 		fix = known
@@ -78,5 +78,20 @@ func (v *VMs) unready(why error) error {
 	// The innermost fix is the one shown, and here there is more to do than it says.
 	return &banger.Error{Kind: banger.Unready, Why: errors.New(why.Error()), Fix: fix + ", then: banger daemon stop"}
 }
+
+// noSpace gives an error about a full disk of the host its kind and its fix.
+func (v *VMs) noSpace(err error) error {
+	fix := banger.FixOf(err)
+	if !disk.Full(err) || fix != "" && !strings.HasPrefix(fix, readLog) {
+		return err
+	}
+	if fix != "" { // the innermost fix is the one shown
+		err = errors.New(err.Error())
+	}
+	return &banger.Error{Kind: banger.Unready, Why: err, Fix: v.freeSpace()}
+}
+
+// readLog begins a fix that knows no better.
+const readLog = "less "
 
 func (v *VMs) freeSpace() string { return "free space on " + disk.MountPoint(v.Dirs.State) }

@@ -67,6 +67,7 @@ func (v *VMs) begin(ctx context.Context, verb banger.Verb, ref string, progress 
 	}
 	op = v.Operations.Begin("vm", verb, o.name(), o.id, progress)
 	end = func(err *error) {
+		*err = v.noSpace(*err)
 		op.End(ctx, err)
 		o.release()
 	}

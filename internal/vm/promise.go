@@ -20,7 +20,7 @@ func (v *VMs) checkPromise(overlay, work banger.Size) error {
 		size banger.Size
 	}{{"--disk-size", work}, {"--overlay-size", overlay}} {
 		if d.size > total {
-			return banger.Invalidf(d.flag+" "+exact(total/2), "%s of %v is more than the file system at %s has in all: %v",
+			return banger.Invalidf(d.flag+" "+half(total), "%s of %v is more than the file system at %s has in all: %v",
 				d.flag, d.size, disk.MountPoint(v.Dirs.VMs()), total)
 		}
 	}

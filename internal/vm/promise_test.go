@@ -44,6 +44,15 @@ func TestDisksThatCanNeverFitAreRefused(t *testing.T) {
 	}
 }
 
+// TestHalf: a fix proposes a size that a person would write.
+func TestHalf(t *testing.T) {
+	for size, want := range map[banger.Size]string{24 * banger.GiB: "8G", 25268*banger.MiB - 4096: "8G", 2 * banger.GiB: "1G", 3 * banger.TiB: "1T", 900 * banger.MiB: "256M"} {
+		if got := half(size); got != want {
+			t.Errorf("half of %v: %s, want %s", size, got, want)
+		}
+	}
+}
+
 func (w *world) neverFits(err error, flag string) {
 	w.t.Helper()
 	if banger.KindOf(err) != banger.Invalid || !strings.Contains(err.Error(), flag+" of ") || !strings.HasPrefix(banger.FixOf(err), flag+" ") {

@@ -230,6 +230,15 @@ func exact(size banger.Size) string {
 	return fmt.Sprintf("%dK", (size+banger.KiB-1)/banger.KiB)
 }
 
+// half returns about half of a size, as a size that a person would write.
+func half(size banger.Size) string {
+	round := banger.MiB
+	for round*2 <= size/2 {
+		round *= 2
+	}
+	return round.String()
+}
+
 // restarted sets between a stop and a start. When that fails, the VM is started
 // again as it was.
 func (s *setting) restarted(ctx context.Context) error {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -20,12 +21,10 @@ import (
 // regressions TestOpenSSHRegressions runs.
 const openSSHSource = "BANGER_TEST_OPENSSH"
 
-// regressions are the scripts that are about what a server does for a client that has
-// logged in. The others are about keys, certificates, the configuration of sshd, the
-// client or programs of its own; docs/testing.md says more.
-var regressions = strings.Fields(`connect proxy-connect connect-uri exit-status exit-status-signal transfer
-	rekey stderr-data stderr-after-eof broken-pipe yes-head agent envpass dynamic-forward forwarding multiplex
-	sftp sftp-cmds sftp-batch sftp-glob sftp-badcmds scp scp3 scp-uri hostkey-agent agent-getpeereid key-options`)
+// regressions are the scripts about what a server does for a client that has logged in.
+// docs/sessions.md has the others.
+var regressions = strings.Fields("connect proxy-connect connect-uri exit-status exit-status-signal transfer rekey " +
+	"stderr-data stderr-after-eof broken-pipe yes-head agent agent-restrict agent-subprocess dynamic-forward forwarding multiplex")
 
 // TestOpenSSHRegressions runs OpenSSH's own tests of its server against this one.
 func TestOpenSSHRegressions(t *testing.T) {
@@ -34,8 +33,13 @@ func TestOpenSSHRegressions(t *testing.T) {
 		t.Skipf("set %s to a directory with OpenSSH's source package", openSSHSource)
 	}
 	dir := t.TempDir()
-	sshd := filepath.Join(dir, "sshd")
-	if err := os.WriteFile(sshd, []byte("#!/bin/sh\n"+roleVariable+"=sshd exec "+self(t)+" \"$@\"\n"), 0o700); err != nil {
+	sshd, objects := filepath.Join(dir, "sshd"), filepath.Join(dir, "objects")
+	err := errors.Join(os.Mkdir(objects, 0o700), os.WriteFile(sshd, []byte("#!/bin/sh\n"+roleVariable+"=sshd exec "+self(t)+" \"$@\"\n"), 0o700))
+	err = errors.Join(err, os.WriteFile(filepath.Join(objects, "mkdtemp"), []byte("#!/bin/sh\nexec mktemp -d /tmp/$1\n"), 0o700))
+	if netcat, lacking := exec.LookPath("nc"); lacking == nil { // the source has its own
+		err = errors.Join(err, os.Symlink(netcat, filepath.Join(objects, "netcat")))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range regressions {
@@ -44,16 +48,11 @@ func TestOpenSSHRegressions(t *testing.T) {
 			continue // of another version
 		}
 		t.Run(name, func(t *testing.T) {
-			objects := filepath.Join(dir, name)
-			if err := os.Mkdir(objects, 0o700); err != nil {
-				t.Fatal(err)
-			}
 			cmd := exec.CommandContext(t.Context(), "sh", filepath.Join(source, "regress", "test-exec.sh"), objects, script)
 			cmd.Dir = objects
-			cmd.Env = append(os.Environ(), "TEST_SHELL=/bin/sh", "TEST_SSH_SSHD="+sshd, "TEST_SSH_SFTPSERVER=/usr/lib/openssh/sftp-server",
-				"BUILDDIR="+source, "TEST_SSH_TRACE=yes", "TEST_SSH_PORT=4242", "SUDO=")
+			cmd.Env = append(os.Environ(), "TEST_SHELL=/bin/sh", "TEST_SSH_SSHD="+sshd, "BUILDDIR="+source, "TEST_SSH_PORT=4242", "SUDO=")
 			out, err := cmd.CombinedOutput()
-			if err != nil {
+			if err != nil || strings.Contains(string(out), "SKIPPED") {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
@@ -127,8 +126,12 @@ func serverOf(config map[string][]string) (*Server, error) {
 	if s.host == nil || config["authorizedkeysfile"] == nil {
 		return nil, errors.New("no host key or authorized keys")
 	}
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
 	s.keys = func() []byte {
-		text, _ := os.ReadFile(strings.ReplaceAll(config["authorizedkeysfile"][0], "%u", os.Getenv("USER")))
+		text, _ := os.ReadFile(strings.ReplaceAll(config["authorizedkeysfile"][0], "%u", me.Username))
 		return text
 	}
 	return s, nil

@@ -565,7 +565,7 @@ func TestUsernet(t *testing.T) {
 		expect(t, "the uplink", g.reach(network.UplinkAddr, 22), refused)
 		if i == 0 {
 			expect(t, "egress", g.reach(far, 7), "")
-			expect(t, "who comes outside", <-peers, network.UplinkAddr.String())
+			expect(t, "who comes outside", <-peers, g.Addr.String())
 		} else {
 			expect(t, "no egress", g.reach(far, 7), refused)
 		}

@@ -75,11 +75,12 @@ func routed(w network.Wanted) table {
 	if w.Mode == network.Usernet {
 		chains = append(chains, baseChain(t, "prerouting", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest))
 		rules = append(rules, resolverRules(w)...)
+	} else { // the stack sees which guest it is that asks
+		// Not what the host asks the gateway, which is itself: that would come from another
+		// of its addresses, which the guests' resolver does not answer.
+		rules = append(rules, rule{"postrouting", "guests share the host's address",
+			all(ipv4(), saddr(), within(w.Subnet), notTo(w.Instance.Bridge()), notTo("lo"), masq)})
 	}
-	// Not what the host asks the gateway, which is itself: that would come from another of
-	// its addresses, which the guests' resolver does not answer.
-	rules = append(rules, rule{"postrouting", "guests share the host's address",
-		all(ipv4(), saddr(), within(w.Subnet), notTo(w.Instance.Bridge()), notTo("lo"), masq)})
 	return table{Table: t, sets: []set{egress, isolated}, chains: chains, rules: rules}
 }
 
@@ -142,14 +143,12 @@ func uplinkRules(w network.Wanted) []rule {
 	}
 }
 
-// resolverRules send guests' questions to the stack. They keep the guest's address, by
-// which the resolver knows who asks.
+// resolverRules send guests' questions to the stack.
 func resolverRules(w network.Wanted) []rule {
 	asks := all(from(w.Instance.Bridge()), ipv4(), daddr(), is(network.Gateway(w.Subnet)))
 	return []rule{
 		{"prerouting", "names", all(asks, protocol(unix.IPPROTO_UDP), dport(53), dnat(network.UplinkGateway))},
 		{"prerouting", "names", all(asks, protocol(unix.IPPROTO_TCP), dport(53), dnat(network.UplinkGateway))},
-		{"postrouting", "the resolver sees who asks", all(to(w.Instance.Uplink()), redirected(), accept)},
 	}
 }
 

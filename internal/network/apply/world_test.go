@@ -84,7 +84,7 @@ func needTun(t testing.TB) {
 // space is a network namespace with a thread that stays in it.
 type space struct{ calls chan func() }
 
-func newSpace(t *testing.T) *space {
+func newSpace(t testing.TB) *space {
 	t.Helper()
 	s, started := &space{calls: make(chan func())}, make(chan error)
 	go func() {
@@ -108,7 +108,7 @@ func (s *space) do(f func() error) error {
 	return <-failed
 }
 
-func (s *space) must(t *testing.T, f func() error) {
+func (s *space) must(t testing.TB, f func() error) {
 	t.Helper()
 	if err := s.do(f); err != nil {
 		t.Fatal(err)
@@ -125,7 +125,7 @@ func (s *space) dial(to string) (conn net.Conn, err error) {
 }
 
 // serve echoes on a TCP address of the namespace.
-func (s *space) serve(t *testing.T, at string) {
+func (s *space) serve(t testing.TB, at string) {
 	t.Helper()
 	s.must(t, func() error {
 		l, err := net.Listen("tcp4", at)
@@ -371,7 +371,7 @@ func mustApply(t testing.TB, w network.Wanted) Result {
 var outsideAddr = netip.MustParseAddr("192.0.2.2")
 
 // outside makes a world beyond the namespace, with an echo server on port 7.
-func outside(t *testing.T) *space {
+func outside(t testing.TB) *space {
 	t.Helper()
 	s := newSpace(t)
 	name := "out0"

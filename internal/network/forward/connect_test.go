@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -333,83 +332,4 @@ func cpuTime() time.Duration {
 	var used unix.Rusage
 	unix.Getrusage(unix.RUSAGE_SELF, &used)
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
-}
-
-// floods writes until nobody reads.
-func floods(conn net.Conn) {
-	defer conn.Close()
-	for block := make([]byte, 128<<10); ; {
-		if _, err := conn.Write(block); err != nil {
-			return
-		}
-	}
-}
-
-// BenchmarkForward compares forwards with connections to the server itself.
-func BenchmarkForward(b *testing.B) {
-	x, flood, word := newFixture(b), freePort(b), freePort(b)
-	x.serve("a", flood, func(conn *net.TCPConn) { floods(conn) })
-	x.serve("a", word, says("x"))
-	path := fmt.Sprintf("@banger-forward-%d", flood)
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go floods(conn)
-		}
-	}()
-	x.Set("a", Wanted{Slot: 2, Auto: true, Listening: listening(flood, word)})
-	x.List("a")
-	server := func(port uint16) string { return x.servers[fmt.Sprintf("a:%d", port)] }
-	direct := server(flood)
-	for _, c := range []struct {
-		name, at, guest string
-		wrap            func(Stream) Stream
-	}{
-		{"direct", direct, direct, nil},
-		{"tcp", localhost(flood)[0].String(), direct, nil},
-		{"unix", localhost(flood)[0].String(), path, nil},
-		{"wrapped", localhost(flood)[0].String(), direct, func(s Stream) Stream { return wrapped{s} }},
-	} {
-		x.mu.Lock()
-		x.servers[fmt.Sprintf("a:%d", flood)], x.wrap = c.guest, c.wrap
-		x.mu.Unlock()
-		b.Run("copy/"+c.name, func(b *testing.B) { benchmarkCopy(b, c.at) })
-	}
-	x.wrap = nil
-	b.Run("connect/direct", func(b *testing.B) { benchmarkConnect(b, server(word)) })
-	b.Run("connect/tcp", func(b *testing.B) { benchmarkConnect(b, localhost(word)[0].String()) })
-}
-
-func benchmarkCopy(b *testing.B, at string) {
-	conn, err := net.Dial("tcp", at)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer conn.Close()
-	block := make([]byte, 1<<20)
-	b.SetBytes(int64(len(block)))
-	for b.Loop() {
-		if _, err := io.ReadFull(conn, block); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func benchmarkConnect(b *testing.B, at string) {
-	for b.Loop() {
-		conn, err := net.Dial("tcp", at)
-		if err != nil {
-			b.Fatal(err)
-		}
-		io.ReadFull(conn, make([]byte, 1))
-		reset(conn.(*net.TCPConn))
-	}
 }

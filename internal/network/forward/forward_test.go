@@ -50,9 +50,11 @@ func newFixture(t testing.TB) *fixture {
 	return x
 }
 
+func serverOf(id banger.VMID, port uint16) string { return fmt.Sprintf("%s:%d", id, port) }
+
 func (x *fixture) dial(ctx context.Context, id banger.VMID, to netip.AddrPort) (Stream, error) {
 	x.mu.Lock()
-	at, broken, wrap := x.servers[fmt.Sprintf("%s:%d", id, to.Port())], x.broken, x.wrap
+	at, broken, wrap := x.servers[serverOf(id, to.Port())], x.broken, x.wrap
 	x.mu.Unlock()
 	if broken != nil {
 		return nil, broken
@@ -92,7 +94,7 @@ func (x *fixture) serve(id banger.VMID, port uint16, handle func(*net.TCPConn)) 
 	}()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.servers[fmt.Sprintf("%s:%d", id, port)] = l.Addr().String()
+	x.servers[serverOf(id, port)] = l.Addr().String()
 }
 
 // says returns a handler that sends back what it gets behind a word.

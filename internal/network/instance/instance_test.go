@@ -22,7 +22,7 @@ import (
 )
 
 // reachable lets other accounts pass to a directory: root's helper runs as one.
-func reachable(t *testing.T, dir string) string {
+func reachable(t testing.TB, dir string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return dir
@@ -34,7 +34,7 @@ func reachable(t *testing.T, dir string) string {
 }
 
 // open opens a plain user's network, and skips the test where there is none.
-func open(t *testing.T) *Network {
+func open(t testing.TB) *Network {
 	t.Helper()
 	if err := namespace.Check(t.Context()); err != nil {
 		t.Skipf("no namespace with a TAP here: %v; fix: %s", err, banger.FixOf(err))

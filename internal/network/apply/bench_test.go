@@ -120,7 +120,7 @@ func plug(b *testing.B, w network.Wanted, g network.Guest) *space {
 	return s
 }
 
-const benchBytes = 1 << 30
+const benchBytes = 256 << 20
 
 // serveBytes serves who wants to send or to get benchBytes, as the first byte says.
 func serveBytes(b *testing.B, s *space) string {

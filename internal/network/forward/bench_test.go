@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-const benchBytes = 1 << 30
+const benchBytes = 256 << 20
 
 // BenchmarkForward measures a forwarded port beside the same server without the forward,
 // all on this host. The guest's end is a TCP socket, as in a network, a unix socket, or a

@@ -253,17 +253,23 @@ func (e *egress) measure(b *testing.B, way string) (rate, cpu float64, err error
 	must(b, start(cmd))
 	text, _ := io.ReadAll(out)
 	if err := cmd.Wait(); err != nil {
-		return 0, 0, fmt.Errorf("%s: %w\n%s", way, err, &said)
+		return 0, 0, fmt.Errorf("%s: %w: %s", way, err, lastLine(said.String()))
 	}
 	rate, err = strconv.ParseFloat(strings.TrimSpace(string(text)), 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("%s says %q\n%s", way, text, &said)
+		return 0, 0, fmt.Errorf("%s says %q: %s", way, text, lastLine(said.String()))
 	}
 	cpu = (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
 	if way == byStack {
 		cpu += cpuOf(e.stack.Process.Pid) - before
 	}
 	return rate, cpu, nil
+}
+
+// lastLine leaves out what pasta says before the client fails.
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
 }
 
 // cpuOf returns the CPU time that a process has taken, in seconds.

@@ -2,14 +2,12 @@ package stack
 
 import (
 	"container/list"
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -388,14 +386,4 @@ func (f *flows) drain(fd int32) {
 			return
 		}
 	}
-}
-
-// sendEchoReply sends the reply to an echo request, or to one of the outside's as it
-// came, with the identifier that the guest gave.
-func (l *link) sendEchoReply(src netip.Addr, dst netip.AddrPort, message []byte) {
-	message[0], message[1] = byte(header.ICMPv4EchoReply), 0
-	binary.BigEndian.PutUint16(message[4:], dst.Port())
-	binary.BigEndian.PutUint16(message[2:], 0)
-	binary.BigEndian.PutUint16(message[2:], ^checksum.Checksum(message, 0))
-	l.send(unix.IPPROTO_ICMP, src, dst.Addr(), message)
 }

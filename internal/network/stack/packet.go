@@ -74,6 +74,16 @@ func (l *link) sendUDP(src, dst netip.AddrPort, datagram []byte) {
 	l.send(uint8(header.UDPProtocolNumber), src.Addr(), dst.Addr(), datagram)
 }
 
+// sendEchoReply sends the reply to an echo request, or to one of the outside's as it
+// came, with the identifier that the guest gave.
+func (l *link) sendEchoReply(src netip.Addr, dst netip.AddrPort, message []byte) {
+	message[0], message[1] = byte(header.ICMPv4EchoReply), 0
+	binary.BigEndian.PutUint16(message[4:], dst.Port())
+	binary.BigEndian.PutUint16(message[2:], 0)
+	binary.BigEndian.PutUint16(message[2:], ^checksum.Checksum(message, 0))
+	l.send(uint8(header.ICMPv4ProtocolNumber), src, dst.Addr(), message)
+}
+
 // send sends an IP packet to a guest, in fragments if it is larger than the MTU.
 func (l *link) send(protocol uint8, src, dst netip.Addr, payload []byte) {
 	id := uint16(l.ident.Add(1))

@@ -115,10 +115,11 @@ func (s *space) must(t testing.TB, f func() error) {
 	}
 }
 
-// dial connects out of the namespace.
+// dial connects out of the namespace. The kernel sends again after a second what was lost:
+// a port of a bridge works a moment after its TAP was opened.
 func (s *space) dial(to string) (conn net.Conn, err error) {
 	s.do(func() error {
-		conn, err = net.DialTimeout("tcp4", to, time.Second)
+		conn, err = net.DialTimeout("tcp4", to, 3*time.Second)
 		return nil
 	})
 	return conn, err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"banger"
@@ -154,6 +155,22 @@ func TestArgsGiveTheHostItsDisks(t *testing.T) {
 	} {
 		if !strings.Contains(line, want) {
 			t.Errorf("no %q in %s", want, line)
+		}
+	}
+}
+
+// TestTogether: an empty stream takes nothing from the other one.
+func TestTogether(t *testing.T) {
+	for range 1000 {
+		var out bytes.Buffer
+		w := &together{to: &out}
+		var copying sync.WaitGroup
+		for _, text := range []string{"12.34 5.67\n", ""} {
+			copying.Go(func() { io.Copy(w, strings.NewReader(text)) })
+		}
+		copying.Wait()
+		if got := out.String(); got != "12.34 5.67\n" {
+			t.Fatalf("%q", got)
 		}
 	}
 }

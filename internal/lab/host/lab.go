@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -211,7 +212,8 @@ func (h *Host) Shell(ctx context.Context, user, line string, out io.Writer) (int
 		return 0, err
 	}
 	defer session.Close()
-	session.Stdout, session.Stderr = out, out
+	both := &together{to: out}
+	session.Stdout, session.Stderr = both, both
 	done := make(chan error, 1)
 	go func() { done <- session.Run(line) }()
 	select {
@@ -224,4 +226,17 @@ func (h *Host) Shell(ctx context.Context, user, line string, out io.Writer) (int
 		return exit.ExitStatus(), nil
 	}
 	return 0, err
+}
+
+// together writes what two streams bring at the same time. It hides all but Write: a
+// buffer that reads both by itself loses what one of them brought.
+type together struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+func (w *together) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.to.Write(p)
 }

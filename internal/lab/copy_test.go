@@ -37,7 +37,7 @@ func TestCopy(t *testing.T) {
 		if err == nil {
 			_, err = sparse.WriteAt([]byte("end"), 1<<30)
 		}
-		for _, e := range []error{err, sparse.Close(), os.Link(filepath.Join(src, "-rf"), filepath.Join(src, "a b", "same")),
+		for _, e := range []error{err, sparse.Chmod(0o644), sparse.Close(), os.Link(filepath.Join(src, "-rf"), filepath.Join(src, "a b", "same")),
 			os.Symlink("/etc/passwd", filepath.Join(src, "link"))} {
 			if e != nil {
 				t.Fatal(e)

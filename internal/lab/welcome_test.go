@@ -12,6 +12,7 @@ import (
 
 // welcoming checks what a person expects of the default image.
 func welcoming(t *testing.T, h *home, name string) {
+	h.booted(t, name)
 	for what, c := range map[string]struct{ script, want string }{
 		"the keys for sshd": {"sshd -T -C user=dev,host=localhost,addr=127.0.0.1 | grep authorizedkeysfile", "authorizedkeysfile .ssh/authorized_keys /run/banger/authorized_keys"},
 		"python":            {"python3 -c 'import ssl, sqlite3, ctypes, venv, ensurepip, lzma, curses; print(6 * 7)'", "42"},
@@ -34,7 +35,7 @@ func welcoming(t *testing.T, h *home, name string) {
 		}
 	})
 	t.Run("a message of three lines", func(t *testing.T) {
-		cmd := h.command(t.Context(), "vm", "exec", "-t", name, "--", "bash", "-lic", "exit")
+		cmd := h.command(t.Context(), "vm", "exec", "-t", name, "--", "bash", "-lic", "exec true")
 		if got := screenOf(t, cmd); strings.Count(got, "\n") != 3 || !strings.HasPrefix(got, "Disks:   / has ") ||
 			!strings.Contains(got, "; /root 1") || !strings.Contains(got, "\r\nNetwork: none\r\nDocker:  starts when you first use it\r\n") {
 			t.Errorf("got %q", got)

@@ -116,7 +116,7 @@ func TestGuestEnds(t *testing.T) {
 	t.Run("an init that has crashed", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		h.inGuest(t, vm.Name, "grep -qE 'hears|up' /run/banger/init")
-		h.sh(t, vm.Name, "echo nope /mnt nosuchfs defaults 0 0 >>/etc/fstab; sync")
+		h.sh(t, vm.Name, "echo /dev/loop99 /mnt ext4 x-systemd.device-timeout=1s 0 2 >>/etc/fstab; sync")
 		act(t, "kill -SEGV 1")
 		h.inGuest(t, vm.Name, "test $(ls /proc/1/fd | wc -l) -le 3") // programs still run
 		if now := h.show(t, vm.Name); !now.State.Up() {
@@ -132,7 +132,7 @@ func TestGuestEnds(t *testing.T) {
 	t.Run("a boot that ends in emergency mode", func(t *testing.T) {
 		h.banger(t, "vm", "start", vm.Name)
 		r := h.run(t.Context(), nil, "vm", "wait", "--for", "boot", "--timeout", bootTime.String(), vm.Name)
-		if unit := "mnt.mount"; r.code != 1 || !strings.Contains(r.stderr, unit) || !strings.Contains(r.stderr, "\nfix: ") {
+		if unit := "dev-loop99.device"; r.code != 1 || !strings.Contains(r.stderr, unit) || !strings.Contains(r.stderr, "\nfix: ") {
 			t.Errorf("exit %d, want 1, %s and a fix: %s%s", r.code, unit, r.stdout, r.stderr)
 		}
 		if p := h.show(t, vm.Name).Problems; len(p) != 1 || p[0].Kind != banger.ProblemBoot {

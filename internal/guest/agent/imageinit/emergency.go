@@ -50,7 +50,7 @@ func readFailure(messages []byte) (why string, target bool) {
 			continue
 		}
 		if result == "dependency'." {
-			target = target || strings.HasSuffix(unit, ".target")
+			target = target || strings.HasSuffix(unit, ".target") && unit != "swap.target" // the boot goes on without swap
 			continue
 		}
 		why = unit + " failed"

@@ -62,10 +62,12 @@ func TestReadFailure(t *testing.T) {
 		target  = "systemd[1]: local-fs.target: Job local-fs.target/start failed with result 'dependency'."
 		mount   = "nope.mount: Job nope.mount/start failed with result 'dependency'."
 		device  = "dev-nope.device: Job dev-nope.device/start failed with result 'timeout'."
+		swaps   = "systemd[1]: swap.target: Job swap.target/start failed with result 'dependency'."
+		swap    = "dev-swap.device: Job dev-swap.device/start failed with result 'timeout'."
 		other   = "systemd[1]: Timed out waiting for device dev-nope.device - /dev/nope."
 	)
 	for want, log := range map[string][]string{
-		"dev-nope.device timed out": {modules, other, target, mount, device, modules},
+		"dev-nope.device timed out": {swaps, swap, modules, other, target, mount, device, modules},
 		"modules.service failed":    {other, mount, device, modules}, // no target failed
 		"":                          {other, target, mount, strings.Repeat("x", 300) + device, "\xff\x00"},
 	} {

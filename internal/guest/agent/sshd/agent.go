@@ -5,8 +5,6 @@ import (
 	"net"
 	"os"
 
-	"golang.org/x/crypto/ssh"
-
 	"banger/internal/guest/agent/socket"
 )
 
@@ -18,7 +16,7 @@ type agentSocket struct {
 
 // listenAgent makes the socket below parent, which must not be on a disk: an open
 // socket would keep the disk busy.
-func listenAgent(parent string, client *ssh.ServerConn, user account) (*agentSocket, error) {
+func listenAgent(parent string, f *forwards, user account) (*agentSocket, error) {
 	dir, err := os.MkdirTemp(parent, "ssh-agent-")
 	if err != nil {
 		return nil, err
@@ -35,7 +33,7 @@ func listenAgent(parent string, client *ssh.ServerConn, user account) (*agentSoc
 		a.close()
 		return nil, err
 	}
-	go a.accept(&forwards{client: client})
+	go a.accept(f)
 	return a, nil
 }
 

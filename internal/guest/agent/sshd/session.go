@@ -20,16 +20,16 @@ import (
 
 // session is one session channel, which runs at most one program.
 type session struct {
-	server  *Server
-	client  *ssh.ServerConn
-	channel ssh.Channel
-	user    account
-	env     []string
-	envSize int
-	tty     *ttyRequest
-	agent   *agentSocket
-	begun   bool
-	program *program
+	server   *Server
+	forwards *forwards
+	channel  ssh.Channel
+	user     account
+	env      []string
+	envSize  int
+	tty      *ttyRequest
+	agent    *agentSocket
+	begun    bool
+	program  *program
 }
 
 type ttyRequest struct {
@@ -94,7 +94,7 @@ func (s *session) take(r *ssh.Request) (act func(), err error) {
 		if s.agent != nil {
 			return nil, errHasAgent
 		}
-		s.agent, err = listenAgent(s.server.sockets, s.client, s.user)
+		s.agent, err = listenAgent(s.server.sockets, s.forwards, s.user)
 		return nil, err
 	}
 	return nil, errUnknown

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -25,6 +26,7 @@ type Server struct {
 	keys    func() []byte // in the form of authorized_keys
 	etc     string
 	sockets string // directory for its own sockets
+	ciphers func() []string
 	start   func(*exec.Cmd) error
 }
 
@@ -42,7 +44,7 @@ func New(c wire.Config, start func(*exec.Cmd) error) (*Server, error) {
 		}
 		return []byte(strings.Join(c.AuthorizedKeys, "\n"))
 	}
-	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, start: start}, nil
+	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, ciphers: usualCiphers, start: start}, nil
 }
 
 var errUnknownKey = errors.New("unknown key")
@@ -76,9 +78,11 @@ func (s *Server) Serve(conn net.Conn) {
 	// ssh offers the keys and certificates of the user's agent first; loginTime is
 	// the only limit to them.
 	config := &ssh.ServerConfig{PublicKeyCallback: s.authorize, ServerVersion: "SSH-2.0-banger", MaxAuthTries: -1}
+	config.Ciphers = s.ciphers()
 	config.AddHostKey(s.host)
 	conn.SetDeadline(time.Now().Add(loginTime))
-	client, channels, requests, err := ssh.NewServerConn(conn, config)
+	carrier := &carrier{Conn: conn}
+	client, channels, requests, err := ssh.NewServerConn(carrier, config)
 	if err != nil {
 		log.Infof("ssh: %v", err)
 		return
@@ -89,27 +93,42 @@ func (s *Server) Serve(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	f := &forwards{client: client, listeners: map[string]net.Listener{}}
+	f := &forwards{client: client, lost: carrier.failed.Load, listeners: map[string]net.Listener{}}
 	defer f.close()
 	go f.serveRequests(requests)
 	for offer := range channels {
-		go s.serveChannel(offer, client, user)
+		go s.serveChannel(offer, f, user)
 	}
 }
 
-func (s *Server) serveChannel(offer ssh.NewChannel, client *ssh.ServerConn, user account) {
+// carrier remembers that nothing more can be read from the client: every channel then
+// ends as if the client had closed it.
+type carrier struct {
+	net.Conn
+	failed atomic.Bool
+}
+
+func (c *carrier) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.failed.Store(true)
+	}
+	return n, err
+}
+
+func (s *Server) serveChannel(offer ssh.NewChannel, f *forwards, user account) {
 	switch offer.ChannelType() {
 	case "session":
 		channel, requests, err := offer.Accept()
 		if err != nil {
 			return
 		}
-		session := &session{server: s, client: client, channel: channel, user: user}
+		session := &session{server: s, forwards: f, channel: channel, user: user}
 		session.serve(requests)
 	case "direct-tcpip":
-		forwardTCP(offer)
+		f.dialTCP(offer)
 	case "direct-streamlocal@openssh.com":
-		forwardUnix(offer, user)
+		f.dialUnix(offer, user)
 	default:
 		offer.Reject(ssh.UnknownChannelType, "unknown channel type")
 	}

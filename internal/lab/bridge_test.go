@@ -217,6 +217,7 @@ func TestBridge(t *testing.T) {
 		toggles(t, h, vm, near, reachesLab)
 		b.cut(t, vm)
 	})
+	t.Run("published to everybody", func(t *testing.T) { b.published(t, vm) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reachesLab) })
 	t.Run("the host is as before", func(t *testing.T) { b.unchanged(t, before) })
 	t.Run("beside Docker", func(t *testing.T) { b.besideDocker(t, tiny) })

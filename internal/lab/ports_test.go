@@ -31,7 +31,7 @@ const server = `import os, socket, subprocess, sys, threading
 everybody, ends, ended = threading.Barrier(int(sys.argv[2])), [], threading.Semaphore(0)
 def line(c):
     got = b""
-    while not got.endswith(b"\n"): got += c.recv(1)
+    while not got.endswith(b"\n"): got += c.recv(1) or b" gone\n"
     return got.split()
 def rest(c):
     got = b""

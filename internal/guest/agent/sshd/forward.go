@@ -7,16 +7,12 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/guest/agent/socket"
 	"banger/internal/guest/wire"
 )
-
-// dialTime bounds how long a connection for the client may take.
-const dialTime = 30 * time.Second
 
 // dialTCP connects the client to an address that the guest can reach.
 func (f *forwards) dialTCP(offer ssh.NewChannel) {
@@ -49,7 +45,9 @@ func (f *forwards) dialUnix(offer ssh.NewChannel, user account) {
 }
 
 func (f *forwards) dial(offer ssh.NewChannel, network, address string) {
-	conn, err := net.DialTimeout(network, address, dialTime)
+	// The kernel gives up after two minutes. A shorter limit would fail connections of a
+	// guest that is busy.
+	conn, err := net.Dial(network, address)
 	if err != nil {
 		offer.Reject(ssh.ConnectionFailed, err.Error())
 		return

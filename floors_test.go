@@ -60,7 +60,7 @@ func fewMay(imported string) []string {
 // agent may import: it goes into every VM and has to stay small.
 var agentMay = []string{
 	"github.com/creack/pty", "github.com/hashicorp/yamux", "github.com/pkg/sftp",
-	"golang.org/x/crypto/ssh", "golang.org/x/sys/unix",
+	"golang.org/x/crypto/chacha20", "golang.org/x/crypto/ssh", "golang.org/x/sys/unix",
 }
 
 // agentIs lists the packages of this module that the agent is made of, from the

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"banger"
+	"banger/internal/guest/wire"
 )
 
 // maxOpening bounds the connections of a guest that are being opened. SSH cannot give
@@ -112,7 +113,7 @@ func (d *Dialer) DialTCP(ctx context.Context, to netip.AddrPort) (*Stream, error
 }
 
 func noAnswer(ctx context.Context) error {
-	return fmt.Errorf("the guest's agent does not answer: %w", ctx.Err())
+	return fmt.Errorf("the guest's agent does not answer: %w", context.Cause(ctx))
 }
 
 // logIn returns the SSH connection, and logs in again if it has broken.
@@ -206,7 +207,7 @@ func (l *login) dial(to netip.AddrPort) (*Stream, error) {
 	}
 	s := &Stream{channel: channel, login: l, gone: make(chan struct{})}
 	go func() {
-		ssh.DiscardRequests(requests)
+		s.hear(requests)
 		close(s.gone)
 	}()
 	return s, nil
@@ -217,14 +218,33 @@ func (l *login) dial(to netip.AddrPort) (*Stream, error) {
 type Stream struct {
 	channel ssh.Channel
 	login   *login
+	cut     atomic.Bool // the guest's end was reset
 	gone    chan struct{}
 }
 
-// Read reads. If the connection to the guest has broken, the end of the data is
-// io.ErrUnexpectedEOF.
+// hear takes the guest's requests until the channel is closed.
+func (s *Stream) hear(requests <-chan *ssh.Request) {
+	for r := range requests {
+		known := r.Type == wire.ResetRequest
+		if known {
+			s.cut.Store(true)
+		}
+		if r.WantReply {
+			r.Reply(known, nil)
+		}
+	}
+}
+
+// Read reads. What was cut off does not end with io.EOF: the error is
+// syscall.ECONNRESET if the guest's end was reset, and io.ErrUnexpectedEOF if the
+// connection to the guest has broken.
 func (s *Stream) Read(b []byte) (int, error) {
 	n, err := s.channel.Read(b)
-	if err == io.EOF && s.login.conn.failed.Load() {
+	switch {
+	case err != io.EOF:
+	case s.cut.Load():
+		err = syscall.ECONNRESET
+	case s.login.conn.failed.Load():
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
@@ -250,6 +270,14 @@ func (s *Stream) CloseWrite() error { return s.channel.CloseWrite() }
 
 // Gone is closed when the guest has closed its end, in both directions.
 func (s *Stream) Gone() <-chan struct{} { return s.gone }
+
+// Reset is a Close that the guest does not take for the end of the data. It does not wait.
+func (s *Stream) Reset() {
+	go func() {
+		s.channel.SendRequest(wire.ResetRequest, true, nil) // its answer comes once the guest has obeyed
+		s.Close()
+	}()
+}
 
 // Close ends the connection. Calls that block end once the guest confirms it.
 func (s *Stream) Close() error {

@@ -211,6 +211,48 @@ func TestDialTCPAfterABreak(t *testing.T) {
 	}
 }
 
+// What was cut off at one end does not look complete at the other.
+func TestDialTCPPassesResets(t *testing.T) {
+	g := agentGuest(t)
+	s := g.dial(g.serve(func(conn *net.TCPConn) {
+		io.WriteString(conn, "part")
+		io.ReadFull(conn, make([]byte, 1))
+		conn.SetLinger(0)
+	}))
+	io.ReadFull(s, make([]byte, 4))
+	s.Write([]byte{1})
+	if n, err := s.Read(make([]byte, 1)); n != 0 || err != syscall.ECONNRESET {
+		t.Errorf("the guest's end was reset: %d, %v", n, err)
+	}
+	<-s.Gone()
+	s.Close()
+
+	for name, cut := range map[string]func(*Stream){
+		"reset":        (*Stream).Reset,
+		"lost":         func(*Stream) { g.breakOff(); <-g.login.ended },
+		"after an end": func(s *Stream) { s.CloseWrite(); io.ReadAll(s); s.Close() },
+	} {
+		ended := make(chan error, 1)
+		s := g.dial(g.serve(func(conn *net.TCPConn) {
+			io.ReadFull(conn, make([]byte, 4))
+			io.WriteString(conn, "part")
+			conn.CloseWrite()
+			_, err := io.ReadAll(conn)
+			ended <- err
+		}))
+		io.WriteString(s, "part")
+		if name != "after an end" {
+			io.ReadFull(s, make([]byte, 4))
+		}
+		cut(s)
+		err := <-ended
+		if complete := name == "after an end"; complete && err != nil || !complete && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: the guest sees %v", name, err)
+		}
+		s.Close()
+	}
+}
+
 // Many at once, some of which nobody reads, share one login and do not stop each other.
 func TestDialTCPManyAtOnce(t *testing.T) {
 	g := agentGuest(t)
@@ -310,7 +352,7 @@ func TestDialTCPWithoutAnAnswer(t *testing.T) {
 	answer := make(chan struct{})
 	g := dialGuest(t, silent(t, answer))
 	to := netip.MustParseAddrPort("127.0.0.1:80")
-	if _, err := g.logIn(t.Context()); err != nil {
+	if _, err := g.logIn(t.Context()); err != nil { // which may take longer than what follows
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

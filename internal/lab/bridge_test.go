@@ -146,6 +146,7 @@ func TestBridge(t *testing.T) {
 	})
 	t.Run("renumber", func(t *testing.T) { renumbered(t, h, vm, near, reachesLab) })
 	t.Run("a VPN takes the subnet", func(t *testing.T) { b.vpn(t, vm, near) })
+	t.Run("published to everybody", func(t *testing.T) { b.published(t, vm) })
 	t.Run("kills", func(t *testing.T) { killed(t, h, vm, reachesLab) })
 	t.Run("the host is as before", func(t *testing.T) { b.unchanged(t, before) })
 	t.Run("beside Docker", func(t *testing.T) { b.besideDocker(t, tiny) })

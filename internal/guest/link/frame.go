@@ -53,14 +53,19 @@ func mark(k kind, n nonce) []byte {
 // run returns a mark repeated until it is longer than one frame.
 func run(k kind, n nonce) []byte { return bytes.Repeat(mark(k, n), runMarks) }
 
-// appendFrame appends payload, at most maxPayload bytes, as a frame.
-func appendFrame(b, payload []byte) []byte {
-	head := len(b)
-	b = append(b, magic0, magic1, byte(data))
-	b = binary.BigEndian.AppendUint16(b, uint16(len(payload)))
-	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(payload))
-	b = append(b, check(b[head:]))
-	return append(b, payload...)
+// appendFrame appends a payload, in one part or more and at most maxPayload bytes, as a
+// frame.
+func appendFrame(b []byte, payload ...[]byte) []byte {
+	start := len(b)
+	b = append(b, magic0, magic1, byte(data), 0, 0, 0, 0, 0, 0, 0)
+	for _, part := range payload {
+		b = append(b, part...)
+	}
+	head, body := b[start:start+headerLen], b[start+headerLen:]
+	binary.BigEndian.PutUint16(head[3:], uint16(len(body)))
+	binary.BigEndian.PutUint32(head[5:], crc32.ChecksumIEEE(body))
+	head[headerLen-1] = check(head[:headerLen-1])
+	return b
 }
 
 // check returns the header's check byte. It depends on each byte's place, so a header

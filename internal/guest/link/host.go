@@ -30,7 +30,7 @@ func Host(ctx context.Context, conn net.Conn) (*yamux.Session, error) {
 		}
 		return nil, fmt.Errorf("wait for the agent on the serial port: %w", err)
 	}
-	session, err := yamux.Client(&hostEnd{conn: conn, in: in}, settings())
+	session, err := yamux.Client(newHostEnd(conn, in), settings())
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -96,6 +96,14 @@ type hostEnd struct {
 	conn net.Conn
 	in   *scanner
 	rest []byte // of the last frame
+	out  framer
+}
+
+func newHostEnd(conn net.Conn, in *scanner) *hostEnd {
+	return &hostEnd{conn: conn, in: in, out: framer{write: func(frames []byte) error {
+		_, err := conn.Write(frames)
+		return err
+	}}}
 }
 
 var (
@@ -123,27 +131,9 @@ func (h *hostEnd) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-func (h *hostEnd) Write(b []byte) (int, error) {
-	return writeFrames(b, func(frame []byte) error {
-		_, err := h.conn.Write(frame)
-		return err
-	})
-}
+func (h *hostEnd) Write(b []byte) (int, error) { return h.out.Write(b) }
 
 func (h *hostEnd) Close() error { return h.conn.Close() }
-
-func writeFrames(b []byte, write func([]byte) error) (int, error) {
-	done := 0
-	frame := make([]byte, 0, headerLen+min(len(b), maxPayload))
-	for done < len(b) {
-		part := b[done:min(done+maxPayload, len(b))]
-		if err := write(appendFrame(frame[:0], part)); err != nil {
-			return done, err
-		}
-		done += len(part)
-	}
-	return done, nil
-}
 
 // settings returns the settings of a session. There is no keep-alive: the link knows
 // when its other end is gone, and a paused guest is not an error.

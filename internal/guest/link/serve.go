@@ -50,7 +50,7 @@ func (s *server) take(tok token) {
 		}
 	case data:
 		if c != nil && c.session {
-			c.feed.Write(tok.payload) // fails only if the session is over, which tells the host
+			c.in.put(tok.payload) // fails only if the session is over, which tells the host
 		}
 	default:
 		// Bytes that were sent to this session are lost.
@@ -68,14 +68,14 @@ type epoch struct {
 	gen     uint64
 	nonce   nonce
 	session bool
-	body    *io.PipeReader
-	feed    *io.PipeWriter
+	in      *feed
+	out     framer
 	done    chan struct{}
 }
 
 func (s *server) open(n nonce) *epoch {
-	e := &epoch{port: s.port, gen: s.port.next(), nonce: n, done: make(chan struct{})}
-	e.body, e.feed = io.Pipe()
+	e := &epoch{port: s.port, gen: s.port.next(), nonce: n, in: newFeed(), done: make(chan struct{})}
+	e.out.write = func(frames []byte) error { return e.port.write(e.gen, frames) }
 	s.port.settle()
 	s.current = e
 	return e
@@ -136,15 +136,13 @@ func (e *epoch) serve(accept func(net.Conn)) {
 
 // Read, Write and Close make an epoch the session's connection.
 
-func (e *epoch) Read(b []byte) (int, error) { return e.body.Read(b) }
+func (e *epoch) Read(b []byte) (int, error) { return e.in.Read(b) }
 
-func (e *epoch) Write(b []byte) (int, error) {
-	return writeFrames(b, func(frame []byte) error { return e.port.write(e.gen, frame) })
-}
+func (e *epoch) Write(b []byte) (int, error) { return e.out.Write(b) }
 
 func (e *epoch) Close() error {
-	e.body.CloseWithError(errStale)
-	return e.feed.CloseWithError(errStale)
+	e.in.close(errStale)
+	return nil
 }
 
 // connectTime bounds how long a stream may take to name its port.

@@ -285,6 +285,11 @@ type Exec struct {
 // package transfer and copies files, as the user who logged in.
 const TransferSubsystem = "transfer@banger"
 
+// ResetRequest is a request on the channel of a forward, from either end: the connection
+// behind it was cut off, so what came is not complete. SSH itself cannot tell. Who sends
+// it waits for the answer before it closes the channel.
+const ResetRequest = "reset@banger"
+
 // Exit statuses of an ExecRequest whose program did not run, as env(1) uses them.
 const (
 	ExitCannotRun = 126

@@ -13,14 +13,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dialTime bounds how long a connection in a guest may take. A guest gives up before.
+// dialTime bounds how long a guest may answer no connection at all before those that
+// wait are given up. A busy guest that answers one after the other is waited for.
 const dialTime = 40 * time.Second
 
-// connect serves one connection of a client.
+// connect serves one connection of a client. Until it has ended in order, the kernel
+// resets it if this process is killed: an answer that is cut off must not look complete.
 func (f *Forwards) connect(to target, client *net.TCPConn) {
-	ctx, cancel := context.WithTimeout(to.vm.ctx, dialTime)
+	client.SetLinger(0)
+	ctx, cancel := to.vm.whileItAnswers(f.patience)
 	guest, err := f.Dial(ctx, to.vm.id, to.to)
 	cancel()
+	if err == nil || errors.Is(err, syscall.ECONNREFUSED) {
+		to.vm.answered.Store(time.Now().UnixNano())
+	}
 	f.note(to, err)
 	if err != nil {
 		reset(client)
@@ -64,10 +70,14 @@ func (p *pair) abort() {
 }
 
 func (p *pair) resetGuest() {
-	if tcp, ok := p.guest.(*net.TCPConn); ok {
-		tcp.SetLinger(0)
+	switch guest := p.guest.(type) {
+	case resetter:
+		guest.Reset()
+	case *net.TCPConn:
+		reset(guest)
+	default:
+		guest.Close()
 	}
-	p.guest.Close()
 }
 
 func reset(conn *net.TCPConn) {
@@ -96,7 +106,8 @@ func (p *pair) run() {
 	case err = <-sent:
 	case <-gone:
 	}
-	p.client.Close() // the kernel still sends what the client has not got
+	p.client.SetLinger(-1) // the kernel still sends what the client has not got
+	p.client.Close()
 	if err != nil {
 		p.resetGuest()
 		return

@@ -34,8 +34,15 @@ type Stream interface {
 //	Gone() <-chan struct{}
 //
 // which is closed when the guest's end takes no more data either. Without it, a client
-// that ignores the end of the guest's data keeps the connection.
-type goner interface{ Gone() <-chan struct{} }
+// that ignores the end of the guest's data keeps the connection. It may also have
+//
+//	Reset()
+//
+// which is a Close that the guest does not take for the end of the data.
+type (
+	goner    interface{ Gone() <-chan struct{} }
+	resetter interface{ Reset() }
+)
 
 // Config is what forwards need.
 type Config struct {
@@ -74,6 +81,8 @@ type Forwards struct {
 	lowest func() uint16 // port that this process may listen on
 	conns  int           // most connections of a VM
 
+	patience time.Duration // with a guest that answers nothing
+
 	wake    chan struct{} // holds a token when there is work
 	closing context.Context
 	close   context.CancelFunc
@@ -91,7 +100,7 @@ type Forwards struct {
 
 // New returns forwards of nothing.
 func New(c Config) *Forwards {
-	f := &Forwards{Config: c, listen: listen, lowest: lowest, conns: maxConns, wake: make(chan struct{}, 1), vms: map[banger.VMID]*vm{}, changed: map[banger.VMID]bool{},
+	f := &Forwards{Config: c, listen: listen, lowest: lowest, conns: maxConns, patience: dialTime, wake: make(chan struct{}, 1), vms: map[banger.VMID]*vm{}, changed: map[banger.VMID]bool{},
 		sockets: map[netip.AddrPort]*socket{}, failed: map[netip.AddrPort]error{}}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.running.Go(f.work)

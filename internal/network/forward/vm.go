@@ -5,6 +5,8 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"banger"
 )
@@ -13,11 +15,14 @@ import (
 // a client does not read. More wait until one ends.
 const maxConns = 512
 
-// vm is a VM that has forwards. All but the first three fields is under Forwards.mu.
+// vm is a VM that has forwards. All but the first fields, up to answered, is under
+// Forwards.mu.
 type vm struct {
 	id    banger.VMID
 	slots chan struct{}   // one token for each connection
 	ctx   context.Context // of its connections
+
+	answered atomic.Int64 // when it last answered a connection, in nanoseconds
 
 	Wanted
 	end       context.CancelFunc
@@ -40,6 +45,25 @@ func newVM(id banger.VMID, conns int) *vm {
 	v := &vm{id: id, slots: make(chan struct{}, conns)}
 	v.ctx, v.end = context.WithCancel(context.Background())
 	return v
+}
+
+// whileItAnswers returns a context that ends with the VM's connections, or once the VM has
+// answered none of them for that long.
+func (v *vm) whileItAnswers(patience time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(v.ctx)
+	begun := time.Now()
+	go func() {
+		for wait := patience; pause(ctx, wait); {
+			last := time.Unix(0, v.answered.Load())
+			if last.Before(begun) {
+				last = begun
+			}
+			if wait = patience - time.Since(last); wait <= 0 {
+				cancel(context.DeadlineExceeded)
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // queue gives what is wanted its place behind what was wanted before.

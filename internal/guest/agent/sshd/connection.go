@@ -44,9 +44,9 @@ func (c *connection) serveChannel(offer ssh.NewChannel) {
 	case "session":
 		c.serveSession(offer)
 	case "direct-tcpip":
-		forwardTCP(offer)
+		c.forwards.dialTCP(offer)
 	case "direct-streamlocal@openssh.com":
-		forwardUnix(offer, c.user)
+		c.forwards.dialUnix(offer)
 	default:
 		offer.Reject(ssh.UnknownChannelType, "unknown channel type")
 	}

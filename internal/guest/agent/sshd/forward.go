@@ -6,18 +6,15 @@ import (
 	"net"
 	"strconv"
 	"sync"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"banger/internal/guest/agent/socket"
+	"banger/internal/guest/wire"
 )
 
-// dialTime bounds how long a connection for the client may take.
-const dialTime = 30 * time.Second
-
-// forwardTCP connects the client to an address that the guest can reach.
-func forwardTCP(offer ssh.NewChannel) {
+// dialTCP connects the client to an address that the guest can reach.
+func (f *forwards) dialTCP(offer ssh.NewChannel) {
 	var to struct {
 		Host   string
 		Port   uint32
@@ -28,12 +25,13 @@ func forwardTCP(offer ssh.NewChannel) {
 		offer.Reject(ssh.ConnectionFailed, "malformed request")
 		return
 	}
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))), dialTime)
-	forward(offer, conn, err)
+	f.dial(offer, func() (net.Conn, error) {
+		return net.Dial("tcp", net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))))
+	})
 }
 
-// forwardUnix connects the client to a socket in the guest, with the user's rights.
-func forwardUnix(offer ssh.NewChannel, user account) {
+// dialUnix connects the client to a socket in the guest, with the user's rights.
+func (f *forwards) dialUnix(offer ssh.NewChannel) {
 	var to struct {
 		Path     string
 		Reserved string
@@ -43,15 +41,19 @@ func forwardUnix(offer ssh.NewChannel, user account) {
 		offer.Reject(ssh.ConnectionFailed, "malformed request")
 		return
 	}
-	var conn net.Conn
-	err := asUser(user, func() (err error) {
-		conn, err = net.DialTimeout("unix", rooted(to.Path), dialTime)
-		return err
+	f.dial(offer, func() (conn net.Conn, err error) {
+		err = asUser(f.user, func() (err error) {
+			conn, err = net.Dial("unix", rooted(to.Path))
+			return err
+		})
+		return conn, err
 	})
-	forward(offer, conn, err)
 }
 
-func forward(offer ssh.NewChannel, conn net.Conn, err error) {
+// dial connects the client to what connect connects to. The kernel gives up after two
+// minutes; a shorter limit would fail connections of a guest that is busy.
+func (f *forwards) dial(offer ssh.NewChannel, connect func() (net.Conn, error)) {
+	conn, err := connect()
 	if err != nil {
 		offer.Reject(ssh.ConnectionFailed, err.Error())
 		return
@@ -61,26 +63,29 @@ func forward(offer ssh.NewChannel, conn net.Conn, err error) {
 		conn.Close()
 		return
 	}
-	join(channel, requests, conn)
+	join(channel, requests, conn, f.lost)
 }
 
 // halfCloser can end one direction alone.
 type halfCloser interface{ CloseWrite() error }
 
 // join copies both ways until both have ended. If the client closes the channel or
-// goes away, the connection ends as well: it might never send anything more.
-func join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
+// goes away, the connection ends as well: it might never send anything more. What was
+// cut off at one end, or by the loss of the client, does not look complete at the other.
+func join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn, lost func() bool) {
 	gone, told := make(chan struct{}), make(chan struct{})
 	go func() {
-		ssh.DiscardRequests(requests)
+		obey(requests, conn)
 		close(gone)
 	}()
 	go func() {
-		io.Copy(channel, conn)
-		channel.CloseWrite()
+		tell(channel, conn)
 		close(told)
 	}()
 	io.Copy(conn, channel)
+	if lost() {
+		reset(conn)
+	}
 	conn.(halfCloser).CloseWrite()
 	select {
 	case <-told:
@@ -91,10 +96,43 @@ func join(channel ssh.Channel, requests <-chan *ssh.Request, conn net.Conn) {
 	channel.Close()
 }
 
-// forwards holds what listens in the guest and leads to the client.
+// tell sends the client all that comes from conn.
+func tell(channel ssh.Channel, conn net.Conn) {
+	if _, err := io.Copy(channel, conn); err == nil {
+		channel.CloseWrite()
+		return
+	}
+	channel.SendRequest(wire.ResetRequest, true, nil)
+	channel.Close()
+}
+
+// obey resets conn when the client asks for that, until the channel is closed.
+func obey(requests <-chan *ssh.Request, conn net.Conn) {
+	for r := range requests {
+		known := r.Type == wire.ResetRequest
+		if known {
+			reset(conn)
+		}
+		if r.WantReply {
+			r.Reply(known, nil)
+		}
+	}
+}
+
+// reset closes a connection so that its other end sees an error.
+func reset(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// forwards holds what leads from the guest to the client, and from the client to the
+// guest.
 type forwards struct {
 	client *ssh.ServerConn
 	user   account
+	lost   func() bool // whether the connection to the client has broken
 
 	mu        sync.Mutex
 	closed    bool
@@ -159,7 +197,7 @@ func (f *forwards) offer(kind string, payload []byte, conn net.Conn) {
 		conn.Close()
 		return
 	}
-	join(channel, requests, conn)
+	join(channel, requests, conn, f.lost)
 }
 
 func (f *forwards) cancel(name string) error {

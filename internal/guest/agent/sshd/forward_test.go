@@ -146,11 +146,13 @@ func (endedChannel) Read([]byte) (int, error) { return 0, io.EOF }
 func (endedChannel) CloseWrite() error        { return nil }
 func (endedChannel) Close() error             { return nil }
 
+func (endedChannel) SendRequest(string, bool, []byte) (bool, error) { return false, io.EOF }
+
 func TestSSHForwardEndsWithItsClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		conn, requests, ended := silentConn{}, make(chan *ssh.Request), false
 		conn.closed, conn.close = context.WithCancel(t.Context())
-		go func() { join(endedChannel{}, requests, conn); ended = true }()
+		go func() { join(endedChannel{}, requests, conn, func() bool { return false }); ended = true }()
 		synctest.Wait()
 		if ended {
 			t.Error("a client that may wait for an answer was left")

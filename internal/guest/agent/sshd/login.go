@@ -100,6 +100,9 @@ func (s *Server) logIn(conn net.Conn) (*ssh.ServerConn, <-chan ssh.NewChannel, <
 	// ssh offers the keys and certificates of the user's agent first.
 	config := &ssh.ServerConfig{PublicKeyCallback: s.authorize, ServerVersion: "SSH-2.0-banger", MaxAuthTries: -1,
 		PreAuthConnCallback: func(ssh.ServerPreAuthConn) { leave() }}
+	if s.ciphers != nil {
+		config.Ciphers = s.ciphers()
+	}
 	config.AddHostKey(s.host)
 	login := &login{Conn: conn, idle: leave}
 	client, channels, requests, err := ssh.NewServerConn(login, config)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
 
@@ -28,7 +29,8 @@ type Server struct {
 	terminfo []string // where ncurses looks for terminals
 	motd     []string // what a login prints
 	route    route
-	managers *managers // nil: there are none
+	managers *managers       // nil: there are none
+	ciphers  func() []string // of the guest's CPU; nil: those of the library
 	start    func(*exec.Cmd) error
 	logins   line
 }
@@ -69,7 +71,7 @@ func New(c wire.Config, start func(*exec.Cmd) error, booted func() bool) (*Serve
 		}
 		return []byte(strings.Join(c.AuthorizedKeys, "\n"))
 	}
-	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, start: start,
+	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, ciphers: usualCiphers, start: start,
 		locales: "/usr/lib/locale", terminfo: terminfoDirs, motd: motdFiles,
 		route: routeOf(c.Network), managers: newManagers(start, booted)}, nil
 }
@@ -99,7 +101,8 @@ func (s *Server) authorize(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permi
 // Serve serves SSH on conn until it ends, and closes it.
 func (s *Server) Serve(conn net.Conn) {
 	defer conn.Close()
-	client, channels, requests, err := s.logIn(conn)
+	carrier := &carrier{Conn: conn}
+	client, channels, requests, err := s.logIn(carrier)
 	if err != nil {
 		log.Infof("ssh: %v", err)
 		return
@@ -110,10 +113,25 @@ func (s *Server) Serve(conn net.Conn) {
 		return
 	}
 	c := &connection{server: s, client: client, user: user}
-	c.forwards = &forwards{client: client, user: user, listeners: map[string]net.Listener{}}
+	c.forwards = &forwards{client: client, user: user, lost: carrier.failed.Load, listeners: map[string]net.Listener{}}
 	defer c.close()
 	go c.serveRequests(requests)
 	for offer := range channels {
 		go c.serveChannel(offer)
 	}
+}
+
+// carrier remembers that nothing more can be read from the client: every channel then
+// ends as if the client had closed it.
+type carrier struct {
+	net.Conn
+	failed atomic.Bool
+}
+
+func (c *carrier) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.failed.Store(true)
+	}
+	return n, err
 }

@@ -29,6 +29,8 @@ type sshGuest struct {
 	home   string
 	name   string
 	key    ssh.Signer
+
+	ciphers []string // that its clients know; nil: the usual
 }
 
 func newSSHGuest(t *testing.T) *sshGuest {
@@ -49,6 +51,7 @@ func newSSHGuest(t *testing.T) *sshGuest {
 		keys:    func() []byte { return append([]byte("# owner\n"), authorized...) },
 		etc:     etc,
 		sockets: t.TempDir(),
+		ciphers: usualCiphers,
 		start:   (*exec.Cmd).Start,
 	}
 	return g
@@ -76,6 +79,7 @@ func (g *sshGuest) dial(t *testing.T, keys ...ssh.Signer) (*ssh.Client, error) {
 	}
 	t.Cleanup(func() { conn.Close(); <-served })
 	c, channels, requests, err := ssh.NewClientConn(conn, "guest", &ssh.ClientConfig{
+		Config:          ssh.Config{Ciphers: g.ciphers},
 		User:            g.name,
 		Auth:            []ssh.AuthMethod{ssh.PublicKeys(keys...)},
 		HostKeyCallback: ssh.FixedHostKey(g.server.host.PublicKey()),

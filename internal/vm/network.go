@@ -214,15 +214,13 @@ func (r *run) networkProblems() []banger.Problem {
 	return nil
 }
 
-// watchNetwork publishes the VMs whenever what is in the way of their network changes.
-func (v *VMs) watchNetwork(ctx context.Context) {
-	v.Network.Watch(ctx, func() {
-		for _, o := range v.all() {
-			o.mu.Lock()
-			o.tell()
-			o.mu.Unlock()
-		}
-	})
+// tellAll publishes the VMs because what is in the way of their network has changed.
+func (v *VMs) tellAll() {
+	for _, o := range v.all() {
+		o.mu.Lock()
+		o.tell()
+		o.mu.Unlock()
+	}
 }
 
 // publishName makes the VM known by its name to the instance's guests.

@@ -98,7 +98,8 @@ func Open(ctx context.Context, host Env) (*VMs, error) {
 	}
 	v.Events.Add(v.snapshot)
 	v.task(v.watchClock)
-	v.task(v.watchNetwork)
+	watch := v.Network.Watch
+	v.task(func(ctx context.Context) { watch(ctx, v.tellAll) })
 	return v, nil
 }
 

@@ -191,7 +191,7 @@ func (k *kills) works(after string) {
 	var now [2]banger.VM
 	for i, vm := range k.vms {
 		k.banger(k.T, "vm", "start", vm.Name)
-		k.banger(k.T, "vm", "wait", "--for", "agent", "--timeout", bootTime.String(), vm.Name) // it may have been killed amid its boot, and be adopted
+		k.banger(k.T, "vm", "wait", "--for", "agent", "--timeout", bootTime.String(), vm.Name) // its daemon may have been killed amid its boot
 		k.banger(k.T, "vm", "set", "--nat", vm.Name)
 		now[i] = k.show(k.T, vm.Name)
 		if was, is := place(vm), place(now[i]); was != is || len(now[i].Problems) > 0 {

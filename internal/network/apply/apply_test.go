@@ -638,3 +638,33 @@ func TestOwner(t *testing.T) {
 		t.Error("the failed TAP is there")
 	}
 }
+
+// TestUplinkThatEnds: the process that has the uplink may be killed while a change is on
+// its way, which succeeds all the same.
+func TestUplinkThatEnds(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	w := plan(network.Usernet, 2)
+	mustApply(t, w)
+	uplink, err := OpenUplink(w.Instance)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &applier{ctx: context.Background(), Wanted: w}
+	links, err := a.links()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := links[w.Instance.Uplink()]
+	if err := netlink.LinkSetMTU(link, 1500); err != nil { // else nothing has to be changed
+		t.Fatal(err)
+	}
+	if links, err = a.links(); err != nil {
+		t.Fatal(err)
+	}
+	uplink.Close()
+	if err := a.ensureLinks(links); err != nil {
+		t.Error(err)
+	}
+}

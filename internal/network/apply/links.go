@@ -97,9 +97,19 @@ func (a *applier) ensureLinks(links map[string]netlink.Link) error {
 		return err
 	}
 	if uplink := links[a.Instance.Uplink()]; uplink != nil && a.ours(uplink) {
-		return configureUplink(uplink, a.Instance)
+		err := configureUplink(uplink, a.Instance)
+		if gone := (netlink.LinkNotFoundError{}); err != nil && errors.As(lookFor(uplink), &gone) {
+			return nil // its process has ended meanwhile, and the next one brings another
+		}
+		return err
 	}
 	return nil
+}
+
+// lookFor returns an error unless a link is still there.
+func lookFor(link netlink.Link) error {
+	_, err := netlink.LinkByIndex(link.Attrs().Index)
+	return err
 }
 
 // free fails when somebody else's link has the name of one of ours. It is theirs: it is

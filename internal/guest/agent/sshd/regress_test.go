@@ -24,7 +24,7 @@ const openSSHSource = "BANGER_TEST_OPENSSH"
 // regressions are the scripts about what a server does for a client that has logged in.
 // docs/sessions.md has the others.
 var regressions = strings.Fields("connect connect-uri exit-status exit-status-signal transfer " +
-	"stderr-data stderr-after-eof broken-pipe yes-head agent-restrict agent-subprocess dynamic-forward forwarding multiplex")
+	"stderr-data stderr-after-eof broken-pipe yes-head agent-restrict agent-subprocess dynamic-forward forwarding")
 
 // TestOpenSSHRegressions runs OpenSSH's own tests of its server against this one.
 func TestOpenSSHRegressions(t *testing.T) {

@@ -46,7 +46,7 @@ func (v variables) login(a account, etc string) {
 const maxSettings = 256 << 10
 
 // eachLine calls do with the lines of a file, without the space around them, comments
-// and empty ones. A line that ends in a backslash goes on in the next. A file that
+// and empty ones. A line that ends in a backslash continues in the next. A file that
 // cannot be read has no lines.
 func eachLine(file string, do func(string)) {
 	f, err := os.Open(file)

@@ -190,7 +190,7 @@ const hangUpTime = 3 * time.Second
 
 // hangUp tells the program that its client is gone. If it has no terminal and
 // continues, it is asked to end: nobody else could do that. What a program that has ended
-// left in the background goes on.
+// left in the background keeps running.
 func (p *program) hangUp() {
 	if !p.signal(unix.SIGHUP) {
 		return

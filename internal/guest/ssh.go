@@ -109,7 +109,7 @@ func dialSSHWith(ctx context.Context, conn net.Conn, vm banger.VM, user string, 
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	c, channels, requests, err := ssh.NewClientConn(own, HostAlias(vm.ID)+":22", &ssh.ClientConfig{
-		Config: ssh.Config{Ciphers: ciphers(vm)}, User: user,
+		User: user,
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
 		HostKeyCallback: func(host string, _ net.Addr, key ssh.PublicKey) error {
 			return known(host, nowhere{}, key)
@@ -127,20 +127,6 @@ func dialSSHWith(ctx context.Context, conn net.Conn, vm banger.VM, user string, 
 	own.over()
 	return ssh.NewClient(c, channels, requests), nil
 }
-
-// ciphers returns the ciphers to offer, the preferred one first. An emulated CPU takes longer
-// for AES, whose instructions it emulates one by one, than for ChaCha20.
-func ciphers(vm banger.VM) []string {
-	all := ssh.SupportedAlgorithms().Ciphers
-	if vm.Driver != emulating {
-		return all
-	}
-	others := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return name == ssh.CipherChaCha20Poly1305 })
-	return append([]string{ssh.CipherChaCha20Poly1305}, others...)
-}
-
-// emulating is the driver that emulates the CPU where there is no KVM.
-const emulating = "qemu"
 
 func readSigner(path string) (ssh.Signer, error) {
 	private, err := os.ReadFile(path)

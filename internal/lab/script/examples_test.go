@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/creack/pty"
@@ -81,6 +83,7 @@ type home struct {
 
 func newHome(t testing.TB) *home {
 	t.Helper()
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // under nohup, programs started here would ignore it
 	h := &home{t: t, dir: t.TempDir(), env: os.Environ()}
 	set := homeEnv(h.dir)
 	for key, value := range set {

@@ -49,7 +49,8 @@ func TestRenumber(t *testing.T) {
 		t.Errorf("the guest was told %s", got)
 	}
 
-	n.subnet = netip.MustParsePrefix("10.203.0.0/20") // as after a daemon that was killed amid it
+	elsewhere := netip.MustParsePrefix("10.203.0.0/20")
+	n.moved.Store(&elsewhere) // as after a daemon that was killed amid it
 	w.again()
 	w.until("the guest knows", func() bool { return strings.Contains(told(t, otter), `"gateway":"10.203.0.1"`) })
 

@@ -19,7 +19,8 @@ import (
 type aNetwork struct {
 	NoNetwork
 	fails   error
-	subnet  netip.Prefix
+	subnet  netip.Prefix // before the first change
+	moved   atomic.Pointer[netip.Prefix]
 	adopted map[int]network.Guest
 	gone    sync.Map // the IDs of VMs that were detached
 
@@ -30,18 +31,23 @@ type aNetwork struct {
 
 func (n *aNetwork) Mode() network.Mode { return network.Usernet }
 
-func (n *aNetwork) Subnet() netip.Prefix { return n.subnet }
+func (n *aNetwork) Subnet() netip.Prefix {
+	if moved := n.moved.Load(); moved != nil {
+		return *moved
+	}
+	return n.subnet
+}
 
 func (n *aNetwork) Addr(slot int) netip.Addr {
-	a, _ := network.Addr(n.subnet, slot)
+	a, _ := network.Addr(n.Subnet(), slot)
 	return a
 }
 
 func (n *aNetwork) Renumber(_ context.Context, wanted netip.Prefix) (netip.Prefix, error) {
 	if n.fails == nil {
-		n.subnet = wanted
+		n.moved.Store(&wanted)
 	}
-	return n.subnet, n.fails
+	return n.Subnet(), n.fails
 }
 
 func (n *aNetwork) Why() error { return nil }

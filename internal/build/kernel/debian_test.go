@@ -50,6 +50,9 @@ func compareWithDepmod(t *testing.T, deb, release string) {
 	}
 	ourRoot, ours := unpackModules(t, deb, release)
 	theirRoot, theirs := unpackModules(t, deb, release)
+	if _, err := readModules(context.Background(), theirs); err != nil { // which unpacks them
+		t.Fatal(err)
+	}
 	if said, err := exec.Command(depmod, "-b", theirRoot, release).CombinedOutput(); err != nil {
 		t.Fatalf("depmod: %v: %s", err, said)
 	}

@@ -52,7 +52,7 @@ func TestNoSpace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ size, want string }{
 		{"64m", "no space left on device"},     // too small for the image
-		{"1000m", "free, a new VM needs 272M"}, // too small for a VM beside it
+		{"1300m", "free, a new VM needs 272M"}, // too small for a VM beside it
 	} {
 		t.Run(c.size, func(t *testing.T) {
 			h := squeezed(t, c.size)

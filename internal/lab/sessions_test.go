@@ -97,7 +97,7 @@ func (c *client) userManagers(t *testing.T) {
 	begun := time.Now()
 	c.h.sh(t, c.name, "true")
 	t.Logf("the first exec after the boot: %v", time.Since(begun))
-	for user, uid := range map[string]string{"root": "0", "ann": "1000"} {
+	for user, uid := range map[string]string{"root": "0", "ann": "1001"} { // 1000 is dev
 		for way, got := range c.as(t, user, `systemctl --user is-system-running --wait; echo "$XDG_RUNTIME_DIR"; stat -c %u "$XDG_RUNTIME_DIR"`) {
 			if want := "running\n/run/user/" + uid + "\n" + uid + "\n"; got != want {
 				t.Errorf("%s, %s: %q, want %q", way, user, got, want)

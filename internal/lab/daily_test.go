@@ -48,7 +48,7 @@ func TestDaily(t *testing.T) {
 	t.Run("logs that follow", func(t *testing.T) {
 		following, cancel := context.WithTimeout(ctx, bootTime)
 		defer cancel()
-		cmd := h.command(following, "vm", "logs", "-f", vm.Name)
+		cmd := h.command(following, "vm", "logs", "-f", "--raw", vm.Name)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)

@@ -56,7 +56,7 @@ unit: ## vet, check the format, run the unit tests: no root, no VM, no network
 vmtest: build runtime ## run the tests that boot VMs, on QEMU
 	@sh scripts/test.sh driver $(GO) test -count=1 -timeout 10m -tags vm -run 'TestContract|TestReconnect|TestDaemonKilled|TestAsPlainUser|TestBuildFromDebian' ./internal/vmm/qemu ./internal/build/kernel
 	@sh scripts/test.sh confined $(GO) test -count=1 -timeout 5m -run 'TestConfine|TestStalled' ./internal/network/helper
-	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 30m -parallel 3 -tags vm ./internal/lab
+	@VERBOSE=1 sh scripts/test.sh machines $(GO) test -count=1 -timeout 50m -parallel 3 -tags vm ./internal/lab
 
 torture: build runtime ## kill what serves the VMs' network at random moments, for half an hour; as root
 	@BANGER_TEST_ROUNDS=$${ROUNDS:-200} VERBOSE=1 sh scripts/test.sh kills $(GO) test -count=1 -timeout 60m -run TestNetworkOutlivesKills ./internal/lab/script

@@ -448,10 +448,13 @@ func socksDial(t *testing.T, proxy, port int) net.Conn {
 	return conn
 }
 
-// modules loads kernel modules of many kinds.
+// modules loads kernel modules of many kinds. The file systems of two of them, which
+// systemd would load at each boot, are mounted then.
 func modules(t *testing.T, h *home, name string) {
 	out := h.sh(t, name, `for m in btrfs xfs nfs wireguard tun vxlan nft_ct dm_crypt; do
-modprobe $m && grep -q "^$m " /proc/modules || echo "$m is missing"; done 2>&1`)
+modprobe $m && grep -q "^$m " /proc/modules || echo "$m is missing"; done 2>&1
+for m in configfs:/sys/kernel/config fuse:/sys/fs/fuse/connections; do
+modprobe ${m%:*} && timeout 60 sh -c "until mountpoint -q ${m#*:}; do sleep 0.2; done" || echo "${m#*:} is not mounted"; done 2>&1`)
 	if out != "" {
 		t.Error(out)
 	}

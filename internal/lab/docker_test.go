@@ -19,7 +19,7 @@ func docker(t *testing.T, h *home, vm banger.VM) {
 	if got := h.run(t.Context(), nil, "vm", "exec", vm.Name, "--", "systemctl", "is-active", "docker.service", "containerd.service").stdout; got != "inactive\ninactive\n" {
 		t.Errorf("before their first use docker.service and containerd.service are %q", got)
 	}
-	unit, err := os.ReadFile("../build/image/files/" + restartUnit) // the image may be older
+	unit, err := os.ReadFile("../../internal/build/image/files/" + restartUnit) // the image may be older
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ var removed = []string{
 	"etc/systemd/system/timers.target.wants/apt-daily.timer",
 	"etc/systemd/system/timers.target.wants/e2scrub_all.timer",
 	"etc/systemd/system/timers.target.wants/man-db.timer",
-	"etc/systemd/system/default.target.wants/e2scrub_reap.service",
+	"etc/systemd/system/multi-user.target.wants/e2scrub_reap.service",
 }
 
 // emptied are the directories in which only our own files stay: the build's mirror is

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -191,5 +192,28 @@ func TestEverySuiteHasAShortPart(t *testing.T) {
 		if suite.Short == "" {
 			t.Errorf("%s has none", suite.Name)
 		}
+	}
+}
+
+// TestFilesOfTests: what tests of the lab read in the checkout is in the host, too.
+func TestFilesOfTests(t *testing.T) {
+	tests, err := filepath.Glob("../*_test.go")
+	if err != nil || len(tests) < 10 {
+		t.Fatal(len(tests), err)
+	}
+	read := regexp.MustCompile(`"\.\./\.\./([^"]+)"`)
+	for _, test := range tests {
+		text, err := os.ReadFile(test)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range read.FindAllSubmatch(text, -1) {
+			if !slices.ContainsFunc(filesOfTests, func(name string) bool { return strings.HasPrefix(name, string(m[1])) }) {
+				t.Errorf("%s reads %s", test, m[1])
+			}
+		}
+	}
+	if err := copyFiles("../../..", t.TempDir()); err != nil {
+		t.Error(err)
 	}
 }

@@ -66,7 +66,26 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 			return "", fmt.Errorf("build the tests of %s: %w", suite.Package, err)
 		}
 	}
-	return tree, nil
+	return tree, copyFiles(root, tree)
+}
+
+// filesOfTests are what tests read besides the programs.
+var filesOfTests = []string{"README.md", "internal/build/image/files/etc/systemd/system/banger-docker-restart.service"}
+
+func copyFiles(from, to string) error {
+	for _, name := range filesOfTests {
+		data, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(to, name)), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // surroundings tell the tests that the host has only Firecracker, is slow, is theirs

@@ -129,6 +129,34 @@ func TestExec(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("an input that nobody reads, or that stays open", func(t *testing.T) {
+		if r := h.run(ctx, make([]byte, 9<<20), "vm", "exec", vm.Name, "--", "echo", "unread"); r.code != 0 || r.stdout != "unread\n" {
+			t.Errorf("exit %d, %q: %s", r.code, r.stdout, r.stderr)
+		}
+		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "echo", "open")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if out, err := cmd.Output(); err != nil || string(out) != "open\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+	t.Run("a client that is killed ends its program", func(t *testing.T) {
+		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c", "echo ready; sleep 4711")
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Read(make([]byte, 16))
+		cmd.Process.Kill()
+		cmd.Wait()
+		h.inGuest(t, vm.Name, "! ps | grep -q '[s]leep 4711'")
+	})
 	t.Run("limits of open files are those of a login", func(t *testing.T) {
 		if got := h.sh(t, vm.Name, "ulimit -Sn; ulimit -Hn"); got != "1024\n524288" {
 			t.Errorf("got %q", got)

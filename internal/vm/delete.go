@@ -9,6 +9,7 @@ import (
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/store"
+	"banger/internal/vmm"
 )
 
 // DeleteVM implements banger.VMService. The VM's directory is first renamed to
@@ -67,8 +68,11 @@ func (o *owner) mark(ctx context.Context) error {
 // remove deletes what is left of the VM. It touches only what belongs to its ID.
 func (o *owner) remove(ctx context.Context) error {
 	v, dir, gone := o.v, o.dir(), o.v.Dirs.GoneVM(o.id)
-	if err := o.noStranger(ctx); err != nil {
+	if err := o.awaitCheck(ctx); err != nil {
 		return err
+	}
+	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
+		return errors.Join(err, o.errStranger())
 	}
 	o.happen(banger.Delete)
 	if err := os.Rename(string(dir), string(gone)); err != nil && !errors.Is(err, os.ErrNotExist) {

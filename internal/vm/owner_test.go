@@ -196,7 +196,7 @@ func TestDying(t *testing.T) {
 	}
 }
 
-// TestStoppingLastsWithoutItsClient: a stop whose client is gone goes on, and a start
+// TestStoppingLastsWithoutItsClient: a stop whose client is gone continues, and a start
 // waits for its end.
 func TestStoppingLastsWithoutItsClient(t *testing.T) {
 	w := newWorld(t)

@@ -34,17 +34,23 @@ func (o *owner) noStranger(ctx context.Context) error {
 	if o.running() != nil {
 		return nil
 	}
-	if o.isChecked() {
-		o.log().Info("wait for the check of the disks that an earlier daemon has begun")
-		if err := linux.AwaitFree(ctx, o.dir().Lock()); err != nil {
-			return err
-		}
+	if err := o.awaitCheck(ctx); err != nil {
+		return err
 	}
 	locked, err := vmm.Locked(o.dir().Lock())
 	if err != nil || !locked {
 		return err
 	}
 	return o.errStranger()
+}
+
+// awaitCheck waits for the end of a check that isChecked reports.
+func (o *owner) awaitCheck(ctx context.Context) error {
+	if !o.isChecked() {
+		return nil
+	}
+	o.log().Info("wait for the check of the disks that an earlier daemon has begun")
+	return linux.AwaitFree(ctx, o.dir().Lock())
 }
 
 // hasStranger reports whether a VM that has stopped has a VMM all the same.

@@ -55,6 +55,7 @@ type Step struct {
 	Done bool          `json:"done,omitempty"`    // absent when the step begins
 	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
 	Note string        `json:"note,omitempty"`    // one line for the user
+	Warn bool          `json:"warn,omitempty"`    // the user has to know the note even if nobody shows steps
 }
 
 // Progress receives the steps of an operation in order; nil means that nobody

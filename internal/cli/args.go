@@ -4,9 +4,21 @@ import (
 	"math"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"banger"
 )
+
+// checkDurations returns an error about a flag with a time that is not above zero: most
+// stand for no limit or a default, which nobody would guess.
+func checkDurations(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		if d, failed := flags.GetDuration(f.Name); failed == nil && d <= 0 && err == nil {
+			err = banger.Invalidf("leave out --"+f.Name+", or give a time such as 30s", "--%s must be more than 0s, not %v", f.Name, d)
+		}
+	})
+	return err
+}
 
 // anyNumber is the maximum of args if there is no maximum.
 const anyNumber = math.MaxInt

@@ -221,7 +221,7 @@ func (f *fakeDaemon) FsckVM(_ context.Context, ref string, opts banger.FsckVM, _
 	if opts.Yes {
 		work = banger.FsckDisk{Disk: "work", Result: banger.FsckRepaired, Copy: "/vms/work.ext4.before-fsck"}
 	}
-	return banger.Fsck{Name: vm.Name, Disks: []banger.FsckDisk{{Disk: "overlay", Result: banger.FsckClean}, work}}, err
+	return banger.Fsck{ID: vm.ID, Name: vm.Name, Disks: []banger.FsckDisk{{Disk: "overlay", Result: banger.FsckClean}, work}}, err
 }
 
 func (f *fakeDaemon) RenameVM(_ context.Context, ref string, opts banger.RenameVM, progress banger.Progress) (banger.VM, error) {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,15 +47,16 @@ func (a *app) runDelete(ctx context.Context, names []string, opts deleteOptions)
 	if names, err = opts.names(ctx, a, svc, names); err != nil || len(names) == 0 {
 		return err
 	}
+	var asked map[string]banger.VMID
 	if !opts.yes {
-		if err := a.confirmDelete(ctx, svc, names, opts.force); err != nil {
+		if asked, err = a.confirmDelete(ctx, svc, names, opts.force); err != nil {
 			return err
 		}
 		opts.force = true // the question was about running VMs, too
 	}
 	p := a.newProgress(notUndone)
 	results := forSelected(ctx, opts.selection, names, func(ctx context.Context, name string) (struct{}, error) {
-		return struct{}{}, svc.DeleteVM(ctx, name, banger.DeleteVM{Force: opts.force}, p.event)
+		return struct{}{}, svc.DeleteVM(ctx, cmp.Or(string(asked[name]), name), banger.DeleteVM{Force: opts.force}, p.event)
 	})
 	p.close()
 	return showResults(a, results, a.showDeleted)
@@ -73,13 +75,16 @@ func (a *app) showDeleted(name string, _ struct{}) error {
 }
 
 // confirmDelete asks whether to delete VMs. It returns an error if one does not exist, or
-// if the answer is not yes.
-func (a *app) confirmDelete(ctx context.Context, svc service, names []string, force bool) error {
+// if the answer is not yes. Otherwise it returns which VMs the answer is about: others may
+// have the names by then.
+func (a *app) confirmDelete(ctx context.Context, svc service, names []string, force bool) (map[string]banger.VMID, error) {
 	var found, running []string
+	ids := map[string]banger.VMID{}
 	for _, r := range each(ctx, names, svc.ShowVM) {
 		if r.err != nil {
-			return r.err
+			return nil, r.err
 		}
+		ids[r.name] = r.value.ID
 		found = append(found, r.value.Name)
 		if _, ok := r.value.State.On(banger.Delete); !ok {
 			running = append(running, r.value.Name)
@@ -90,14 +95,14 @@ func (a *app) confirmDelete(ctx context.Context, svc service, names []string, fo
 		if force || len(running) > 0 {
 			fix += "--force "
 		}
-		return banger.Invalidf(fix+strings.Join(found, " "), "not deleting without confirmation: stdin is not a terminal")
+		return nil, banger.Invalidf(fix+strings.Join(found, " "), "not deleting without confirmation: stdin is not a terminal")
 	}
 	fmt.Fprint(a.std.Err, deleteQuestion(found, running), " [y/N] ")
 	yes, err := a.readYes(ctx)
 	if err == nil && !yes {
 		err = &banger.Error{What: "nothing was deleted"}
 	}
-	return err
+	return ids, err
 }
 
 // readYes reads the answer to a question, and reports whether it is yes.

@@ -133,7 +133,7 @@ func bytesOf(args []string) [][]byte {
 // program runs, it gets the signals and the keys of the terminal; before that, they
 // interrupt banger.
 func (a *app) execIn(ctx context.Context, svc service, vm banger.VM, program wire.Exec, opts execOptions) error {
-	conn, err := svc.DialVM(ctx, vm.Name, wire.PortSSH)
+	conn, err := svc.DialVM(ctx, string(vm.ID), wire.PortSSH)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func (a *app) runFsck(ctx context.Context, ref string, opts banger.FsckVM) error
 	found, err := a.fsck(ctx, svc, ref, opts)
 	if damaged := damagedDisks(found); err == nil && len(damaged) > 0 {
 		if opts.Yes, err = a.confirmRepair(ctx, found, damaged, opts); err == nil {
-			found, err = a.fsck(ctx, svc, ref, opts)
+			found, err = a.fsck(ctx, svc, string(found.ID), opts) // another VM may have the name by now
 		}
 	}
 	if err != nil {

@@ -22,7 +22,7 @@ func TestFsckAsks(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	f.run(t, setup{}, "vm", "fsck", "--yes", "--no-copy", "otter").want(t, 0, repaired, "")
-	if want := []string{"fsck otter {}", `fsck otter {"yes":true}`, `fsck otter {"yes":true,"no_copy":true}`}; !slices.Equal(f.took[2:], want) {
+	if want := []string{"fsck otter {}", `fsck 000000000005 {"yes":true}`, `fsck otter {"yes":true,"no_copy":true}`}; !slices.Equal(f.took[2:], want) {
 		t.Errorf("asked for %q, want %q", f.took[2:], want)
 	}
 }

@@ -103,6 +103,8 @@ func TestUsageErrors(t *testing.T) {
 func TestFlagErrors(t *testing.T) {
 	for args, want := range map[string]string{
 		"vm start otter --timeout 5":    "--timeout \"5\" has no unit\nfix: --timeout 5s",
+		"vm start otter --timeout -1s":  "--timeout must be more than 0s, not -1s\nfix: leave out --timeout, or give a time such as 30s",
+		"vm stop otter --grace 0s":      "--grace must be more than 0s, not 0s\nfix: leave out --grace, or give a time such as 30s",
 		"vm start otter --timeout soon": "--timeout \"soon\" is not a duration\nfix: write a duration with its unit, such as 5s, 2m or 1h",
 		"vm stats --interval=1.5 otter": "--interval \"1.5\" has no unit\nfix: --interval 1.5s",
 		"vm create --vcpu 0":            "--vcpu must be at least 1\nfix: give a number of at least 1",

@@ -66,8 +66,11 @@ func (p *progress) event(e banger.Step) {
 	if p.plain && e.Done {
 		fmt.Fprintf(p.out, "%s ... %s\n", step, seconds(e.Took))
 	}
-	if e.Note != "" && (p.live || p.plain) {
+	if e.Note != "" && (p.live || p.plain || e.Warn && !p.app.json) {
 		p.erase()
+		if e.Warn && e.VM != "" {
+			e.Note = e.VM + ": " + e.Note
+		}
 		fmt.Fprintf(p.out, "note: %s\n", clean(e.Note))
 	}
 }

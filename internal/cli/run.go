@@ -60,7 +60,7 @@ func (a *app) runRun(ctx context.Context, spec banger.CreateVM, argv []string, o
 // runIn runs a program in a new VM, or without one the user's ssh.
 func (a *app) runIn(ctx context.Context, svc service, vm banger.VM, argv []string, program wire.Exec, opts execOptions) error {
 	if len(argv) == 0 {
-		return a.shell(vm)
+		return a.shell(ctx, vm)
 	}
 	err := a.execIn(ctx, svc, vm, program, opts)
 	a.tellEarly(vm, err)
@@ -105,8 +105,8 @@ func (a *app) runTemporary(ctx context.Context, spec banger.CreateVM, argv []str
 }
 
 // shell runs the user's ssh as a child, because banger has more to do afterwards.
-func (a *app) shell(vm banger.VM) error {
-	_, argv, err := sshCommand(vm, nil)
+func (a *app) shell(ctx context.Context, vm banger.VM) error {
+	_, argv, err := a.sshCommand(ctx, vm, nil)
 	if err != nil {
 		return err
 	}

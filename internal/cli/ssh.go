@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -48,7 +51,7 @@ func (a *app) runSSH(ctx context.Context, ref string, command []string) error {
 	if _, ok := vm.State.On(banger.Reach); !ok {
 		return banger.Refuse(banger.Reach, vm.Name, vm.State)
 	}
-	path, argv, err := sshCommand(vm, command)
+	path, argv, err := a.sshCommand(ctx, vm, command)
 	if err != nil {
 		return err
 	}
@@ -63,8 +66,9 @@ func sshEnvironment(env []string) []string {
 	return append(others, "SHELL=/bin/sh")
 }
 
-// sshCommand returns the path and the arguments of the user's ssh to vm.
-func sshCommand(vm banger.VM, command []string) (string, []string, error) {
+// sshCommand returns the path and the arguments of the user's ssh to vm. A configuration
+// that ssh refuses is left out.
+func (a *app) sshCommand(ctx context.Context, vm banger.VM, command []string) (string, []string, error) {
 	path, err := exec.LookPath("ssh")
 	if err != nil {
 		return "", nil, &banger.Error{Kind: banger.Unready, Why: errors.New("ssh is not installed"), Fix: "sudo apt-get install openssh-client"}
@@ -73,7 +77,34 @@ func sshCommand(vm banger.VM, command []string) (string, []string, error) {
 	if err != nil {
 		return "", nil, err
 	}
-	return path, guest.SSHArgv(vm, proxy, command), nil
+	argv := guest.SSHArgv(vm, proxy, command)
+	if why := refused(ctx, path, argv); why != "" {
+		fmt.Fprintf(a.std.Err, "note: ssh runs without your configuration, which it refuses: %s\n", clean(why))
+		argv = slices.Insert(argv, 1, "-F", "none")
+	}
+	return path, argv, nil
+}
+
+// configTime bounds how long ssh may take to read the user's configuration, which may run
+// programs.
+const configTime = 10 * time.Second
+
+// refused returns why ssh does not accept the user's configuration, or an empty string: it
+// may have an unknown keyword, a file that others can write, or a program that hangs.
+func refused(ctx context.Context, path string, argv []string) string {
+	ctx, cancel := context.WithTimeout(ctx, configTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, slices.Insert(slices.Clone(argv[1:]), 0, "-G")...)
+	cmd.Env = sshEnvironment(os.Environ())
+	cmd.WaitDelay = time.Second
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	err := cmd.Run()
+	if err == nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n")
+	return cmp.Or(strings.TrimSpace(first), err.Error())
 }
 
 // proxyCommand returns this program's command that connects to vm's SSH port.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -106,6 +107,40 @@ func TestDeleteLooksBeforeItAsks(t *testing.T) {
 	} {
 		if got := deleteQuestion(c.found, c.running); got != c.want {
 			t.Errorf("got %q, want %q", got, c.want)
+		}
+	}
+}
+
+// afterwards runs a function before each line that it reads.
+type afterwards struct {
+	io.Reader
+	do func()
+}
+
+func (a afterwards) Read(p []byte) (int, error) {
+	a.do()
+	return a.Reader.Read(p)
+}
+
+// TestAnswersAreAboutTheVMOfTheQuestion: while a person thinks, another VM gets the name.
+func TestAnswersAreAboutTheVMOfTheQuestion(t *testing.T) {
+	for _, verb := range []string{"delete", "fsck"} {
+		f := newFake(aVM("otter", banger.Stopped), aVM("vole", banger.Stopped))
+		asked := f.vms["otter"].ID
+		moved := func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			was, now := f.vms["otter"], f.vms["vole"]
+			was.Name, now.Name = "gone", "otter"
+			f.vms = map[string]banger.VM{"gone": was, "otter": now}
+		}
+		r := f.run(t, setup{tty: true, stdin: afterwards{strings.NewReader("y\n"), sync.OnceFunc(moved)}}, "vm", verb, "otter")
+		if r.code != 0 {
+			t.Errorf("%s: %+v", verb, r)
+		}
+		_, kept := f.vms["gone"]
+		if last := f.took; verb == "fsck" && !strings.HasPrefix(last[len(last)-1], "fsck "+string(asked)) || verb == "delete" && (kept || len(f.vms) != 1) {
+			t.Errorf("%s: of another VM: %q, %v", verb, f.took, f.vms)
 		}
 	}
 }

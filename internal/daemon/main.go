@@ -139,11 +139,28 @@ func (d *daemon) directories() error {
 	for _, dir := range []string{d.dirs.State, d.dirs.Cache} {
 		err := durable.MkdirAll(dir, 0o700)
 		if err == nil {
+			err = checkOwner(dir)
+		}
+		if err == nil {
 			err = os.Chmod(dir, 0o700)
 		}
 		if err != nil {
 			return &banger.Error{Kind: banger.Unready, What: "start bangerd", Why: err, Fix: "make " + dir + " a directory of your own"}
 		}
+	}
+	return nil
+}
+
+// checkOwner returns an error if a directory belongs to another user: root's files in it
+// would lock that user out. sudo may keep a user's HOME.
+func checkOwner(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if owner := int(info.Sys().(*syscall.Stat_t).Uid); owner != os.Geteuid() {
+		return &banger.Error{Why: fmt.Errorf("%s belongs to the user with the ID %d, and you have %d", dir, owner, os.Geteuid()),
+			Fix: "run banger as that user, without sudo; or use directories of your own: sudo -H banger"}
 	}
 	return nil
 }

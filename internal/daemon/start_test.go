@@ -73,6 +73,25 @@ func TestFailedStartIsExplained(t *testing.T) {
 	}
 }
 
+// TestDirectoriesOfAnotherUser: root, with the HOME of a user, changes nothing there.
+func TestDirectoriesOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can use directories of others: run it as root")
+	}
+	p := newPlace(t)
+	if err := errors.Join(os.MkdirAll(p.dirs.State, 0o750), os.Chown(p.dirs.State, 12345, 12345)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := api.Connect(t.Context(), p.dirs, p.opts)
+	if banger.KindOf(err) != banger.Unready || !strings.Contains(err.Error(), p.dirs.State+" belongs to the user with the ID 12345") || !strings.Contains(banger.FixOf(err), "without sudo") {
+		t.Errorf("got %v, fix %q", err, banger.FixOf(err))
+	}
+	entries, _ := os.ReadDir(p.dirs.State)
+	if info, err := os.Stat(p.dirs.State); err != nil || info.Mode().Perm() != 0o750 || len(entries) > 0 {
+		t.Errorf("%v, %v, %v", info.Mode(), entries, err)
+	}
+}
+
 // TestFailedStartLeadsToWhatIsThere: to the log where that knows more, and not to
 // a daemon that does not live.
 func TestFailedStartLeadsToWhatIsThere(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -111,14 +112,45 @@ func confinement(proc, status string) (problems []Problem) {
 	if statusField(status, "Seccomp_filters") > statusField(string(ours), "Seccomp_filters") {
 		problems = append(problems, Problem{"system calls of the daemon and of VMs are filtered (seccomp)", freshShell})
 	}
-	for _, name := range []string{"ns/mnt", "ns/user", "ns/net", "ns/pid", "ns/ipc", "ns/uts", "root"} {
+	for _, name := range []string{"ns/mnt", "ns/user", "ns/net", "ns/pid", "ns/ipc", "ns/uts", "ns/time", "ns/cgroup", "root"} {
 		theirs, err1 := os.Readlink(proc + name)
 		own, err2 := os.Readlink("/proc/self/" + name)
 		if err1 == nil && err2 == nil && theirs != own {
 			problems = append(problems, Problem{fmt.Sprintf("the daemon is in another place than this shell: its %s is %s, not %s", name, theirs, own), freshShell})
 		}
 	}
+	label, _ := os.ReadFile(proc + "attr/current")
+	own, _ := os.ReadFile("/proc/self/attr/current")
+	if profile, enforced := strings.CutSuffix(strings.TrimRight(string(label), "\x00\n"), " (enforce)"); enforced && string(label) != string(own) {
+		problems = append(problems, Problem{"the profile " + profile + " of AppArmor confines the daemon and its VMs", freshShell})
+	}
+	environ, err := os.ReadFile(proc + "environ")
+	if err != nil {
+		return problems
+	}
+	return append(problems, settings(strings.Split(string(environ), "\x00"), os.Environ())...)
+}
+
+// settings returns the variables of banger's that a daemon has, but this shell has not,
+// and the other way round.
+func settings(theirs, ours []string) (problems []Problem) {
+	for _, entry := range theirs {
+		if isSetting(entry) && !slices.Contains(ours, entry) {
+			problems = append(problems, Problem{"the daemon has " + entry + " from the shell that started it", freshShell})
+		}
+	}
+	for _, entry := range ours {
+		if isSetting(entry) && !slices.Contains(theirs, entry) {
+			problems = append(problems, Problem{"the daemon was started without " + entry, "banger daemon stop: the next one has it"})
+		}
+	}
 	return problems
+}
+
+// isSetting reports whether an entry of an environment sets something of banger's.
+func isSetting(entry string) bool {
+	name, value, _ := strings.Cut(entry, "=")
+	return strings.HasPrefix(name, "BANGER_") && value != ""
 }
 
 // statusField returns a number of /proc/PID/status, or 0.

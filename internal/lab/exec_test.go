@@ -65,7 +65,7 @@ func TestExecEnds(t *testing.T) {
 			t.Errorf("%s: exit %d after %v: %q, %q", script, r.code, time.Since(begun), r.stdout, r.stderr)
 		}
 	}
-	h.sh(t, vm.Name, "ps | grep -q '[s]leep 600'") // it goes on
+	h.sh(t, vm.Name, "ps | grep -q '[s]leep 600'") // it still runs
 	for _, n := range []int{1, 6, 9, 11, 15, 16, 31, 34, 40, 64} {
 		if r := h.run(ctx, nil, "vm", "exec", vm.Name, "--", "sh", "-c", fmt.Sprintf("ulimit -c unlimited; kill -%d $$", n)); r.code != 128+n {
 			t.Errorf("a death by signal %d: exit %d (%s)", n, r.code, r.stderr)

@@ -129,6 +129,34 @@ func TestExec(t *testing.T) {
 			t.Errorf("got %q", got)
 		}
 	})
+	t.Run("an input that nobody reads, or that stays open", func(t *testing.T) {
+		if r := h.run(ctx, make([]byte, 9<<20), "vm", "exec", vm.Name, "--", "echo", "unread"); r.code != 0 || r.stdout != "unread\n" {
+			t.Errorf("exit %d, %q: %s", r.code, r.stdout, r.stderr)
+		}
+		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "echo", "open")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Close()
+		if out, err := cmd.Output(); err != nil || string(out) != "open\n" {
+			t.Errorf("%q, %v", out, err)
+		}
+	})
+	t.Run("a client that is killed ends its program", func(t *testing.T) {
+		cmd := h.command(ctx, "vm", "exec", vm.Name, "--", "sh", "-c", "echo ready; sleep 4711")
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Read(make([]byte, 16))
+		cmd.Process.Kill()
+		cmd.Wait()
+		h.inGuest(t, vm.Name, "! ps | grep -q '[s]leep 4711'")
+	})
 	t.Run("limits of open files are those of a login", func(t *testing.T) {
 		if got := h.sh(t, vm.Name, "ulimit -Sn; ulimit -Hn"); got != "1024\n524288" {
 			t.Errorf("got %q", got)
@@ -287,9 +315,60 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("exit %d: %s", r.code, r.stderr)
 	}
 	h.banger(t, "vm", "restart", vm.Name)
-	h.sh(t, vm.Name, "rm /root/fill; echo fits >/root/proof")
+	h.sh(t, vm.Name, "rm /root/fill; echo fits >/root/proof; echo mine >/etc/proof; sync")
+	t.Run("a file system with errors", func(t *testing.T) { failing(t, h, vm) })
+	t.Run("a damaged disk", func(t *testing.T) { damaged(t, h, vm) })
 	h.banger(t, "vm", "stop", vm.Name)
 	cleanVM(t, vm)
+}
+
+// failing has the guest's kernel find an error on the work disk of a VM that runs. It is
+// shown at once, the run does not end cleanly, and the next start checks the disk.
+func failing(t *testing.T, h *home, vm banger.VM) {
+	h.sh(t, vm.Name, `d=$(awk '$2 == "/root" { sub("/dev/", "", $1); print $1 }' /proc/mounts); echo broken >/sys/fs/ext4/$d/trigger_fs_error`)
+	until(t, time.Minute, "the problem", func() bool { return len(h.show(t, vm.Name).Problems) > 0 })
+	if p := h.show(t, vm.Name).Problems[0]; p.Disk != "work" || p.Fix == "" {
+		t.Errorf("the problem is %+v", p)
+	}
+	if list := h.banger(t, "vm", "list"); !strings.Contains(list, vm.Name+" ") || !strings.Contains(list, "(disk errors)") {
+		t.Errorf("it is listed as %s", list)
+	}
+	if log := read(t, h.dirs.Log()); !strings.Contains(log, `"a disk has errors: the disks are checked before the next start","vm":"`+vm.Name+`"`) {
+		t.Errorf("the log does not say so:\n%s", log)
+	}
+	if r := h.run(t.Context(), nil, "vm", "stop", vm.Name); !strings.Contains(r.stdout+r.stderr, "not cleanly") {
+		t.Errorf("a stop: exit %d, %s%s", r.code, r.stdout, r.stderr)
+	}
+	ended(t, h.show(t, vm.Name), banger.EndedUnclean, "had errors")
+	if r := h.run(t.Context(), nil, "vm", "start", vm.Name); r.code != 0 || !strings.Contains(r.stderr, "note: "+vm.Name+": the file system on the work disk has ") {
+		t.Errorf("the next start: exit %d, %s%s", r.code, r.stdout, r.stderr)
+	}
+	if got := h.sh(t, vm.Name, "cat /root/proof; echo again >/root/again && echo writable"); got != "fits\nwritable" {
+		t.Errorf("after the check: %q", got)
+	}
+}
+
+// damaged destroys the first superblock of a VM's overlay disk, which has another one.
+func damaged(t *testing.T, h *home, vm banger.VM) {
+	h.banger(t, "vm", "stop", vm.Name)
+	disk, err := os.OpenFile(config.VMDir(vm.Dir).Overlay(), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = disk.WriteAt(make([]byte, 4096), 0)
+	if err := errors.Join(err, disk.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run(t.Context(), nil, "vm", "start", vm.Name); r.code != 4 || !strings.Contains(r.stderr, "the overlay disk is damaged: ") || !strings.Contains(r.stderr, "\nfix: banger vm fsck "+vm.Name+"\n") {
+		t.Errorf("a start: exit %d, %s", r.code, r.stderr)
+	}
+	if got := h.banger(t, "vm", "fsck", "--yes", vm.Name); !strings.HasPrefix(got, vm.Name+": overlay disk repaired, work disk clean\n") {
+		t.Errorf("the repair: %s", got)
+	}
+	h.banger(t, "vm", "start", vm.Name)
+	if got := h.sh(t, vm.Name, "cat /etc/proof /root/proof"); got != "mine\nfits" {
+		t.Errorf("after the repair: %q", got)
+	}
 }
 
 // TestBadStarts: a VM that cannot boot is an error within a bounded time, and leaves

@@ -129,6 +129,12 @@ func (o *Operation) Note(step, text string) {
 	}
 }
 
+// Warn is Note for what a user has to know even if nobody sees the steps.
+func (o *Operation) Warn(step, text string) {
+	o.log.Warn("note", "step", step, "note", text)
+	o.tell(banger.Step{Step: step, Note: text, Warn: true})
+}
+
 // Progress reports a text about a step to the client, but not to the log.
 func (o *Operation) Progress(step, text string) { o.tell(banger.Step{Step: step, Note: text}) }
 

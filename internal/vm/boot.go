@@ -27,6 +27,16 @@ func newID(n int) string {
 	return hex.EncodeToString(b)
 }
 
+// newVMID returns an ID that begins with a digit. Names begin with a letter, so no name that
+// is free again is the beginning of an ID.
+func newVMID() banger.VMID {
+	for {
+		if id := newID(6); id[0] <= '9' {
+			return banger.VMID(id)
+		}
+	}
+}
+
 // boot is what the next daemon must know about a VM's current boot and cannot
 // find out: the secrets by which agent and daemon prove who they are.
 type boot struct {

@@ -69,7 +69,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 
 // plan validates the request and fills in the defaults.
 func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Capabilities, error) {
-	row := store.VM{ID: banger.VMID(newID(6)), Name: spec.Name, MachineID: newID(16),
+	row := store.VM{ID: newVMID(), Name: spec.Name, MachineID: newID(16),
 		Network: cmp.Or(spec.Network, v.Config.Network), NAT: v.Config.NAT,
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
 		VCPUs:  cmp.Or(spec.VCPUs, v.Config.VCPUs),

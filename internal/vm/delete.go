@@ -68,6 +68,9 @@ func (o *owner) mark(ctx context.Context) error {
 // remove deletes what is left of the VM. It touches only what belongs to its ID.
 func (o *owner) remove(ctx context.Context) error {
 	v, dir, gone := o.v, o.dir(), o.v.Dirs.GoneVM(o.id)
+	if err := o.awaitCheck(ctx); err != nil {
+		return err
+	}
 	if locked, err := vmm.Locked(dir.Lock()); err != nil || locked {
 		return errors.Join(err, o.errStranger())
 	}

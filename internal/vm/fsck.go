@@ -12,6 +12,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/durable"
 	"banger/internal/guest/wire"
+	"banger/internal/hostcmd"
 	"banger/internal/operation"
 	"banger/internal/vmm"
 )
@@ -78,13 +79,13 @@ func (s *starting) checkDisks(ctx context.Context) error {
 		}
 		switch {
 		case errs > 0:
-			s.Note("check disks", fmt.Sprintf("the file system on the %s disk has %d errors; it is checked", d.name, errs))
+			s.Warn("check disks", fmt.Sprintf("the file system on the %s disk has %d errors; it is checked", d.name, errs))
 		case suspected:
-			s.Note("check disks", "the "+d.name+" disk had errors, or the other one; it is checked")
+			s.Warn("check disks", "the "+d.name+" disk had errors, or the other one; it is checked")
 		default:
 			continue
 		}
-		if _, err := disk.Check(ctx, s.v.Run, d.path); err != nil {
+		if _, err := disk.Check(ctx, locking{s.v.Run, s.lock}, d.path); err != nil {
 			return s.needsFsck(d, err)
 		}
 	}
@@ -96,6 +97,7 @@ type fscking struct {
 	*operation.Operation
 	*owner
 	opts banger.FsckVM
+	run  hostcmd.Runner
 }
 
 // FsckVM implements banger.VMService.
@@ -105,6 +107,9 @@ func (v *VMs) FsckVM(ctx context.Context, ref string, opts banger.FsckVM, progre
 		return banger.Fsck{}, err
 	}
 	defer func() { end(&err) }()
+	if err := o.noStranger(ctx); err != nil {
+		return banger.Fsck{}, err
+	}
 	lock, err := vmm.Lock(o.dir().Lock())
 	if errors.Is(err, vmm.ErrLocked) {
 		err = o.errStranger()
@@ -113,7 +118,7 @@ func (v *VMs) FsckVM(ctx context.Context, ref string, opts banger.FsckVM, progre
 		return banger.Fsck{}, err
 	}
 	defer lock.Close()
-	f := &fscking{op, o, opts}
+	f := &fscking{op, o, opts, locking{v.Run, lock}}
 	result, damaged := banger.Fsck{ID: o.id, Name: o.name()}, false
 	for _, d := range disksOf(o.dir()) {
 		var found banger.FsckDisk
@@ -137,7 +142,7 @@ func (v *VMs) FsckVM(ctx context.Context, ref string, opts banger.FsckVM, progre
 func (f *fscking) check(ctx context.Context, d vmDisk) (banger.FsckDisk, error) {
 	found := banger.FsckDisk{Disk: d.name}
 	var err error
-	found.Result, err = disk.Check(ctx, f.v.Run, d.path)
+	found.Result, err = disk.Check(ctx, f.run, d.path)
 	if found.Result != banger.FsckDamaged {
 		return found, err
 	}
@@ -151,7 +156,7 @@ func (f *fscking) check(ctx context.Context, d vmDisk) (banger.FsckDisk, error) 
 		}
 	}
 	// A repair that stops half-way leaves the disk worse than it was.
-	if err := disk.Repair(context.WithoutCancel(ctx), f.v.Run, d.path); err != nil {
+	if err := disk.Repair(context.WithoutCancel(ctx), f.run, d.path); err != nil {
 		return found, err
 	}
 	found.Result = banger.FsckRepaired
@@ -172,7 +177,7 @@ func (f *fscking) keep(ctx context.Context, d vmDisk) (string, error) {
 	}
 	fresh := path + ".new"
 	os.Remove(fresh) // of a daemon that was killed
-	if err := disk.Copy(ctx, f.v.Run, d.path, fresh); err != nil {
+	if err := disk.Copy(ctx, f.run, d.path, fresh); err != nil {
 		if disk.Full(err) || ctx.Err() != nil {
 			return "", err
 		}

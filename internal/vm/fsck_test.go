@@ -1,14 +1,19 @@
 package vm
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"banger"
+	"banger/internal/config"
 	"banger/internal/disk"
+	"banger/internal/hostcmd"
 	"banger/internal/vmm"
 	"banger/internal/vmm/vmmtest"
 )
@@ -129,5 +134,109 @@ func TestFsckOfWhatIsLost(t *testing.T) {
 	}
 	if n, err := disk.Errors(w.Dirs.VM(vm.ID).Overlay()); n != 0 || err != nil {
 		t.Errorf("the other disk: %d, %v", n, err)
+	}
+}
+
+// slowCheck has e2fsck wait for the end of a pipe first.
+type slowCheck struct {
+	hostcmd.Runner
+	dir string
+}
+
+func (s slowCheck) Look(name string) (string, error) {
+	if name == "e2fsck" {
+		return s.dir + "/e2fsck", nil
+	}
+	return s.Runner.Look(name)
+}
+
+// newSlowCheck returns a runner. Opening the pipe of a disk for writing waits for its check,
+// and closing it lets the check go on.
+func newSlowCheck(t *testing.T) slowCheck {
+	t.Helper()
+	run := slowCheck{hostcmd.Host{}, t.TempDir()}
+	e2fsck, err := hostcmd.Host{}.Look("e2fsck")
+	script := fmt.Sprintf("#!/bin/sh\nread line <%s/${3##*/}\nexec %s \"$@\"\n", run.dir, e2fsck)
+	for _, disk := range []string{config.OverlayName, config.WorkName} {
+		err = errors.Join(err, syscall.Mkfifo(run.dir+"/"+disk, 0o600))
+	}
+	if err := errors.Join(err, os.WriteFile(run.dir+"/e2fsck", []byte(script), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	return run
+}
+
+// await waits for the check of a disk, and returns what lets it go on.
+func (s slowCheck) await(t *testing.T, disk string) *os.File {
+	t.Helper()
+	pipe, err := os.OpenFile(s.dir+"/"+disk, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pipe
+}
+
+// TestCheckOutlivesItsDaemon: what checks a disk has the VM's lock. When its daemon has been
+// killed, nobody mounts the disk before the check has ended.
+func TestCheckOutlivesItsDaemon(t *testing.T) {
+	w := newWorld(t)
+	w.stopped("otter")
+	dir := w.Dirs.VM(w.show1("otter").ID)
+	lock, work := dir.Lock(), dir.Work()
+	debugfs(t, work, "set_super_value error_count 2")
+	run := newSlowCheck(t)
+	w.Run = run
+	for _, c := range []struct {
+		verb   string
+		checks []string
+		do     func() error
+	}{
+		{"start", []string{config.WorkName}, func() error { _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); return err }},
+		{"stop", nil, func() error { _, err := w.StopVM(t.Context(), "otter", banger.StopVM{}, nil); return err }},
+		{"fsck", []string{config.OverlayName, config.WorkName}, func() error { _, err := w.FsckVM(t.Context(), "otter", banger.FsckVM{}, nil); return err }},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- c.do() }()
+		for _, disk := range c.checks {
+			proceed := run.await(t, disk)
+			if pid, err := vmm.Holder(lock); err != nil {
+				t.Errorf("%s: e2fsck does not have the lock: %d, %v", c.verb, pid, err)
+			}
+			proceed.Close()
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s: %v", c.verb, err)
+		}
+	}
+	held, err := vmm.Lock(lock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := exec.Command(run.dir+"/e2fsck", "-f", "-p", work)
+	orphan.ExtraFiles = []*os.File{held}
+	if err := errors.Join(orphan.Start(), held.Close()); err != nil {
+		t.Fatal(err)
+	}
+	release := run.await(t, config.WorkName)
+	w.again()
+	if vm := w.show1("otter"); vm.State != banger.Stopped {
+		t.Errorf("it is %s", vm.State)
+	}
+	if _, err := w.KillVM(t.Context(), "otter", banger.KillVM{Signal: "KILL"}, nil); banger.KindOf(err) != banger.Conflict {
+		t.Errorf("kill: %v", err)
+	}
+	started := make(chan error, 1)
+	go func() { _, err := w.StartVM(t.Context(), "otter", banger.StartVM{}, nil); started <- err }()
+	select {
+	case err := <-started:
+		t.Fatalf("it started while its disk was checked: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	release.Close()
+	if err := <-started; err != nil {
+		t.Error(err)
+	}
+	if err := orphan.Wait(); err != nil {
+		t.Error(err)
 	}
 }

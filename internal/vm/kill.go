@@ -76,7 +76,7 @@ func (v *VMs) KillVM(ctx context.Context, ref string, opts banger.KillVM, progre
 	_, ok := state.On(banger.Kill)
 	if ok {
 		o.traced(state, banger.Kill)
-	} else if state != banger.Stopped || o.noStranger() == nil {
+	} else if state != banger.Stopped || !o.hasStranger() {
 		return banger.VM{}, banger.Refuse(banger.Kill, row.Name, state)
 	}
 	op := v.Operations.Begin("vm", banger.Kill, row.Name, o.id, progress)

@@ -196,7 +196,7 @@ func TestDying(t *testing.T) {
 	}
 }
 
-// TestStoppingLastsWithoutItsClient: a stop whose client is gone goes on, and a start
+// TestStoppingLastsWithoutItsClient: a stop whose client is gone continues, and a start
 // waits for its end.
 func TestStoppingLastsWithoutItsClient(t *testing.T) {
 	w := newWorld(t)
@@ -347,12 +347,12 @@ func TestFind(t *testing.T) {
 	for id, name := range map[banger.VMID]string{"0a1b2c3d4e5f": "otter", "0a1bffffffff": "vole", "ffffffffffff": "0a1b2c3d4e5f"} {
 		v.own(store.VM{ID: id, Name: name}, banger.Stopped)
 	}
-	for ref, want := range map[string]string{"otter": "otter", "0a1bf": "vole", "0a1b2c3d4e5f": "0a1b2c3d4e5f", "0a1b2c": "otter", "fff": "0a1b2c3d4e5f"} {
+	for ref, want := range map[string]string{"otter": "otter", "0a1bf": "vole", "0a1b2c3d4e5f": "0a1b2c3d4e5f", "0a1b2c": "otter", "ffffffffffff": "0a1b2c3d4e5f"} {
 		if o, err := v.find(ref); err != nil || o.name() != want {
 			t.Errorf("%q: %v", ref, err)
 		}
 	}
-	for ref, kind := range map[string]banger.Kind{"": banger.NotFound, "ot": banger.NotFound, "ff": banger.NotFound, "0a1": banger.Conflict, "0a1x": banger.NotFound} {
+	for ref, kind := range map[string]banger.Kind{"": banger.NotFound, "ot": banger.NotFound, "ff": banger.NotFound, "ffff": banger.NotFound, "0a1": banger.Conflict, "0a1x": banger.NotFound} {
 		if _, err := v.find(ref); banger.KindOf(err) != kind || banger.FixOf(err) == "" {
 			t.Errorf("%q: %v", ref, err)
 		}

@@ -80,6 +80,9 @@ func (o *owner) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if o.isChecked() { // by what an earlier daemon has begun: no VMM runs
+		return o.reconcileStopped(ctx, row, driver, b)
+	}
 	machine, err := driver.Adopt(ctx, string(o.dir()))
 	if errors.Is(err, vmm.ErrGone) {
 		return o.reconcileStopped(ctx, row, driver, b)

@@ -45,7 +45,7 @@ func (v *VMs) SetVM(ctx context.Context, ref string, opts banger.SetVM, progress
 		return banger.VM{}, err
 	}
 	defer func() { end(&err) }()
-	if err := o.noStranger(); err != nil {
+	if err := o.noStranger(ctx); err != nil {
 		return banger.VM{}, err
 	}
 	row, _, _ := o.now()

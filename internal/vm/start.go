@@ -111,7 +111,7 @@ func (o *owner) startWith(ctx context.Context, op *operation.Operation, caps vmm
 }
 
 func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm.Capabilities, timeout time.Duration) (err error) {
-	if err := o.noStranger(); err != nil {
+	if err := o.noStranger(ctx); err != nil {
 		return err
 	}
 	if err := o.move(ctx, banger.Start); err != nil {

@@ -5,10 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"banger"
+	"banger/internal/hostcmd"
+	"banger/internal/linux"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vmm"
@@ -24,10 +28,14 @@ func (o *owner) errStranger() error {
 		Fix: "banger daemon stop, then run the command again: the next daemon adopts it; or banger vm stop --force " + o.name()}
 }
 
-// noStranger returns an error if a VM that has no run has a VMM all the same.
-func (o *owner) noStranger() error {
+// noStranger returns an error if a VM that has no run has a VMM all the same. It waits,
+// within ctx, for a check of the disks that an earlier daemon has begun.
+func (o *owner) noStranger(ctx context.Context) error {
 	if o.running() != nil {
 		return nil
+	}
+	if err := o.awaitCheck(ctx); err != nil {
+		return err
 	}
 	locked, err := vmm.Locked(o.dir().Lock())
 	if err != nil || !locked {
@@ -36,9 +44,46 @@ func (o *owner) noStranger() error {
 	return o.errStranger()
 }
 
+// awaitCheck waits for the end of a check that isChecked reports.
+func (o *owner) awaitCheck(ctx context.Context) error {
+	if !o.isChecked() {
+		return nil
+	}
+	o.log().Info("wait for the check of the disks that an earlier daemon has begun")
+	return linux.AwaitFree(ctx, o.dir().Lock())
+}
+
+// hasStranger reports whether a VM that has stopped has a VMM all the same.
+func (o *owner) hasStranger() bool {
+	locked, err := vmm.Locked(o.dir().Lock())
+	return (err != nil || locked) && !o.isChecked()
+}
+
+// isChecked reports whether a check or a copy of the disks holds the lock. It keeps the
+// lock when its daemon is killed: two that write to a disk would destroy it.
+func (o *owner) isChecked() bool {
+	pid, err := vmm.Holder(o.dir().Lock())
+	if err != nil {
+		return false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return err == nil && slices.Contains([]string{"e2fsck", "cp"}, strings.TrimSpace(string(name)))
+}
+
+// locking runs commands that share the VM's lock.
+type locking struct {
+	hostcmd.Runner
+	lock *os.File
+}
+
+func (l locking) Run(ctx context.Context, c hostcmd.Cmd) ([]byte, error) {
+	c.Inherit = append(slices.Clone(c.Inherit), l.lock)
+	return l.Runner.Run(ctx, c)
+}
+
 // stopStranger ends a stranger if force allows that, and else refuses.
 func (o *owner) stopStranger(ctx context.Context, op *operation.Operation, force bool) error {
-	err := o.noStranger()
+	err := o.noStranger(ctx)
 	if err == nil || !force {
 		return err
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // TestFewVMsBootAtOnce: a start beyond them says that it waits, can be
-// cancelled, and goes on as soon as another has come up.
+// cancelled, and continues as soon as another has come up.
 func TestFewVMsBootAtOnce(t *testing.T) {
 	w := newWorld(t)
 	vm, err := w.CreateVM(t.Context(), banger.CreateVM{Name: "otter", NoStart: true}, nil)

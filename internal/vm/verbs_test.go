@@ -54,7 +54,7 @@ var verbs = map[string]verb{
 		_, err := v.StartVM(ctx, "otter", banger.StartVM{}, nil)
 		return err
 	}, dies: []banger.State{banger.Stopped, banger.Running}, ending: banger.EndedPoweroff},
-	// A guest that was asked to stop goes on with that, whoever fails.
+	// A guest that was asked to stop does so, whoever fails.
 	"stop": {from: banger.Running, do: func(ctx context.Context, v *VMs) error {
 		_, err := v.StopVM(ctx, "otter", banger.StopVM{}, nil)
 		return err

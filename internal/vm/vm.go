@@ -147,10 +147,12 @@ func (v *VMs) all() []*owner {
 const minPrefix = 3
 
 // find returns the owner of the VM that ref names: by its name, its ID, or a
-// prefix of its ID that no other VM shares. A shared prefix is a Conflict.
+// prefix of its ID that no other VM shares. A shared prefix is a Conflict. What could be a
+// name is no prefix: it would lead to another VM once the one with the name is gone.
 func (v *VMs) find(ref string) (*owner, error) {
 	var found []*owner
 	all := v.all()
+	short := len(ref) >= minPrefix && banger.CheckName(ref) != nil
 	for _, o := range all {
 		if o.name() == ref {
 			return o, nil
@@ -160,7 +162,7 @@ func (v *VMs) find(ref string) (*owner, error) {
 		if string(o.id) == ref {
 			return o, nil
 		}
-		if len(ref) >= minPrefix && strings.HasPrefix(string(o.id), ref) {
+		if short && strings.HasPrefix(string(o.id), ref) {
 			found = append(found, o)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 type Flow struct {
 	Source func(io.Writer) error
 	Sink   func(io.Reader) error
-	Moved  func(bytes int) // called as the stream goes on; may be nil
+	Moved  func(bytes int) // called while the stream moves; may be nil
 }
 
 // Run copies, and returns why it failed: that of both ends' errors which is not a

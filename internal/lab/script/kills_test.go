@@ -34,7 +34,7 @@ const (
 	lifeEnv  = "BANGER_FAKE_LIFE"   // how long the VMMs of a daemon live at most
 )
 
-// TestNetworkOutlivesKills kills daemon, helper, apply and VMMs at random moments of all
+// TestNetworkOutlivesKills kills daemon, helper, apply, VMMs and clients at random moments of all
 // verbs. Each VM keeps its address and MAC, what runs has its network, and nothing is
 // left that no VM owns. BANGER_TEST_ROUNDS says how often, for each mode.
 func TestNetworkOutlivesKills(t *testing.T) {
@@ -69,7 +69,7 @@ func alone(t *testing.T, asRoot bool) {
 	})
 	program := filepath.Join(dir, "bin", "test")
 	if err := errors.Join(os.Chmod(dir, 0o711), os.Mkdir(filepath.Dir(program), 0o755), os.Mkdir(filepath.Join(dir, "tmp"), 0o700), copySelf(program),
-		os.Link(program, filepath.Join(dir, "bin", "bangerd"))); err != nil {
+		os.Link(program, filepath.Join(dir, "bin", "bangerd")), os.Link(program, filepath.Join(dir, "bin", "banger"))); err != nil {
 		t.Fatal(err)
 	}
 	limit := time.Hour
@@ -151,6 +151,8 @@ type kills struct {
 
 	fallen string // the VM whose VMM this round has killed
 
+	clientPID int // of the command that is at work
+
 	client *api.Client
 	daemon int                           // its pid
 	subnet netip.Prefix                  // of all VMs
@@ -228,7 +230,7 @@ func (k *kills) run() {
 	for _, v := range []verb{k.create("otter", nil), k.create("wombat", new(bool)), k.renumber(), k.set("otter"), k.restart("wombat"), k.stop("otter"), k.start("otter"), k.create("extra", nil), k.remove("extra")} {
 		k.undisturbed(v)
 	}
-	kinds := []string{"daemon", "helper", "apply", "VMM"}
+	kinds := []string{"daemon", "helper", "apply", "VMM", "client"}
 	for i := range k.rounds() {
 		k.round(kinds[i%len(kinds)])
 	}
@@ -267,9 +269,17 @@ func (k *kills) round(kind string) {
 	defer cancel()
 	var err error
 	ended := make(chan struct{})
+	do := func() error { return v.do(ctx, k.client) }
+	if kind == "client" {
+		cmd, err := v.command(ctx, k.opts)
+		if err != nil {
+			k.Fatal(err)
+		}
+		k.clientPID, do = cmd.Process.Pid, cmd.Wait
+	}
 	go func() {
 		defer close(ended)
-		err = v.do(ctx, k.client)
+		err = do()
 	}()
 	moment := time.Duration(k.random.Int64N(int64(k.took[v.Verb])))
 	if kind == "apply" { // the next one from then on, which is mostly the first of few
@@ -283,7 +293,7 @@ func (k *kills) round(kind string) {
 	switch {
 	case what == "daemon":
 		k.connect()
-	case err != nil && (what != "VMM" || whose != v.target): // they can be replaced, so nobody notices
+	case err != nil && what != "client" && (what != "VMM" || whose != v.target): // they can be replaced, so nobody notices
 		k.Errorf("%s: %v (fix: %s)", about, err, banger.FixOf(err))
 	}
 	k.checkAfter(v, err, about)

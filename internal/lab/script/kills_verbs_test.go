@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -26,6 +27,7 @@ type verb struct {
 	banger.Verb
 	target string // the VM; empty: all
 	do     func(context.Context, *api.Client) error
+	args   []string // of the command that does the same
 
 	// wrong says what is not as it should be after it has succeeded. vm is the zero VM
 	// if there is none.
@@ -39,7 +41,7 @@ func (k *kills) create(name string, nat *bool) verb {
 	return verb{banger.Create, name, func(ctx context.Context, c *api.Client) error {
 		_, err := c.CreateVM(ctx, banger.CreateVM{Name: name, NAT: nat}, nil)
 		return err
-	}, func(vm banger.VM) string {
+	}, []string{"vm", "create", "--name", name, fmt.Sprintf("--nat=%v", want)}, func(vm banger.VM) string {
 		if vm.Name != "" && vm.Network.NAT != want {
 			return fmt.Sprintf("NAT is %v", vm.Network.NAT)
 		}
@@ -50,28 +52,28 @@ func (k *kills) create(name string, nat *bool) verb {
 func (k *kills) remove(name string) verb {
 	return verb{banger.Delete, name, func(ctx context.Context, c *api.Client) error {
 		return c.DeleteVM(ctx, name, banger.DeleteVM{Force: true}, nil)
-	}, func(vm banger.VM) string { return vm.Name }}
+	}, []string{"vm", "delete", "--yes", "--force", name}, func(vm banger.VM) string { return vm.Name }}
 }
 
 func (k *kills) start(name string) verb {
 	return verb{banger.Start, name, func(ctx context.Context, c *api.Client) error {
 		_, err := c.StartVM(ctx, name, banger.StartVM{}, nil)
 		return err
-	}, k.runs}
+	}, []string{"vm", "start", name}, k.runs}
 }
 
 func (k *kills) restart(name string) verb {
 	return verb{banger.Restart, name, func(ctx context.Context, c *api.Client) error {
 		_, err := c.RestartVM(ctx, name, banger.StopVM{}, nil)
 		return err
-	}, k.runs}
+	}, []string{"vm", "restart", name}, k.runs}
 }
 
 func (k *kills) stop(name string) verb {
 	return verb{banger.Stop, name, func(ctx context.Context, c *api.Client) error {
 		_, err := c.StopVM(ctx, name, banger.StopVM{}, nil)
 		return err
-	}, func(vm banger.VM) string {
+	}, []string{"vm", "stop", name}, func(vm banger.VM) string {
 		if vm.State != banger.Stopped {
 			return string(vm.State)
 		}
@@ -93,7 +95,7 @@ func (k *kills) set(name string) verb {
 	return verb{banger.Set, name, func(ctx context.Context, c *api.Client) error {
 		_, err := c.SetVM(ctx, name, banger.SetVM{NAT: &nat}, nil)
 		return err
-	}, func(vm banger.VM) string {
+	}, []string{"vm", "set", fmt.Sprintf("--nat=%v", nat), name}, func(vm banger.VM) string {
 		if vm.Network.NAT != nat {
 			return fmt.Sprintf("NAT is %v", vm.Network.NAT)
 		}
@@ -105,7 +107,14 @@ func (k *kills) renumber() verb {
 	return verb{banger.Renumber, "", func(ctx context.Context, c *api.Client) error {
 		_, err := c.RenumberNetwork(ctx, banger.RenumberNetwork{}, nil)
 		return err
-	}, nil}
+	}, []string{"network", "renumber"}, nil}
+}
+
+// command starts the verb's command, which a client of its own gives.
+func (v verb) command(ctx context.Context, opts api.ConnectOptions) (*exec.Cmd, error) {
+	cmd := exec.CommandContext(ctx, filepath.Join(filepath.Dir(opts.Program), "banger"), v.args...)
+	cmd.Env = opts.Env
+	return cmd, cmd.Start()
 }
 
 // choose draws a verb that can succeed now.
@@ -155,6 +164,8 @@ func (k *kills) killAt(kind string, moment time.Duration, ended <-chan struct{})
 // victim returns a process of a kind, and the VM whose VMM it is; 0: there is none now.
 func (k *kills) victim(kind string) (pid int, whose string) {
 	switch kind {
+	case "client":
+		return k.clientPID, ""
 	case "daemon":
 		return k.daemon, ""
 	case "helper":

@@ -56,6 +56,10 @@ var promises = map[vmmtest.Fault][]promise{
 	vmmtest.SlowInit: {
 		{name: "create --wait", command: "banger vm create --wait boot --name N", at: `"verb":"wait for","name":"N".*"step":"starting services"}`,
 			then: `"verb":"wait for","name":"N".*"ended":true`, state: banger.Booting},
+		{name: "start --wait", before: "banger vm create --no-start --name N", command: "banger vm start --wait boot N", at: `"verb":"wait for","name":"N".*"step":"starting services"}`,
+			then: `"verb":"wait for","name":"N".*"ended":true`, state: banger.Booting},
+		{name: "wait", before: "banger vm create --name N", command: "banger vm wait --for stopped N", at: `"verb":"wait for","name":"N"`,
+			then: `"verb":"wait for","name":"N".*"ended":true`, state: banger.Booting},
 		{name: "run, program", command: "banger vm run --name N -- sleep", says: "N ran", state: banger.Booting},
 		{name: "run --rm, program", command: "banger vm run --rm --name N -- sleep", says: "N ran", then: `"gone":true,"vm":{"id":"[^"]+","name":"N"`, state: banger.Gone},
 		{name: "exec", before: "banger vm create --name N", command: "banger vm exec N -- sleep", says: "N ran", state: banger.Booting},
@@ -395,5 +399,34 @@ func TestImportOfAnUnfinishedArchive(t *testing.T) {
 	}
 	if got := h.run("banger image list 2>/dev/null | cut -d' ' -f1 | tail -n +2; ls -A cache/banger | grep import; ls -A state/banger/images | grep new; true"); got != "docker\n" {
 		t.Errorf("got %q", got)
+	}
+}
+
+// TestImportEndsAtEachStep: a client that ends before the last step of its import leaves
+// nothing.
+func TestImportEndsAtEachStep(t *testing.T) {
+	h := newHome(t)
+	h.makeArchives()
+	h.run("head -c 40000000 /dev/urandom >tree/bin/large && tar -C tree -cf rootfs.tar .")
+	h.run("banger vm create --no-start --name vm") // which brings the image of the bundle
+	events := h.follow(t)
+	for _, step := range []string{"check the name", "read the archive", "write the file system", "record"} {
+		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
+			c := h.client(t, "banger image import image-vm rootfs.tar", false)
+			events.await(t, `"verb":"import","name":"image-vm".*"step":"`+step+`"`)
+			c.end(t, []syscall.Signal{signal})
+			events.await(t, `"verb":"import","name":"image-vm".*"ended":true`)
+			c.wait()
+			if wrong := (brief{}).wrong(t, h, "vm"); wrong != "" {
+				t.Errorf("%s, %v: %s", step, signal, wrong)
+			}
+			imported := strings.Contains(h.run("banger image list"), "image-vm ")
+			if imported && step != "record" { // which may have been done by then
+				t.Errorf("%s, %v: the image is there", step, signal)
+			}
+			if imported {
+				h.run("banger image delete image-vm")
+			}
+		}
 	}
 }

@@ -20,7 +20,7 @@ const patience = 2 * time.Second
 // mostTries bounds how many upstreams are asked for one query.
 const mostTries = 3
 
-// transport is how a query came, and how it goes on.
+// transport is how a query came, and how it is forwarded.
 type transport string
 
 const (

@@ -50,7 +50,7 @@ func readFailure(messages []byte) (why string, target bool) {
 			continue
 		}
 		if result == "dependency'." {
-			target = target || strings.HasSuffix(unit, ".target") && unit != "swap.target" // the boot goes on without swap
+			target = target || strings.HasSuffix(unit, ".target") && unit != "swap.target" // a boot continues without swap
 			continue
 		}
 		why = unit + " failed"

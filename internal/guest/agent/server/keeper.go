@@ -76,6 +76,9 @@ const quickDeath = 2 * time.Second
 func (s *server) keep(files ...*os.File) error {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
+	if s.ending {
+		return nil
+	}
 	watched, alive, err := os.Pipe()
 	if err != nil {
 		return err
@@ -93,10 +96,11 @@ func (s *server) keep(files ...*os.File) error {
 	return nil
 }
 
-// letGo tells the keeper that the server ends by itself.
+// letGo tells the keeper, or one that is about to start, that the server ends by itself.
 func (s *server) letGo() {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
+	s.ending = true
 	if s.alive != nil {
 		s.alive.Write([]byte{0})
 	}
@@ -110,9 +114,11 @@ const greetTime = 10 * time.Second
 func (s *server) whenGreeted(greet *os.File, files ...*os.File) func() {
 	once := sync.OnceFunc(func() {
 		greet.Close()
-		if err := s.keep(files...); err != nil {
-			log.Errorf("start the server's keeper: %v", err)
-		}
+		go func() { // the host's next message does not wait for that
+			if err := s.keep(files...); err != nil {
+				log.Errorf("start the server's keeper: %v", err)
+			}
+		}()
 	})
 	time.AfterFunc(greetTime, once)
 	return once

@@ -39,6 +39,7 @@ type server struct {
 
 	keeping sync.Mutex
 	alive   *os.File // the keeper's sign of life; nil: there is none, or an older server's
+	ending  bool     // the server ends by itself
 
 	configuring sync.Mutex
 	now         wire.Config // as the host has changed it

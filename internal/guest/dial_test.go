@@ -142,6 +142,9 @@ func echoes(conn *net.TCPConn) { io.Copy(conn, conn) }
 
 func TestDialTCP(t *testing.T) {
 	g := agentGuest(t)
+	if err := g.Prepare(t.Context()); err != nil || g.logins.Load() != 1 {
+		t.Errorf("%d logins, %v", g.logins.Load(), err)
+	}
 	s := g.dial(g.serve(echoes))
 	io.WriteString(s, "there and back")
 	s.CloseWrite()

@@ -158,27 +158,37 @@ func TestRefusedAndUnreachable(t *testing.T) {
 }
 
 func TestHangingDialsStopNobody(t *testing.T) {
-	l := newLab(t, labOptions{Options: Options{Dial: 700 * time.Millisecond}})
-	addr := l.listen(t, func(c *net.TCPConn) { c.Write([]byte("ok")) })
-	failed := make(chan error, 64)
-	for range cap(failed) {
-		go func() {
-			_, err := l.dial(t.Context(), "198.18.0.1:80")
-			failed <- err
-		}()
-	}
-	for l.Stats().TCP < cap(failed) {
-		<-time.After(time.Millisecond) // until the stack has seen them all
-	}
-	start := time.Now()
-	if b, err := io.ReadAll(l.mustDial(t, addr)); string(b) != "ok" || time.Since(start) > within {
-		t.Errorf("%q, %v after %v", b, err, time.Since(start))
-	}
-	for range cap(failed) {
-		if err := <-failed; !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("a hanging dial ended with %v", err)
+	t.Run("others connect", func(t *testing.T) {
+		l := newLab(t, labOptions{Options: Options{Dial: time.Hour}})
+		addr := l.listen(t, func(c *net.TCPConn) { c.Write([]byte("ok")) })
+		ctx, cancel := context.WithCancel(t.Context())
+		const hanging = 64
+		ended := make(chan error, hanging)
+		for range hanging {
+			go func() {
+				_, err := l.dial(ctx, "198.18.0.1:80")
+				ended <- err
+			}()
 		}
-	}
+		for l.Stats().TCP < hanging {
+			<-time.After(time.Millisecond) // until the stack has seen them all
+		}
+		start := time.Now()
+		if b, err := io.ReadAll(l.mustDial(t, addr)); string(b) != "ok" || time.Since(start) > within {
+			t.Errorf("%q, %v after %v", b, err, time.Since(start))
+		}
+		if len(ended) > 0 {
+			t.Errorf("a dial does not hang: %v", <-ended)
+		}
+		cancel()
+		for range hanging {
+			<-ended
+		}
+	})
+	t.Run("they are given up", func(t *testing.T) {
+		l := newLab(t, labOptions{Options: Options{Dial: 200 * time.Millisecond}})
+		l.wantRefused(t, "198.18.0.1:80", syscall.EHOSTUNREACH)
+	})
 }
 
 func TestConnectionsAreBounded(t *testing.T) {

@@ -3,16 +3,21 @@ package stack
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/network"
 )
 
 func TestBytesComeThroughWhole(t *testing.T) {
@@ -43,6 +48,40 @@ func TestBytesComeThroughWhole(t *testing.T) {
 			if s := l.Stats(); s.Connections != 1 || s.FromGuests < int64(size) || s.ToGuests < int64(size) || s.Lost != 0 {
 				t.Errorf("stats %+v", s)
 			}
+		})
+	}
+}
+
+// noise writes bytes that cannot be guessed, and returns their digest.
+func noise(to io.Writer, size int64) []byte {
+	sum := sha256.New()
+	io.CopyN(io.MultiWriter(to, sum), rand.NewChaCha8([32]byte{1}), size)
+	return sum.Sum(nil)
+}
+
+// Both ways at the same time, as much as a large download.
+func TestLargeTransfers(t *testing.T) {
+	size := int64(32 << 20)
+	if rounds := os.Getenv("BANGER_TEST_ROUNDS"); rounds != "" && rounds != "1" {
+		size = 1 << 30
+	}
+	for _, mtu := range []int{network.UplinkMTU, 1500} {
+		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
+			l := newLab(t, labOptions{Options: Options{MTU: mtu}})
+			whole := func(who string, c *net.TCPConn) {
+				sent := make(chan []byte, 1)
+				go func() { sent <- noise(c, size); c.CloseWrite() }()
+				got := sha256.New()
+				if n, err := io.Copy(got, c); n != size || err != nil || !bytes.Equal(got.Sum(nil), <-sent) {
+					t.Errorf("%s got %d bytes of %d, %v", who, n, size, err)
+				}
+			}
+			served := make(chan bool)
+			addr := l.listen(t, func(c *net.TCPConn) { whole("the outside", c); close(served) })
+			c := l.mustDial(t, addr)
+			must(t, c.SetDeadline(time.Now().Add(10*time.Minute)))
+			whole("the guest", c)
+			<-served
 		})
 	}
 }

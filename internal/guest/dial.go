@@ -22,8 +22,8 @@ import (
 const maxOpening = 128
 
 // Dialer opens TCP connections in a guest, all over one SSH connection. It logs in when
-// the first is needed, and again after the SSH connection has broken: that takes longer
-// than everything else. Create it with NewDialer, and Close it.
+// the first is needed, or before by Prepare, and again after the SSH connection has broken:
+// that takes longer than everything else. Create it with NewDialer, and Close it.
 type Dialer struct {
 	open    func(context.Context) (net.Conn, error)
 	vm      func() banger.VM
@@ -75,6 +75,12 @@ func (f *failing) Read(b []byte) (int, error) {
 
 // ErrClosed is what a Dialer returns after Close.
 var ErrClosed = errors.New("connections to the guest are closed")
+
+// Prepare logs in, so that the next connection does not wait for that.
+func (d *Dialer) Prepare(ctx context.Context) error {
+	_, err := d.logIn(ctx)
+	return err
+}
 
 // DialTCP connects to an address in the guest, as a program in it would. The guest's
 // own refusal is a *UnreachableError. The end of ctx ends the wait.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"time"
 
 	"banger"
 	"banger/internal/guest"
@@ -68,6 +70,31 @@ func (o *owner) forward() {
 		}
 	}
 	o.v.forwards.Set(o.id, w)
+}
+
+// prepareTime bounds how long a guest may take for what only makes it faster later.
+const prepareTime = 30 * time.Second
+
+// expect prepares connections to a guest that has booted if a program begins to listen: the
+// first one is soon to come, and would take several times as long as the next. The services
+// of the boot are not worth it. The caller holds the owner's mu, and r.hello still has what
+// listened before.
+func (r *run) expect(now *wire.Ports) {
+	if now == nil || r.hello.Ports == nil || r.o.state != banger.Running || r.o.v.Config.Forward == "off" {
+		return
+	}
+	begins := func(l wire.Listener) bool { return !slices.Contains(r.hello.Ports.Listeners, l) }
+	if !slices.ContainsFunc(now.Listeners, begins) || !r.expects.CompareAndSwap(false, true) {
+		return
+	}
+	go r.o.v.task(func(ctx context.Context) {
+		defer r.expects.Store(false)
+		ctx, cancel := context.WithTimeout(ctx, prepareTime)
+		defer cancel()
+		if err := r.dialer.Prepare(ctx); err != nil && ctx.Err() == nil {
+			r.o.log().Debug("prepare connections to the guest", "err", err)
+		}
+	})
 }
 
 // notePorts adds a note for each published port that the VM did not get.

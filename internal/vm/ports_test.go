@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
 	"banger"
+	"banger/internal/guest/wire"
 )
 
 // free returns a port of localhost that nobody has.
@@ -73,4 +76,29 @@ func TestPublish(t *testing.T) {
 	w.wantPorts("otter", port, true)
 	w.set("otter", banger.SetVM{Ports: &[]banger.Publish{}})
 	w.wantPorts("otter", port, false)
+}
+
+// loginFile is what a fake guest leaves in its directory when somebody logs in.
+const loginFile = "logged-in"
+
+func noteLogin(wire.Config, net.Conn) { _ = os.WriteFile(loginFile, nil, 0o600) }
+
+// A program that begins to listen once the VM has booted is expected to be connected to.
+func TestExpect(t *testing.T) {
+	w := newWorld(t)
+	vm := w.create("otter")
+	w.until("the boot", func() bool { return w.show1("otter").State == banger.Running })
+	login := func() bool {
+		_, err := os.Stat(filepath.Join(string(w.Dirs.VM(vm.ID)), loginFile))
+		return err == nil
+	}
+	tell := func(ports string) { w.tell("otter", `{"kind":"ports","ports":{"listeners":[`+ports+`]}}`) }
+	tell(`{"addr":"127.0.0.1","port":5355}`) // the first report is not about a program that begins to
+	tell("")
+	w.until("the report", func() bool { return len(w.ports("otter").Ports) == 0 })
+	if login() {
+		t.Error("somebody has logged in without a reason")
+	}
+	tell(`{"addr":"127.0.0.1","port":5356}`)
+	w.until("a login", login)
 }

@@ -25,6 +25,7 @@ type run struct {
 	machine vmm.Machine
 	boot    boot
 	dialer  *guest.Dialer
+	expects atomic.Bool // connections to the guest are being prepared
 	// launched is the most memory that it can have; 0 where that cannot change.
 	launched banger.Size
 
@@ -179,6 +180,7 @@ func (r *run) heard(event wire.Event) {
 		case event.Kind == wire.EventDisks:
 			r.hello.Disks = event.Disks
 		case event.Kind == wire.EventPorts:
+			r.expect(event.Ports)
 			r.hello.Ports = event.Ports
 			r.o.forward()
 		case event.Kind == wire.EventBye && event.Nonce == r.boot.Nonce && r.seen.bye == "":

@@ -21,6 +21,7 @@ import (
 	"banger/internal/disk"
 	"banger/internal/durable/durabletest"
 	"banger/internal/event"
+	"banger/internal/guest/wire"
 	"banger/internal/hostcmd"
 	"banger/internal/initrd"
 	"banger/internal/operation"
@@ -33,7 +34,7 @@ import (
 var onDisk = os.TempDir()
 
 func TestMain(m *testing.M) {
-	vmmtest.RunVMM()
+	vmmtest.RunVMM(vmmtest.Port{Number: wire.PortSSH, Serve: noteLogin})
 	liveShort()
 	// What is on the disk is asked of a model: waiting for a real one shows nothing.
 	if free, err := disk.Free("/dev/shm"); err == nil && free > banger.GiB {

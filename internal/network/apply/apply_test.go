@@ -96,7 +96,7 @@ func TestEgress(t *testing.T) {
 		_, subnet, _ := net.ParseCIDR(testSubnet.String())
 		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: subnet, Gw: net.ParseIP("192.0.2.1")})
 	})
-	expect(t, "outside to a guest", world.reach(one.Addr, 7), "silence")
+	expect(t, "outside to a guest", world.reachWithin(one.Addr, 7, impatience), "silence")
 	conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", one.Addr))
 	if err != nil {
 		t.Fatalf("host to guest: %v", err)
@@ -202,7 +202,7 @@ func TestIsolated(t *testing.T) {
 	}
 	dead := func(what string, from *guest, to netip.Addr) {
 		t.Helper()
-		if got := from.reach(to, 7); got != "silence" && got != unreachable { // nobody answers ARP
+		if got := from.reachWithin(to, 7, impatience); got != "silence" && got != unreachable { // nobody answers ARP
 			t.Errorf("%s: %q", what, got)
 		}
 	}

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"slices"
@@ -154,23 +155,53 @@ func (a *applier) removeFrom(c *nftables.Chain) error {
 // and there is no chain for others' rules in it.
 func (a *applier) noteOthers(chains []*nftables.Chain) {
 	bridge := a.Instance.Bridge()
-	if slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == "firewalld" }) {
-		a.note("firewalld refuses what guests send until the bridge is in a zone that it trusts",
-			fmt.Sprintf("sudo firewall-cmd --permanent --zone=trusted --add-interface=%s && sudo firewall-cmd --reload", bridge))
+	firewalld := chosen(chains, func(c *nftables.Chain) bool { return c.Table.Name == "firewalld" })
+	if len(firewalld) > 0 {
+		zones := chosen(firewalld, func(c *nftables.Chain) bool { return strings.HasPrefix(c.Name, "filter_FORWARD") })
+		if !a.named(zones) {
+			a.note("firewalld refuses what guests send until the bridge is in a zone that it trusts",
+				fmt.Sprintf("sudo firewall-cmd --permanent --zone=trusted --add-interface=%s && sudo firewall-cmd --reload", bridge))
+		}
 		return
 	}
-	ufw := slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return strings.HasPrefix(c.Name, "ufw-") })
+	ufw := chosen(chains, func(c *nftables.Chain) bool { return strings.HasPrefix(c.Name, "ufw-user-input") })
 	for _, c := range chains {
-		if !dropsAt(c, nftables.ChainHookInput) {
+		if !dropsAt(c, nftables.ChainHookInput) || a.named(append(ufw, c)) {
 			continue
 		}
 		fix := fmt.Sprintf("sudo nft insert rule %s %s %s iifname %q meta l4proto { tcp, udp } th dport 53 accept", family(c.Table.Family), c.Table.Name, c.Name, bridge)
-		if ufw {
+		if len(ufw) > 0 {
 			fix = fmt.Sprintf("sudo ufw allow in on %s to any port 53", bridge)
 		}
 		a.note("the host's firewall may drop guests' questions for names", fix)
 		return
 	}
+}
+
+func chosen(chains []*nftables.Chain, is func(*nftables.Chain) bool) (found []*nftables.Chain) {
+	for _, c := range chains {
+		if is(c) {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// named reports whether a rule in one of some chains names the bridge: then a person has
+// decided about it.
+func (a *applier) named(chains []*nftables.Chain) bool {
+	bridge := []byte(a.Instance.Bridge())
+	names := func(e expr.Any) bool {
+		cmp, ok := e.(*expr.Cmp)
+		return ok && bytes.Equal(bytes.TrimRight(cmp.Data, "\x00"), bridge)
+	}
+	for _, c := range chains {
+		rules, err := (&nftables.Conn{}).GetRules(c.Table, c)
+		if err == nil && slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return slices.ContainsFunc(r.Exprs, names) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // legacyTable reports whether the older iptables, whose tables nftables does not show,

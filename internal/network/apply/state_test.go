@@ -691,4 +691,12 @@ func TestNotes(t *testing.T) {
 		t.Fatal(err)
 	}
 	note("firewalld", "firewall-cmd --permanent --zone=trusted --add-interface="+testInstance.Bridge())
+	zones := conn.AddChain(&nftables.Chain{Name: "filter_FORWARD_ZONES", Table: firewalld})
+	conn.AddRule(&nftables.Rule{Table: firewalld, Chain: zones, Exprs: all(from(testInstance.Bridge()), accept)})
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if notes := mustApply(t, plan(network.Bridge, 1)).Notes; len(notes) != 0 {
+		t.Errorf("the bridge is in a zone, and there are the notes %v", notes)
+	}
 }

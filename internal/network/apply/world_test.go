@@ -65,7 +65,7 @@ func newNamespace(t testing.TB, args []string) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 	}
@@ -115,11 +115,19 @@ func (s *space) must(t testing.TB, f func() error) {
 	}
 }
 
-// dial connects out of the namespace. The kernel sends again after a second what was lost:
-// a port of a bridge works a moment after its TAP was opened.
-func (s *space) dial(to string) (conn net.Conn, err error) {
+// What is answered is answered at once, but a busy machine may take long to notice. Where
+// nobody answers, a test does not wait for that.
+const (
+	patience   = 20 * time.Second
+	impatience = 2 * time.Second
+)
+
+// dial connects out of the namespace.
+func (s *space) dial(to string) (conn net.Conn, err error) { return s.dialWithin(to, patience) }
+
+func (s *space) dialWithin(to string, within time.Duration) (conn net.Conn, err error) {
 	s.do(func() error {
-		conn, err = net.DialTimeout("tcp4", to, 3*time.Second)
+		conn, err = net.DialTimeout("tcp4", to, within)
 		return nil
 	})
 	return conn, err
@@ -246,7 +254,30 @@ func boot(t *testing.T, w network.Wanted, g network.Guest) *guest {
 	t.Cleanup(func() { tap.Close(); card.Close() })
 	go wire(card, tap, nil)
 	go wire(tap, card, b.got)
+	awaitPort(t, tap.Name())
 	return b
+}
+
+// awaitPort waits until a bridge forwards what comes by a TAP that was opened: the kernel
+// looks after that in the background, and what comes earlier is lost.
+func awaitPort(t *testing.T, tap string) {
+	t.Helper()
+	changes, done := make(chan netlink.LinkUpdate), make(chan struct{})
+	defer close(done)
+	if err := netlink.LinkSubscribeWithOptions(changes, done, netlink.LinkSubscribeOptions{ListExisting: true}); err != nil {
+		t.Fatalf("watch links: %v", err)
+	}
+	late := time.After(patience)
+	for {
+		select {
+		case c := <-changes:
+			if c.Attrs().Name == tap && c.Attrs().OperState == netlink.OperUp {
+				return
+			}
+		case <-late:
+			t.Fatalf("%s does not come up", tap)
+		}
+	}
 }
 
 // wire carries frames, and shows them.
@@ -307,7 +338,11 @@ func (g *guest) sees(t *testing.T, mark, last string) bool {
 
 // reach says how a connection ends: "" when it echoes.
 func (s *space) reach(to netip.Addr, port int) string {
-	conn, err := s.dial(fmt.Sprintf("%v:%d", to, port))
+	return s.reachWithin(to, port, patience)
+}
+
+func (s *space) reachWithin(to netip.Addr, port int, within time.Duration) string {
+	conn, err := s.dialWithin(fmt.Sprintf("%v:%d", to, port), within)
 	if err != nil {
 		return word(err)
 	}
@@ -317,7 +352,7 @@ func (s *space) reach(to netip.Addr, port int) string {
 
 // echo says how an exchange ends: "" when it comes back.
 func echo(conn net.Conn, text string) string {
-	conn.SetDeadline(time.Now().Add(2 * time.Second))
+	conn.SetDeadline(time.Now().Add(patience))
 	if _, err := conn.Write([]byte(text)); err != nil {
 		return word(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
@@ -261,6 +262,9 @@ func TestTransfersAreWhole(t *testing.T) {
 	size := int64(64 << 20)
 	if testing.Short() {
 		size = 8 << 20
+	}
+	if rounds := os.Getenv("BANGER_TEST_ROUNDS"); rounds != "" && rounds != "1" {
+		size = 1 << 30
 	}
 	streams(t, func(t *testing.T, x *fixture, port uint16) {
 		sums := make(chan []byte, 2)

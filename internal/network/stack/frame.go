@@ -2,7 +2,6 @@ package stack
 
 import (
 	"net/netip"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -39,11 +38,7 @@ func (f *frame) read(fd int) (int, error) {
 			at[i] = unix.Iovec{Base: f.pieces[i].BasePtr(), Len: uint64(size)}
 		}
 	}
-	n, _, errno := unix.Syscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&f.iovecs[0])), uintptr(len(f.iovecs)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), nil
+	return readv(fd, f.iovecs)
 }
 
 // take returns the frame that has been read, without the header in front of it, and how

@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -250,12 +249,14 @@ func (l *link) write(h vnetHeader, parts ...[]byte) {
 		h.put(vnet[:l.vnet])
 		iovecs = append(iovecs, unix.Iovec{Base: &vnet[0], Len: uint64(l.vnet)})
 	}
+	size := 0
 	for _, part := range parts {
 		if len(part) > 0 {
 			iovecs = append(iovecs, unix.Iovec{Base: &part[0], Len: uint64(len(part))})
+			size += len(part)
 		}
 	}
-	if _, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(l.fd), uintptr(unsafe.Pointer(&iovecs[0])), uintptr(len(iovecs))); errno != 0 {
+	if _, err := writev(l.fd, iovecs, size); err != nil {
 		l.stats.lost.Add(1)
 	}
 }

@@ -3,8 +3,7 @@ package stack
 import (
 	"errors"
 	"io"
-	"sync"
-	"syscall"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -14,121 +13,132 @@ import (
 
 // A pipe moves the bytes between a guest's connection and one to the outside. Each byte
 // is copied once in either direction: from the endpoint's segments to the socket, or from
-// the socket to new segments. A pipe that waits holds no buffer.
+// the socket to new segments. A pipe that waits holds no buffer. It belongs to one
+// goroutine; others may only reset it.
 type pipe struct {
 	queue waiter.Queue
+	entry waiter.Entry
+	bell  bell // rings for the endpoint, the socket and a reset
 	ep    tcpip.Endpoint
 	out   *socket
 	size  int // of the endpoint's buffers
 	small int // see crowded
 
-	done chan struct{} // closed when the pipe is broken
-
-	mu     sync.Mutex // held while segments of the endpoint are written from
-	broken bool
+	outward, inward error // why a direction has stopped
+	broken          atomic.Bool
 }
 
 func newPipe(out *socket, size int) *pipe {
-	return &pipe{out: out, size: size, done: make(chan struct{})}
+	p := &pipe{out: out, bell: out.bell, size: size, outward: errEmpty, inward: unix.EAGAIN}
+	p.entry.Init(p, waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
+	return p
 }
 
-// Why one direction stops for now.
+// Why a direction has stopped for now. EAGAIN is that the socket has nothing, or takes
+// nothing, and io.EOF is for good.
 var (
 	errEmpty = errors.New("the guest has sent nothing")
 	errFull  = errors.New("the guest takes nothing")
+	errMore  = errors.New("there is more, after the other direction")
 	errReset = errors.New("connection reset")
 )
 
+// NotifyEvent implements waiter.EventListener.
+func (p *pipe) NotifyEvent(waiter.EventMask) { p.bell.ring() }
+
 // run moves bytes until both sides are done, one resets the connection, or reset is called.
-func (p *pipe) run(w *workers) {
-	inward := make(chan struct{})
-	w.run(func() {
-		defer close(inward)
-		if p.moveIn() != nil {
-			p.reset()
+func (p *pipe) run() {
+	p.queue.EventRegister(&p.entry)
+	defer p.queue.EventUnregister(&p.entry)
+	for {
+		ended, err := p.move()
+		if err != nil {
+			p.ep.Abort()
+			p.out.reset() // so that run's caller resets it, too
+			return
 		}
-	})
-	if p.moveOut() != nil {
-		p.reset()
+		if ended {
+			p.ep.Close()
+			return
+		}
+		if p.outward != errMore && p.inward != errMore {
+			<-p.bell
+		}
 	}
-	p.out.Close() // ends moveIn
-	<-inward
-	p.ep.Close()
 }
 
 // reset ends the connection on both sides, and tells them that it was not in order.
 func (p *pipe) reset() {
-	if p.abort() {
-		p.out.Close() // without mu: it waits for writeOut
-	}
+	p.broken.Store(true)
+	p.bell.ring()
 }
 
-// abort ends the guest's side, and reports whether it is the first to do so.
-func (p *pipe) abort() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.broken {
-		return false
+// move moves what can be moved now, and reports whether the connection has ended in order
+// on both sides.
+func (p *pipe) move() (ended bool, err error) {
+	if p.broken.Load() {
+		return false, errReset
 	}
-	p.broken = true
-	close(p.done)
-	p.ep.Abort()
-	p.out.reset()
-	return true
+	happened := p.out.happened.Swap(0)
+	if p.outward != io.EOF && (p.outward != unix.EAGAIN || happened&(unix.EPOLLOUT|broke) != 0) {
+		if err := p.moveOut(); err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case p.inward == io.EOF:
+		// Reading would only say again that the end was reached: see whether the outside
+		// has reset the other half.
+		if happened&broke != 0 {
+			err = p.out.failure()
+		}
+	case p.inward != unix.EAGAIN || happened&(unix.EPOLLIN|unix.EPOLLRDHUP|broke) != 0:
+		err = p.moveIn()
+	}
+	if err != nil {
+		return false, err
+	}
+	return p.ended()
 }
 
-// moveOut moves what the guest sends, and returns nil when the connection has ended in
-// order on both sides.
+// broke are the events of a socket that may have an error.
+const broke = unix.EPOLLERR | unix.EPOLLHUP
+
+// ended reports whether the guest has acknowledged everything: of a guest that does not,
+// connections would pile up that nobody counts.
+func (p *pipe) ended() (bool, error) {
+	switch tcp.EndpointState(p.ep.State()) {
+	case tcp.StateClose, tcp.StateTimeWait:
+		return p.outward == io.EOF, nil
+	case tcp.StateError:
+		return false, errReset
+	}
+	return false, nil
+}
+
+// moveOut moves what the guest sends.
 func (p *pipe) moveOut() error {
-	entry, ready := waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
-	p.queue.EventRegister(&entry)
-	defer p.queue.EventUnregister(&entry)
-	for {
-		var stop error
-		err := p.out.raw.Write(func(fd uintptr) bool {
-			stop = p.writeOut(int(fd))
-			return stop != unix.EAGAIN
-		})
-		switch {
-		case err != nil:
-			return err
-		case stop == io.EOF:
+	switch p.outward = p.writeOut(); p.outward {
+	case errEmpty, errMore:
+		return nil
+	case unix.EAGAIN:
+		return p.out.full()
+	case io.EOF:
+		ended, err := p.ended()
+		if !ended && err == nil { // else closing it says the same
 			p.out.closeWrite()
-			return p.awaitEnd(ready)
-		case stop != errEmpty:
-			return stop
 		}
-		select {
-		case <-ready:
-		case <-p.done:
-			return errReset
-		}
+		return err
 	}
+	return p.outward
 }
 
-// awaitEnd waits until the guest has acknowledged everything, so that a guest that does
-// not cannot make connections pile up that nobody counts.
-func (p *pipe) awaitEnd(ready <-chan struct{}) error {
-	for {
-		switch tcp.EndpointState(p.ep.State()) {
-		case tcp.StateClose, tcp.StateTimeWait:
-			return nil
-		case tcp.StateError:
-			return errReset
-		}
-		select {
-		case <-ready:
-		case <-p.done:
-			return errReset
-		}
-	}
-}
+// mostTurns is how often one direction may move something before it is the other's turn.
+const mostTurns = 16
 
 // writeOut writes segments of the guest's to the socket until one of them has enough.
-func (p *pipe) writeOut(fd int) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for !p.broken {
+func (p *pipe) writeOut() error {
+	for range mostTurns {
 		var g gather
 		_, failed := p.ep.Read(&g, tcpip.ReadOptions{Peek: true})
 		switch failed.(type) {
@@ -140,7 +150,7 @@ func (p *pipe) writeOut(fd int) error {
 		default:
 			return errReset
 		}
-		n, err := unix.Writev(fd, g.parts)
+		n, err := writev(p.out.fd, g.parts, g.size)
 		if n > 0 {
 			// Only now the segments may go and the guest may send more.
 			p.ep.Read(&tcpip.LimitedWriter{W: io.Discard, N: int64(n)}, tcpip.ReadOptions{})
@@ -149,12 +159,12 @@ func (p *pipe) writeOut(fd int) error {
 			return err
 		}
 	}
-	return errReset
+	return errMore
 }
 
 // gather collects slices without copying them.
 type gather struct {
-	parts [][]byte
+	parts []unix.Iovec
 	size  int
 }
 
@@ -170,62 +180,34 @@ func (g *gather) Write(b []byte) (int, error) {
 	if len(g.parts) >= mostParts || g.size >= mostGather {
 		return 0, errEnough
 	}
-	g.parts = append(g.parts, b)
-	g.size += len(b)
+	if len(b) > 0 {
+		g.parts = append(g.parts, unix.Iovec{Base: &b[0], Len: uint64(len(b))})
+		g.size += len(b)
+	}
 	return len(b), nil
 }
 
-// moveIn moves what the outside sends, and returns nil when that has ended in order.
+// moveIn moves what the outside sends.
 func (p *pipe) moveIn() error {
-	entry, room := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
-	p.queue.EventRegister(&entry)
-	defer p.queue.EventUnregister(&entry)
-	for {
-		var stop error
-		err := p.out.raw.Read(func(fd uintptr) bool {
-			stop = p.readIn(int(fd))
-			return stop != unix.EAGAIN
-		})
-		switch {
-		case err != nil:
-			return err
-		case stop == io.EOF:
-			p.ep.Shutdown(tcpip.ShutdownWrite)
-			return p.awaitReset()
-		case stop != errFull:
-			return stop
-		}
-		select {
-		case <-room:
-		case <-p.done:
-			return errReset
-		}
+	switch p.inward = p.readIn(); p.inward {
+	case unix.EAGAIN, errFull, errMore:
+		return nil
+	case io.EOF:
+		p.ep.Shutdown(tcpip.ShutdownWrite)
+		return nil
 	}
-}
-
-// awaitReset watches a connection that the outside has half closed: it may still reset
-// the other half. Reading would only say again that the end was reached.
-func (p *pipe) awaitReset() error {
-	var failed int
-	err := p.out.raw.Read(func(fd uintptr) bool {
-		failed, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		return failed != 0
-	})
-	if err != nil {
-		return nil // run has closed it, or reset
-	}
-	return syscall.Errno(failed)
+	return p.inward
 }
 
 // readIn makes segments of what the socket has until one of them has enough.
-func (p *pipe) readIn(fd int) error {
-	for {
-		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+func (p *pipe) readIn() error {
+	for range mostTurns {
+		n, err := unread(p.out.fd)
 		if err != nil {
 			return err
 		}
 		if n == 0 {
-			if err := peek(fd); err != nil {
+			if err := peek(p.out.fd); err != nil {
 				return err
 			}
 			continue // it has come since
@@ -235,7 +217,7 @@ func (p *pipe) readIn(fd int) error {
 				return errFull
 			}
 		}
-		_, failed := p.ep.Write(&source{fd: fd, n: min(n, mostGather)}, tcpip.WriteOptions{})
+		_, failed := p.ep.Write(&source{fd: p.out.fd, n: min(n, mostGather)}, tcpip.WriteOptions{})
 		switch failed.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
@@ -244,6 +226,7 @@ func (p *pipe) readIn(fd int) error {
 			return errReset
 		}
 	}
+	return errMore
 }
 
 // smallPiece is how much memory each piece takes, however short it is.
@@ -266,7 +249,7 @@ func (p *pipe) crowded() bool {
 // peek tells apart why a socket has no bytes: EAGAIN, EOF or an error.
 func peek(fd int) error {
 	var b [1]byte
-	switch n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT); {
+	switch n, err := receive(fd, b[:], unix.MSG_PEEK); {
 	case err == unix.EINTR:
 		return nil
 	case err != nil:
@@ -289,7 +272,7 @@ func (s *source) Read(b []byte) (int, error) {
 		return 0, nil
 	}
 	for {
-		n, err := unix.Read(s.fd, b)
+		n, err := read(s.fd, b)
 		switch {
 		case err == unix.EINTR:
 		case err != nil:

@@ -9,42 +9,95 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// routes asks the host's kernel for routes. It asks at each new flow instead of keeping
-// a list of the host's addresses: the answer follows rules, tables and addresses as they
-// are, it is what connect will do, and it takes a few microseconds.
+// routes asks the host's kernel for routes instead of keeping a list of the host's
+// addresses: the answer follows rules, tables and addresses as they are, and is what
+// connect will do. Answers are kept until the kernel tells of any change, which it does
+// before the change is done.
 type routes struct {
-	mu  sync.Mutex
-	fd  int
-	seq uint32
+	mu      sync.Mutex
+	fd      int
+	changes int // a socket that has something to read once anything has changed
+	seq     uint32
+	known   map[netip.Addr]Route
 }
+
+// mostRoutes is how many answers are kept.
+const mostRoutes = 1024
+
+// changing are the kernel's groups of messages that tell of changes.
+const changing = unix.RTMGRP_LINK | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE | unix.RTMGRP_IPV4_RULE | 1<<(unix.RTNLGRP_NEXTHOP-1)
 
 func openRoutes() (*routes, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open a routing socket: %w", err)
 	}
-	return &routes{fd: fd}, nil
+	changes, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err == nil {
+		err = unix.Bind(changes, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: changing})
+	}
+	if err != nil {
+		unix.Close(fd)
+		unix.Close(changes)
+		return nil, fmt.Errorf("watch routes: %w", err)
+	}
+	return &routes{fd: fd, changes: changes, known: map[netip.Addr]Route{}}, nil
 }
 
 func (r *routes) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	unix.Close(r.fd)
-	r.fd = -1
+	unix.Close(r.changes)
+	r.fd, r.changes = -1, -1
 }
 
 // to returns the route to a destination, or an errno: ENETUNREACH, EHOSTUNREACH, EACCES.
 func (r *routes) to(dst netip.Addr) (Route, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.changed() {
+		clear(r.known)
+	}
+	if route, ok := r.known[dst]; ok {
+		return route, nil
+	}
+	route, err := r.ask(dst)
+	if err == nil {
+		if len(r.known) >= mostRoutes {
+			clear(r.known)
+		}
+		r.known[dst] = route
+	}
+	return route, err
+}
+
+// changed reports whether anything has changed since it was last asked, or may have: also
+// if the kernel could not keep what it had to tell.
+func (r *routes) changed() (changed bool) {
+	var b [1]byte // the rest of a message goes
+	for {
+		switch _, err := receive(r.changes, b[:], 0); err {
+		case unix.EAGAIN:
+			return changed
+		case nil, unix.ENOBUFS:
+			changed = true
+		default:
+			return true
+		}
+	}
+}
+
+// ask asks the kernel.
+func (r *routes) ask(dst netip.Addr) (Route, error) {
 	r.seq++
-	if err := unix.Sendto(r.fd, ask(dst, r.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(r.fd, question(dst, r.seq), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return Route{}, err
 	}
 	// The kernel has answered before sendto returned.
 	var answer [4096]byte
 	for {
-		n, _, err := unix.Recvfrom(r.fd, answer[:], unix.MSG_DONTWAIT)
+		n, err := receive(r.fd, answer[:], 0)
 		if err != nil {
 			return Route{}, err
 		}
@@ -57,7 +110,7 @@ func (r *routes) to(dst netip.Addr) (Route, error) {
 	}
 }
 
-func ask(dst netip.Addr, seq uint32) []byte {
+func question(dst netip.Addr, seq uint32) []byte {
 	const size = unix.SizeofNlMsghdr + unix.SizeofRtMsg + unix.SizeofRtAttr + 4
 	var m [size]byte
 	binary.NativeEndian.PutUint32(m[0:], size)

@@ -140,7 +140,15 @@ func New(tap *os.File, options Options) (*Stack, error) {
 		},
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4},
 	})
-	s.tcp = newConnections(s)
+	outside, err := openSockets()
+	if err != nil {
+		s.flows.close()
+		s.net.Destroy()
+		s.routes.close()
+		s.link.close()
+		return nil, err
+	}
+	s.tcp = newConnections(s, outside)
 	s.link.greeted = s.tcp.greeted
 	s.reading.Go(s.link.greetings)
 	if err := s.assemble(); err != nil {

@@ -68,6 +68,13 @@ func TestHostIsClosed(t *testing.T) {
 	if s := l.Stats(); s.Denied < 8 || s.Connections != 0 {
 		t.Errorf("stats %+v", s)
 	}
+	l.wantRefused(t, net.JoinHostPort("10.88.0.1", port), syscall.ENETUNREACH, syscall.EHOSTUNREACH) // outside
+	before := l.Stats().Denied
+	must(t, up("h0", "10.88.0.1/32"))
+	l.wantRefused(t, net.JoinHostPort("10.88.0.1", port), syscall.EHOSTUNREACH)
+	if s := l.Stats(); s.Denied != before+1 {
+		t.Errorf("an address that was outside before: %+v", s)
+	}
 }
 
 func TestGatewayServes(t *testing.T) {

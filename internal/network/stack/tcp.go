@@ -3,10 +3,7 @@ package stack
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -19,8 +16,13 @@ import (
 )
 
 // keepAlive finds out that a guest was killed or that a server vanished, so that dead
-// connections do not fill the table. It is rare: each probe wakes the process.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Minute, Interval: 30 * time.Second, Count: 6}
+// connections do not fill the table. It is rare: each probe wakes the process. Towards
+// servers, the kernel says how often it probes, since a call for each setting would cost
+// every connection.
+var keepAlive = struct {
+	Idle, Interval time.Duration
+	Count          int
+}{10 * time.Minute, 30 * time.Second, 6}
 
 // timeWait is short because the link loses and reorders nothing, and each connection that
 // waits takes memory that nobody counts.
@@ -48,6 +50,8 @@ type connections struct {
 	workers    *workers
 	running    sync.WaitGroup // all of open
 	pipes      sync.WaitGroup // those of open that are connected
+	sockets    *sockets
+	closing    chan struct{} // closed when all are to end
 
 	mu     sync.Mutex
 	open   map[stack.TransportEndpointID]*opening
@@ -61,12 +65,11 @@ type opening struct {
 	quote    []byte // of the guest's
 	greeting []byte // the frame that answered it
 
-	out  io.Closer // while it is being connected
-	pipe *pipe     // after that
+	pipe *pipe // once it is connected
 }
 
-func newConnections(s *Stack) *connections {
-	c := &connections{s: s, workers: newWorkers(), open: map[stack.TransportEndpointID]*opening{},
+func newConnections(s *Stack, sockets *sockets) *connections {
+	c := &connections{s: s, sockets: sockets, closing: make(chan struct{}), workers: newWorkers(), open: map[stack.TransportEndpointID]*opening{},
 		places: newShares(s.options.MaxTCP), room: newShares(roomForBuffers)}
 	for _, size := range buffers {
 		c.forwarders = append(c.forwarders, tcp.NewForwarder(s.net, size, s.options.MaxTCP, func(r *tcp.ForwarderRequest) {
@@ -145,12 +148,12 @@ func (c *connections) connect(r *tcp.ForwarderRequest) {
 	c.mu.Lock()
 	o := c.open[id]
 	c.mu.Unlock()
-	out, err := c.dial(o, addrPort(id.LocalAddress, id.LocalPort))
+	out, err := c.dial(addrPort(id.LocalAddress, id.LocalPort))
 	if err != nil {
 		c.refuse(r, err)
 		return
 	}
-	defer out.Close()
+	defer out.close()
 	p := newPipe(out, buffers[o.buffer])
 	ep, failed := r.CreateEndpoint(&p.queue)
 	r.Complete(false)
@@ -167,7 +170,7 @@ func (c *connections) connect(r *tcp.ForwarderRequest) {
 	defer c.pipes.Done()
 	c.s.stats.connections.Add(1)
 	c.prepare(ep, buffers[o.buffer])
-	p.run(c.workers)
+	p.run()
 }
 
 // connected notes that a connection has come about, unless all are to end.
@@ -247,26 +250,11 @@ func (c *connections) release(id stack.TransportEndpointID) {
 }
 
 // dial connects to the outside.
-func (c *connections) dial(o *opening, dst netip.AddrPort) (*socket, error) {
+func (c *connections) dial(dst netip.AddrPort) (*socket, error) {
 	if err := c.s.route(dst.Addr()); err != nil {
 		return nil, err
 	}
-	s, err := connect(dst, func(s *socket) error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.closed {
-			return os.ErrClosed
-		}
-		o.out = s
-		return s.SetWriteDeadline(time.Now().Add(c.s.options.Dial))
-	})
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	o.out = nil
-	c.mu.Unlock()
-	return s, nil
+	return c.sockets.connect(dst, newBell(), c.s.options.Dial, c.closing)
 }
 
 // refuse tells a guest why a connection does not come about.
@@ -295,11 +283,10 @@ func reason(err error) (refusal, bool) {
 		return noPort, true
 	case errors.Is(err, unix.ENETUNREACH):
 		return noNetwork, true
-	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN), errors.Is(err, unix.ETIMEDOUT), errors.Is(err, errLate):
 		return noHost, true
 	}
-	var late net.Error
-	return noHost, errors.As(err, &late) && late.Timeout()
+	return noHost, false
 }
 
 // prepare sets what a new connection to a guest needs.
@@ -320,10 +307,9 @@ func (c *connections) close() {
 	for _, o := range c.open {
 		if o.pipe != nil {
 			pipes = append(pipes, o.pipe)
-		} else if o.out != nil {
-			o.out.Close()
 		}
 	}
+	close(c.closing)
 	c.mu.Unlock()
 	for _, p := range pipes {
 		p.reset()
@@ -332,4 +318,5 @@ func (c *connections) close() {
 	c.s.net.Close() // ends handshakes, which nothing else does
 	c.running.Wait()
 	c.workers.close()
+	c.sockets.close()
 }

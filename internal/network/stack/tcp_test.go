@@ -3,16 +3,21 @@ package stack
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"banger/internal/network"
 )
 
 func TestBytesComeThroughWhole(t *testing.T) {
@@ -43,6 +48,40 @@ func TestBytesComeThroughWhole(t *testing.T) {
 			if s := l.Stats(); s.Connections != 1 || s.FromGuests < int64(size) || s.ToGuests < int64(size) || s.Lost != 0 {
 				t.Errorf("stats %+v", s)
 			}
+		})
+	}
+}
+
+// noise writes bytes that cannot be guessed, and returns their digest.
+func noise(to io.Writer, size int64) []byte {
+	sum := sha256.New()
+	io.CopyN(io.MultiWriter(to, sum), rand.NewChaCha8([32]byte{1}), size)
+	return sum.Sum(nil)
+}
+
+// Both ways at the same time, as much as a large download.
+func TestLargeTransfers(t *testing.T) {
+	size := int64(32 << 20)
+	if rounds := os.Getenv("BANGER_TEST_ROUNDS"); rounds != "" && rounds != "1" {
+		size = 1 << 30
+	}
+	for _, mtu := range []int{network.UplinkMTU, 1500} {
+		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
+			l := newLab(t, labOptions{Options: Options{MTU: mtu}})
+			whole := func(who string, c *net.TCPConn) {
+				sent := make(chan []byte, 1)
+				go func() { sent <- noise(c, size); c.CloseWrite() }()
+				got := sha256.New()
+				if n, err := io.Copy(got, c); n != size || err != nil || !bytes.Equal(got.Sum(nil), <-sent) {
+					t.Errorf("%s got %d bytes of %d, %v", who, n, size, err)
+				}
+			}
+			served := make(chan bool)
+			addr := l.listen(t, func(c *net.TCPConn) { whole("the outside", c); close(served) })
+			c := l.mustDial(t, addr)
+			must(t, c.SetDeadline(time.Now().Add(10*time.Minute)))
+			whole("the guest", c)
+			<-served
 		})
 	}
 }
@@ -158,27 +197,37 @@ func TestRefusedAndUnreachable(t *testing.T) {
 }
 
 func TestHangingDialsStopNobody(t *testing.T) {
-	l := newLab(t, labOptions{Options: Options{Dial: 700 * time.Millisecond}})
-	addr := l.listen(t, func(c *net.TCPConn) { c.Write([]byte("ok")) })
-	failed := make(chan error, 64)
-	for range cap(failed) {
-		go func() {
-			_, err := l.dial(t.Context(), "198.18.0.1:80")
-			failed <- err
-		}()
-	}
-	for l.Stats().TCP < cap(failed) {
-		<-time.After(time.Millisecond) // until the stack has seen them all
-	}
-	start := time.Now()
-	if b, err := io.ReadAll(l.mustDial(t, addr)); string(b) != "ok" || time.Since(start) > within {
-		t.Errorf("%q, %v after %v", b, err, time.Since(start))
-	}
-	for range cap(failed) {
-		if err := <-failed; !errors.Is(err, syscall.EHOSTUNREACH) {
-			t.Errorf("a hanging dial ended with %v", err)
+	t.Run("others connect", func(t *testing.T) {
+		l := newLab(t, labOptions{Options: Options{Dial: time.Hour}})
+		addr := l.listen(t, func(c *net.TCPConn) { c.Write([]byte("ok")) })
+		ctx, cancel := context.WithCancel(t.Context())
+		const hanging = 64
+		ended := make(chan error, hanging)
+		for range hanging {
+			go func() {
+				_, err := l.dial(ctx, "198.18.0.1:80")
+				ended <- err
+			}()
 		}
-	}
+		for l.Stats().TCP < hanging {
+			<-time.After(time.Millisecond) // until the stack has seen them all
+		}
+		start := time.Now()
+		if b, err := io.ReadAll(l.mustDial(t, addr)); string(b) != "ok" || time.Since(start) > within {
+			t.Errorf("%q, %v after %v", b, err, time.Since(start))
+		}
+		if len(ended) > 0 {
+			t.Errorf("a dial does not hang: %v", <-ended)
+		}
+		cancel()
+		for range hanging {
+			<-ended
+		}
+	})
+	t.Run("they are given up", func(t *testing.T) {
+		l := newLab(t, labOptions{Options: Options{Dial: 200 * time.Millisecond}})
+		l.wantRefused(t, "198.18.0.1:80", syscall.EHOSTUNREACH)
+	})
 }
 
 func TestConnectionsAreBounded(t *testing.T) {

@@ -130,3 +130,22 @@ func TestNologin(t *testing.T) {
 	}
 	o.want(t, "in\n", []string{"-l", "root"}, "echo in")
 }
+
+// TestLoginID: the kernel knows whose login a program is of, as logname(1) asks.
+func TestLoginID(t *testing.T) {
+	o := asNobody(t)
+	settable := make(chan error)
+	go onOtherThread(func() { settable <- os.WriteFile(loginID, []byte("0"), 0) })
+	if err := <-settable; err != nil {
+		t.Skipf("this host's kernel keeps no logins: %v", err)
+	}
+	before := read(t, "/proc/self/loginuid")
+	for _, options := range [][]string{nil, {"-tt"}} {
+		if out, said, status := o.run(t, "", options, "cat /proc/self/loginuid"); out != "65534" || status != 0 {
+			t.Errorf("ssh %q: exit %d, %q: %s", options, status, out, said)
+		}
+	}
+	if now := read(t, "/proc/self/loginuid"); now != before {
+		t.Errorf("the server's own was %s and is %s", before, now)
+	}
+}

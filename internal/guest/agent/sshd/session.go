@@ -263,8 +263,8 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 		if filepath.IsAbs(string(e.Workdir)) {
 			cmd.Dir = string(e.Workdir)
 		}
-		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
-			return user, nil, fmt.Errorf("%s: not a directory", cmd.Dir)
+		if err := user.enter(cmd.Dir); err != nil {
+			return user, nil, fmt.Errorf("%s: %v", cmd.Dir, err)
 		}
 	}
 	path, err := findProgram(cmd.Args[0], cmd.Dir, cmd.Env)

@@ -34,7 +34,9 @@ type program struct {
 func (s *session) run(user account, cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: user.credential()}
 	p := &program{cmd: cmd, done: make(chan struct{})}
-	p.start = func() error { return asLogin(user.uid, func() error { return s.server.start(cmd) }) }
+	p.start = func() error {
+		return asLogin(user.uid, s.server.etc, func() error { return s.server.start(cmd) })
+	}
 	begin := s.startPiped
 	if s.tty != nil {
 		begin = s.startOnTTY

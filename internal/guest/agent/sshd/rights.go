@@ -52,10 +52,14 @@ func onOtherThread(do func()) {
 const loginID = "/proc/thread-self/loginuid"
 
 // asLogin calls start, which starts a program, on a thread of a user's login: programs
-// inherit it, and only a thread can set its own. A kernel without audit has none.
-func asLogin(uid uint32, start func() error) error {
+// inherit whose it is and its umask, and only a thread can set its own. A kernel without
+// audit knows of no login.
+func asLogin(uid uint32, etc string, start func() error) error {
 	done := make(chan error)
 	go onOtherThread(func() {
+		if mask, given := umaskOf(etc); given && unix.Unshare(unix.CLONE_FS) == nil {
+			unix.Umask(mask)
+		}
 		os.WriteFile(loginID, []byte(strconv.FormatUint(uint64(uid), 10)), 0)
 		done <- start()
 	})

@@ -18,7 +18,7 @@ race_quick = -gcflags=modernc.org/sqlite/lib=-d=checkptr=0
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture bench soak fuzz mutate lab lab-short lab-bench lab-host lab-shell install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture openssh bench soak fuzz mutate lab lab-short lab-bench lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -61,6 +61,10 @@ vmtest: build runtime ## run the tests that boot VMs, on QEMU
 torture: build runtime ## kill what serves the VMs' network at random moments, for half an hour; as root
 	@BANGER_TEST_ROUNDS=$${ROUNDS:-200} VERBOSE=1 sh scripts/test.sh kills $(GO) test -count=1 -timeout 60m -run TestNetworkOutlivesKills ./internal/lab/script
 	@BANGER_TEST_ROUNDS=$${GUEST_ROUNDS:-10} VERBOSE=1 sh scripts/test.sh kills-of-guests $(GO) test -count=1 -timeout 60m -tags vm -run TestNetworkKilled ./internal/lab
+
+openssh: build runtime ## run OpenSSH's own tests of a server against a VM; OPENSSH is its unpacked source package (docs/sessions.md)
+	@test -d "$(OPENSSH)/regress" || { echo "OPENSSH has no directory regress; fix: apt-get source openssh, then make openssh OPENSSH=DIR" >&2; exit 1; }
+	@BANGER_TEST_OPENSSH="$(abspath $(OPENSSH))" VERBOSE=1 sh scripts/test.sh openssh $(GO) test -count=1 -timeout 60m -tags vm -run 'TestOpenSSHRegressions$$' ./internal/lab
 
 bench: build runtime ## measure create, exec, list, stop, memory, disks and network (docs/benchmarks.md)
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab

@@ -247,6 +247,9 @@ func (c *client) files(t *testing.T) {
 		same(t, "the guest", inGuest(t, "scp-up"), less)
 		c.run(t, "", "scp", "-O", "-F", c.file, c.name+":scp-up", "scp-down") // the old protocol
 		same(t, "the host", digest(t, filepath.Join(c.dir, "scp-down")), less)
+		c.h.sh(t, c.name, "useradd -m eve && cp scp-up ~eve/hers")
+		c.run(t, "", "scp", "-F", c.file, c.name+":~eve/hers", "scp-hers")
+		same(t, "another user's file", digest(t, filepath.Join(c.dir, "scp-hers")), less)
 	})
 	t.Run("rsync", func(t *testing.T) {
 		ssh := "ssh -F " + c.file

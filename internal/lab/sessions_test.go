@@ -110,8 +110,8 @@ func (c *client) environments(t *testing.T) {
 	paths := map[string]string{"root": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "ann": "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"}
 	homes := map[string]string{"root": "/root", "ann": "/home/ann"}
 	for user, path := range paths {
-		want := strings.Join([]string{"bar", user, homes[user], "/var/mail/" + user, path, "C.UTF-8", "127.0.0.1 65535 127.0.0.1 22", "unset"}, " ")
-		for way, got := range c.as(t, user, `echo $FOO $USER $HOME $MAIL $PATH $LANG $SSH_CONNECTION ${Q-unset}`) {
+		want := strings.Join([]string{"bar", user, homes[user], "/var/mail/" + user, path, "C.UTF-8", "127.0.0.1 65535 127.0.0.1 22", "unset", user}, " ")
+		for way, got := range c.as(t, user, `echo $FOO $USER $HOME $MAIL $PATH $LANG $SSH_CONNECTION ${Q-unset} $(logname)`) {
 			if got != want+"\n" {
 				t.Errorf("%s, %s: %q, want %q", way, user, got, want)
 			}

@@ -35,6 +35,8 @@ type shortLife struct {
 	Step  int           // counted from 0; one too many means right after the last
 	After time.Duration // since the step's begin
 
+	Faults []vmmtest.Fault // of the VM
+
 	Bundle    *bundle.Bundle
 	Installed bundle.Installed
 }
@@ -55,7 +57,7 @@ func liveShort() {
 }
 
 func (l shortLife) live(ctx context.Context) error {
-	host, err := hostIn(l.Dirs, vmmtest.NewFake(nil))
+	host, err := hostIn(l.Dirs, vmmtest.NewFake(nil, l.Faults...))
 	if err != nil {
 		return err
 	}

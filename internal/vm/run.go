@@ -287,6 +287,14 @@ func (r *run) stops() bool {
 	return r.seen.killed || r.asked
 }
 
+// bootState reports whether the agent has answered this daemon once, and whether the boot
+// is over in any way.
+func (r *run) bootState() (booted, over bool) {
+	r.o.mu.Lock()
+	defer r.o.mu.Unlock()
+	return r.answered, r.answered || r.gone || r.failed != nil
+}
+
 func (r *run) alive() bool {
 	select {
 	case <-r.machine.Ended():

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"banger"
 	"banger/internal/config"
 	"banger/internal/guest"
@@ -37,8 +39,9 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 	}
 	defer func() { end(&err) }()
 	if r := o.running(); r != nil {
-		if r.staysUp(ctx) {
-			return o.show(), nil
+		stays, err := r.comesUp(ctx, op, opts.Timeout)
+		if stays || err != nil {
+			return o.show(), err
 		}
 		if err := o.awaitDown(ctx, op, banger.Start); err != nil {
 			return banger.VM{}, err
@@ -50,6 +53,44 @@ func (v *VMs) StartVM(ctx context.Context, ref string, opts banger.StartVM, prog
 		}
 	}
 	return o.show(), nil
+}
+
+// comesUp reports whether the VM runs and continues to run. If not, it is going down.
+func (r *run) comesUp(ctx context.Context, op *operation.Operation, timeout time.Duration) (bool, error) {
+	if err := r.paused(); err != nil {
+		return false, err
+	}
+	if booted, err := r.finishBoot(ctx, op, timeout); !booted || err != nil {
+		return false, err
+	}
+	return r.staysUp(ctx), nil
+}
+
+// finishBoot waits for the agent of a VM that was adopted amid its boot, as its own start
+// would have done. A boot that has failed is ended, so that the VM can be started again. A
+// guest that is only silent may have been at work for long, and is left alone.
+func (r *run) finishBoot(ctx context.Context, op *operation.Operation, timeout time.Duration) (booted bool, err error) {
+	if booted, _ := r.bootState(); booted {
+		return true, nil
+	}
+	row, _, _ := r.o.now()
+	_, caps, err := r.o.v.Drivers.Choose(ctx, row.Driver)
+	if err != nil {
+		return false, err
+	}
+	err = op.Step(ctx, "boot", func(ctx context.Context) error {
+		err := r.awaitAnswer(ctx, cmp.Or(timeout, caps.BootTimeout))
+		if _, over := r.bootState(); over && err != nil {
+			op.Note("boot", "the boot that was under way has failed; it boots again")
+			return r.signal(unix.SIGKILL)
+		}
+		booted = err == nil
+		return err
+	})
+	if banger.KindOf(err) == banger.TimedOut {
+		err = &banger.Error{Kind: banger.TimedOut, Why: err, Fix: "banger vm restart " + row.Name}
+	}
+	return booted, err
 }
 
 // stayTime is how long a guest may take to answer whether it is shutting down. One
@@ -320,15 +361,20 @@ var errGone = errors.New("the VMM has ended")
 // awaitReady waits until the guest's agent has answered. It waits for events and
 // never polls: a hello, a failed boot step, or the end of the VMM.
 func (s *starting) awaitReady(ctx context.Context) error {
-	r := s.run
-	s.v.task(r.tend)
-	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout,
-		&banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", s.timeout)})
+	s.v.task(s.run.tend)
+	return s.run.awaitAnswer(ctx, s.timeout)
+}
+
+// awaitAnswer waits until the guest's agent has answered once, its boot has failed, or a
+// time has passed.
+func (r *run) awaitAnswer(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		&banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", timeout)})
 	defer cancel()
 	ctx, give := context.WithCancelCause(ctx)
 	defer give(nil)
-	defer context.AfterFunc(s.v.ctx, func() { give(errStopping()) })()
-	err := s.await(ctx, func() (bool, error) {
+	defer context.AfterFunc(r.o.v.ctx, func() { give(errStopping()) })()
+	err := r.o.await(ctx, func() (bool, error) {
 		if r.gone && r.failed == nil && !r.answered {
 			return false, errGone
 		}

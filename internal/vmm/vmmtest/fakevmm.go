@@ -77,7 +77,8 @@ func RunVMM(more ...Port) {
 type fakeVMM struct {
 	guest *Guest
 
-	disks vmm.Disks
+	disks  vmm.Disks
+	booted chan struct{} // closed by a SIGUSR1
 
 	mu       sync.Mutex
 	monitors []net.Conn
@@ -112,6 +113,13 @@ func (v *fakeVMM) run(o orders, more []Port) error {
 	fmt.Fprintf(console, "fake guest %s is up\n", config.Name)
 	signal.Ignore(syscall.SIGXFSZ) // a write beyond a limit is an error, as in a real VMM
 	go v.sendDisks()
+	v.booted = make(chan struct{})
+	boots := make(chan os.Signal, 1)
+	signal.Notify(boots, syscall.SIGUSR1)
+	go func() {
+		<-boots
+		close(v.booted)
+	}()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM)
 	go func() {
@@ -188,6 +196,9 @@ func (v *fakeVMM) serve(conn net.Conn) {
 		fmt.Fprintf(conn, "ERR nothing serves port %d\n", port)
 		conn.Close()
 		return
+	}
+	if faults.has(SlowBoot) {
+		<-v.booted
 	}
 	if faults.has(AnswersLate) && port != wire.PortControl {
 		<-time.After(time.Second / 3)

@@ -10,6 +10,7 @@ const (
 	FailsProbe   Fault = "fails-probe"    // the host cannot run VMs
 	FailsLaunch  Fault = "fails-launch"   // Launch returns an error
 	NeverReady   Fault = "never-ready"    // the guest never answers
+	SlowBoot     Fault = "slow-boot"      // the guest does not answer before its VMM has got a SIGUSR1
 	HasNoTimer   Fault = "has-no-timer"   // the guest's kernel could not measure its timer
 	DiesBooting  Fault = "dies-booting"   // the VMM gives up when it is first spoken to
 	PanicsAtStop Fault = "panics-at-stop" // ends without a bye when asked to stop

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // account is a user of the image.
@@ -128,12 +130,29 @@ func eachRecord(file string, fields int, do func([]string) bool) error {
 	return in.Err()
 }
 
-// directory returns the home, or / if it does not exist.
+// directory returns the home, or / if the user cannot enter that.
 func (a account) directory() string {
-	if info, err := os.Stat(a.home); err == nil && info.IsDir() {
+	if a.enter(a.home) == nil {
 		return a.home
 	}
 	return "/"
+}
+
+// enter returns why the user cannot work in a directory: root, who starts the programs,
+// could.
+func (a account) enter(dir string) error {
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err == nil && a.credential() != nil {
+		err = asUser(a, func() error { return unix.Chdir(dir) }) // of a thread that ends
+	}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // credential returns what makes a process the account's. It is nil for the agent's

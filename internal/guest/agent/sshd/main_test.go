@@ -103,3 +103,12 @@ func newSigner(t *testing.T) ssh.Signer {
 	}
 	return signer
 }
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}

@@ -25,10 +25,14 @@ import (
 // openSSH is a guest that the real ssh logs in to.
 type openSSH struct {
 	*sshGuest
-	dir  string // of the client
-	args []string
-	env  []string
+	dir    string // of the client
+	args   []string
+	env    []string
+	served sync.Once
 }
+
+// socketName is the server's socket in the client's directory.
+const socketName = "port22"
 
 func newOpenSSH(t *testing.T) *openSSH {
 	t.Helper()
@@ -58,16 +62,15 @@ func newOpenSSH(t *testing.T) *openSSH {
 		t.Fatal(err)
 	}
 	o.env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + o.dir, "SHELL=/bin/sh", roleVariable + "=connect", "TERM=xterm"}
-	o.args = []string{"-F", "none", "-o", "ProxyCommand=" + self + " " + o.serve(t), "-o", "IdentityFile=" + key, "-o", "IdentitiesOnly=yes",
+	o.args = []string{"-F", "none", "-o", "ProxyCommand=" + self + " " + filepath.Join(o.dir, socketName), "-o", "IdentityFile=" + key, "-o", "IdentitiesOnly=yes",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ExitOnForwardFailure=yes", "-o", "User=" + o.name}
 	return o
 }
 
-// serve serves connections until the test ends, and returns the socket's path.
-func (o *openSSH) serve(t *testing.T) string {
+// serve serves connections until the test ends.
+func (o *openSSH) serve(t *testing.T) {
 	t.Helper()
-	path := filepath.Join(o.dir, "port22")
-	l, err := net.Listen("unix", path)
+	l, err := net.Listen("unix", filepath.Join(o.dir, socketName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,13 +88,19 @@ func (o *openSSH) serve(t *testing.T) string {
 			served.Go(func() { o.server.Serve(conn) })
 		}
 	})
-	return path
 }
 
 // command returns the real ssh with options and, after the host's name, a command.
 func (o *openSSH) command(t *testing.T, options []string, command ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "ssh", slices.Concat(options, o.args, []string{"guest"}, command)...)
+	return o.client(t, "ssh", options, command...)
+}
+
+// client returns one of OpenSSH's programs. The server may be changed before the first.
+func (o *openSSH) client(t *testing.T, program string, options []string, args ...string) *exec.Cmd {
+	t.Helper()
+	o.served.Do(func() { o.serve(t) })
+	cmd := exec.CommandContext(t.Context(), program, slices.Concat(options, o.args, []string{"guest"}, args)...)
 	cmd.Dir, cmd.Env = o.dir, o.env
 	return cmd
 }
@@ -200,8 +209,9 @@ func self(t *testing.T) string {
 
 // TestTerminalTypes: a terminal that the image does not know becomes one that it knows.
 func TestTerminalTypes(t *testing.T) {
-	o := newOpenSSH(t)
-	dir := filepath.Join(o.home, "terminfo")
+	dir := t.TempDir()
+	without, o := newOpenSSH(t), newOpenSSH(t)
+	o.server.terminfo = []string{filepath.Join(dir, "none"), dir}
 	for _, name := range []string{"x/xterm-256color", "73/screen-256color", "v/vt100", "d/dumb"} {
 		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), nil, 0o600)); err != nil {
 			t.Fatal(err)
@@ -210,21 +220,20 @@ func TestTerminalTypes(t *testing.T) {
 	if err := errors.Join(os.MkdirAll(o.home+"/.terminfo/m", 0o700), os.WriteFile(o.home+"/.terminfo/m/mine", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	check := func(term, want string) {
+	check := func(o *openSSH, term, want string) {
 		t.Helper()
 		o.env[len(o.env)-1] = "TERM=" + term
 		if got := o.onTerminal(t, func(*unix.Termios) {}, pty.Winsize{}, nil, "echo $TERM"); got != want+"\n" {
 			t.Errorf("%s is %q, want %s", term, got, want)
 		}
 	}
-	check("xterm-ghostty", "xterm-ghostty") // an image without any
-	o.server.terminfo = []string{filepath.Join(o.home, "none"), dir}
+	check(without, "xterm-ghostty", "xterm-ghostty")
 	for term, want := range map[string]string{
 		"xterm-ghostty": "xterm-256color", "xterm-kitty": "xterm-256color", "foot": "xterm-256color", "alacritty": "xterm-256color", "wezterm": "xterm-256color",
 		"tmux-256color": "screen-256color", "screen-256color": "screen-256color", "vt100": "vt100", "dumb": "dumb", "mine": "mine",
 		"../x/xterm-256color": "xterm-256color", ".": "xterm-256color",
 	} {
-		check(term, want)
+		check(o, term, want)
 	}
 }
 
@@ -382,5 +391,37 @@ func after(t *testing.T, said io.Reader, text string) string {
 			t.Fatalf("%v: %s", err, all.String())
 		}
 		all.Write(buf[:n])
+	}
+}
+
+// TestSFTPOfTheImage: an image's own server of files is used if it can start. It knows
+// what ssh's clients ask for beyond the protocol.
+func TestSFTPOfTheImage(t *testing.T) {
+	dir := t.TempDir()
+	lacks, barred := filepath.Join(dir, "lacks"), filepath.Join(dir, "barred")
+	if err := errors.Join(os.WriteFile(lacks, []byte("#!/no/such/shell\n"), 0o700), os.WriteFile(barred, []byte("#!/bin/sh\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	copies := func(sftp ...string) (string, error) {
+		o := newOpenSSH(t)
+		o.server.sftp = sftp
+		cmd := o.client(t, "sftp", []string{"-q", "-b", "-"})
+		cmd.Stdin = strings.NewReader("put id one\ncp one two\n")
+		out, err := cmd.CombinedOutput()
+		if err == nil && read(t, filepath.Join(o.home, "two")) != read(t, filepath.Join(o.dir, "id")) {
+			err = errors.New("the copy is another file")
+		}
+		return string(out), err
+	}
+	none := []string{dir, filepath.Join(dir, "none"), lacks, barred}
+	if out, err := copies(none...); err == nil || !strings.Contains(out, "does not support") {
+		t.Errorf("without one of the image's: %v: %s", err, out)
+	}
+	here := findSFTP(sftpServers)
+	if here == "" {
+		t.Skip("this host has no sftp-server: apt-get install openssh-sftp-server")
+	}
+	if out, err := copies(append(none, here)...); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -19,6 +19,7 @@ import (
 // program is a session's program, in a session and process group of its own.
 type program struct {
 	cmd    *exec.Cmd
+	start  func() error
 	tty    *os.File   // the master of its terminal, if it has one
 	ours   []*os.File // everything the server holds of it
 	outs   []*output  // those of them that it writes to
@@ -33,6 +34,9 @@ type program struct {
 func (s *session) run(user account, cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: user.credential()}
 	p := &program{cmd: cmd, done: make(chan struct{})}
+	p.start = func() error {
+		return asLogin(user.uid, s.server.etc, func() error { return s.server.start(cmd) })
+	}
 	begin := s.startPiped
 	if s.tty != nil {
 		begin = s.startOnTTY
@@ -76,7 +80,7 @@ func (s *session) startPiped(p *program, user account) error {
 		}
 	}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = theirs[0], theirs[1], theirs[2]
-	if err := s.server.start(p.cmd); err != nil {
+	if err := p.start(); err != nil {
 		return err
 	}
 	go func() {
@@ -123,7 +127,7 @@ func (s *session) startOnTTY(p *program, user account) error {
 	p.cmd.Env = append(p.cmd.Env, "SSH_TTY="+slave.Name())
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = slave, slave, slave
 	p.cmd.SysProcAttr.Setctty = true
-	if err := s.server.start(p.cmd); err != nil {
+	if err := p.start(); err != nil {
 		return err
 	}
 	go io.Copy(master, s.channel)

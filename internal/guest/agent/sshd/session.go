@@ -172,8 +172,22 @@ func (s *session) signal(payload []byte) error {
 	return nil
 }
 
-// subsystems are roles of the agent's own program.
-var subsystems = map[string]string{"sftp": layout.NameSFTP, wire.TransferSubsystem: layout.NameTransfer}
+// subsystem returns what serves a subsystem, or nil.
+func (s *session) subsystem(name string) *exec.Cmd {
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Env: s.environment(s.user).list(), Dir: s.user.directory()}
+	switch name {
+	case wire.TransferSubsystem:
+		cmd.Args = []string{layout.NameTransfer}
+	case "sftp":
+		cmd.Args = []string{layout.NameSFTP}
+		if path := findSFTP(s.server.sftp); path != "" {
+			cmd.Path, cmd.Args = path, []string{path}
+		}
+	default:
+		return nil
+	}
+	return cmd
+}
 
 // command returns what runs the program that a request asks for.
 func (s *session) command(r *ssh.Request) (func(), error) {
@@ -189,14 +203,14 @@ func (s *session) command(r *ssh.Request) (func(), error) {
 	case "exec":
 		return func() { s.logIn(s.user.shellCommand(v.Text), v.Text) }, nil
 	case "subsystem":
-		role, ok := subsystems[v.Text]
-		if !ok {
+		cmd := s.subsystem(v.Text)
+		if cmd == nil {
 			return nil, fmt.Errorf("subsystem %q", v.Text)
 		}
 		s.tty = nil
 		return func() {
 			if s.admitted() {
-				s.run(s.user, &exec.Cmd{Path: "/proc/self/exe", Args: []string{role}, Env: s.environment(s.user).list(), Dir: s.user.directory()})
+				s.run(s.user, cmd)
 			}
 		}, nil
 	}
@@ -249,8 +263,8 @@ func (s *session) prepareExec(e wire.Exec) (account, *exec.Cmd, error) {
 		if filepath.IsAbs(string(e.Workdir)) {
 			cmd.Dir = string(e.Workdir)
 		}
-		if info, err := os.Stat(cmd.Dir); err != nil || !info.IsDir() {
-			return user, nil, fmt.Errorf("%s: not a directory", cmd.Dir)
+		if err := user.enter(cmd.Dir); err != nil {
+			return user, nil, fmt.Errorf("%s: %v", cmd.Dir, err)
 		}
 	}
 	path, err := findProgram(cmd.Args[0], cmd.Dir, cmd.Env)

@@ -2,6 +2,7 @@ package sshd
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -28,6 +29,9 @@ func (s *session) logIn(cmd *exec.Cmd, command ...string) {
 	}
 	s.server.managers.provide(s.user, needOf(waits, command...))
 	cmd.Env = s.environment(s.user).list()
+	if err := s.user.enter(s.user.home); err != nil {
+		fmt.Fprintf(s.channel.Stderr(), "Could not chdir to home directory %s: %v\r\n", s.user.home, err)
+	}
 	if s.tty != nil && len(command) == 0 {
 		s.channel.Write(messageOfTheDay(s.user, s.server.motd))
 	}

@@ -28,6 +28,7 @@ type Server struct {
 	locales  string   // where the C library looks for them
 	terminfo []string // where ncurses looks for terminals
 	motd     []string // what a login prints
+	sftp     []string // OpenSSH's servers of files; without one of them, the agent has its own
 	route    route
 	managers *managers       // nil: there are none
 	ciphers  func() []string // of the guest's CPU; nil: those of the library
@@ -72,7 +73,7 @@ func New(c wire.Config, start func(*exec.Cmd) error, booted func() bool) (*Serve
 		return []byte(strings.Join(c.AuthorizedKeys, "\n"))
 	}
 	return &Server{host: host, keys: keys, etc: "/etc", sockets: layout.RunDir, ciphers: usualCiphers, start: start,
-		locales: "/usr/lib/locale", terminfo: terminfoDirs, motd: motdFiles,
+		locales: "/usr/lib/locale", terminfo: terminfoDirs, motd: motdFiles, sftp: sftpServers,
 		route: routeOf(c.Network), managers: newManagers(start, booted)}, nil
 }
 

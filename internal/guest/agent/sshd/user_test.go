@@ -1,6 +1,7 @@
 package sshd
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -129,4 +130,43 @@ func TestNologin(t *testing.T) {
 		}
 	}
 	o.want(t, "in\n", []string{"-l", "root"}, "echo in")
+}
+
+// TestHomeThatCannotBeEntered: a user whose home belongs to another can log in, and begins
+// in /, as one without a home.
+func TestHomeThatCannotBeEntered(t *testing.T) {
+	for name, bar := range map[string]func(home string) error{
+		"another's": func(home string) error { return errors.Join(os.Chown(home, 0, 0), os.Chmod(home, 0o700)) },
+		"absent":    os.RemoveAll,
+		"a file":    func(home string) error { return errors.Join(os.RemoveAll(home), os.WriteFile(home, nil, 0o600)) },
+	} {
+		o := asNobody(t)
+		o.server.sockets = t.TempDir()
+		if err := bar(o.home); err != nil {
+			t.Fatal(err)
+		}
+		out, said, status := o.run(t, "", nil, "pwd; id -u")
+		if out != "/\n65534\n" || status != 0 || !strings.HasPrefix(said, "Could not chdir to home directory "+o.home+": ") {
+			t.Errorf("%s: exit %d, %q: %q", name, status, out, said)
+		}
+	}
+}
+
+// TestLoginID: the kernel knows whose login a program is of, as logname(1) asks.
+func TestLoginID(t *testing.T) {
+	o := asNobody(t)
+	settable := make(chan error)
+	go onOtherThread(func() { settable <- os.WriteFile(loginID, []byte("0"), 0) })
+	if err := <-settable; err != nil {
+		t.Skipf("this host's kernel keeps no logins: %v", err)
+	}
+	before := read(t, "/proc/self/loginuid")
+	for _, options := range [][]string{nil, {"-tt"}} {
+		if out, said, status := o.run(t, "", options, "cat /proc/self/loginuid"); out != "65534" || status != 0 {
+			t.Errorf("ssh %q: exit %d, %q: %s", options, status, out, said)
+		}
+	}
+	if now := read(t, "/proc/self/loginuid"); now != before {
+		t.Errorf("the server's own was %s and is %s", before, now)
+	}
 }

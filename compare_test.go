@@ -21,7 +21,7 @@ func compared(t *testing.T) (root string, env []string) {
 	if err := os.Mkdir(bin, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields("sh awk basename cat cut date dirname getconf grep kill ls mkdir mktemp rm sed seq sleep sort tail uname wc") {
+	for _, name := range strings.Fields("sh awk basename cat cut date dirname getconf grep id kill ls mkdir mktemp rm sed seq sleep sort tail uname wc") {
 		path, err := exec.LookPath(name)
 		if err != nil {
 			t.Fatal(err)

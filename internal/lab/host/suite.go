@@ -99,13 +99,13 @@ func (h *Host) Bench(ctx context.Context, suite Suite, benchmarks string, out io
 	return h.run(ctx, suite, "-test.run='^$' -test.benchtime=1x -test.bench="+quote(benchmarks), out)
 }
 
-// Compare runs scripts/compare in the host. passed reports whether something could run.
+// Compare runs scripts/compare in the host, as root, which husker needs. passed reports whether something could run.
 func (h *Host) Compare(ctx context.Context, rounds int, rivals []string, out io.Writer) (passed bool, err error) {
 	line := fmt.Sprintf("cd %s && exec env TMPDIR=%s/tmp sh scripts/compare/compare.sh --rounds %d", Root, Root, rounds)
 	for _, rival := range rivals {
 		line += " " + quote(rival)
 	}
-	return h.timed(ctx, User, line, out)
+	return h.timed(ctx, Superuser, line, out)
 }
 
 func (h *Host) run(ctx context.Context, suite Suite, flags string, out io.Writer) (passed bool, err error) {

@@ -105,7 +105,7 @@ func TestCompareTakesTurns(t *testing.T) {
 	}
 	for _, want := range []string{
 		`(?s)round 1, a: .*round 1, b: first 0\..*round 2, b: .*round 2, a: `,
-		`(?m)^a +3\.00 \(2\.00–4\.00\) +0\.50 \(0\.50–0\.50\) +1\.00 \(1\.00–1\.00\) +2$`,
+		`(?m)^a +3\.00 \(2\.00-4\.00\) +0\.50 \(0\.50-0\.50\) +1\.00 \(1\.00-1\.00\) +2$`,
 		`(?m)^b .* 2$`,
 		`(?m)^c failed:\n  no such image$`,
 		`(?m)^Linux .* load [0-9. ]+ after$`,

@@ -85,7 +85,7 @@ host "after"
 # spread prints the median and the range of a column.
 spread() {
 	awk -v c="$2" '{ print $c }' "$1" | sort -n | awk '{ v[NR] = $1 }
-		END { printf "%.2f (%.2f–%.2f)", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2, v[1], v[NR] }'
+		END { printf "%.2f (%.2f-%.2f)", NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2, v[1], v[NR] }'
 }
 row='%-12s %-22s %-20s %-22s %s\n'
 printf "\n$row" rival 'create + exec, s' 'next exec, s' "VMM's CPU time, s" rounds

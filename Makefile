@@ -18,7 +18,7 @@ race_quick = -gcflags=modernc.org/sqlite/lib=-d=checkptr=0
 agent_max = 6291456
 
 .DEFAULT_GOAL = build
-.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture openssh bench soak fuzz mutate lab lab-short lab-bench lab-host lab-shell install
+.PHONY: help try build runtime runtime-bundle rootfs runtime-package test unit vmtest torture openssh bench soak fuzz mutate compare lab lab-short lab-bench lab-compare lab-host lab-shell install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -70,6 +70,9 @@ bench: build runtime ## measure create, exec, list, stop, memory, disks and netw
 	$(GO) test -count=1 -timeout 25m -tags vm -run '^$$' -bench . -benchtime 1x ./internal/lab
 	$(GO) test -count=1 -p 1 -timeout 15m -run '^$$' -bench 'Egress|Bridge|Forward|Attach' -benchtime 1x ./internal/network/...
 
+compare: build runtime ## compare with what else runs VMs here (docs/benchmarks.md); ROUNDS=4, RIVALS= picks some
+	@scripts/compare/compare.sh --rounds $${ROUNDS:-4} $(RIVALS)
+
 soak: ## load the network of a plain user for SOAK (1h) and print the helper's memory
 	BANGER_TEST_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -run '^TestSoak$$' -v ./internal/network/helper
 
@@ -79,8 +82,11 @@ lab: lab-program runtime-bundle ## run the tests that boot VMs, on Firecracker i
 lab-short: lab-program runtime-bundle ## run a part of make lab: the driver's contract and a few VMs
 	@VERBOSE=1 sh scripts/test.sh lab dist/banger-lab test --short
 
-lab-bench: lab-program runtime-bundle ## compare banger with Firecracker alone, in the emulated host
+lab-bench: lab-program runtime-bundle ## measure create, start and boot on Firecracker, in the emulated host
 	dist/banger-lab bench
+
+lab-compare: lab-program runtime-bundle ## compare with what else runs VMs, in the emulated host with KVM
+	dist/banger-lab compare --rounds $${ROUNDS:-4} $(RIVALS)
 
 lab-host: lab-program runtime-bundle ## build the disks of the emulated host only
 	dist/banger-lab build

@@ -30,14 +30,14 @@ var floors = [][]string{
 	3: {"internal/vmm/vmmtest", "internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/vm/console", "internal/doctor", "internal/network/helper", "internal/build/image", "internal/build/kernel"},
 	4: {"internal/network/instance", "internal/build", "internal/lab/host"},
 	5: {"internal/daemon", "internal/cli"},
-	6: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
+	6: {"internal/lab", "internal/lab/script", "internal/lab/bare", "internal/lab/bare/init", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }
 
 // only lists imports that few packages may have, so that the reason for each
 // stays in one place.
 var only = map[string][]string{
 	"os/exec": {"internal/hostcmd", "internal/cli", "internal/api", "internal/guest/agent/process", "internal/guest/agent/imageinit",
-		"internal/guest/agent/sshd", "internal/guest/agent/shutdown", "internal/guest/agent/server"},
+		"internal/guest/agent/sshd", "internal/guest/agent/shutdown", "internal/guest/agent/server", "internal/lab/bare"},
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4": {"internal/rootfs"},
 	"modernc.org/sqlite":                         {"internal/store"},
 	"github.com/spf13/cobra":                     {"internal/cli"},

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -27,6 +28,7 @@ import (
 const usage = `usage: banger-lab build
        banger-lab shell
        banger-lab bench [--run REGEX]
+       banger-lab compare [--rounds N] [RIVAL...]
        banger-lab test [--short] [--suite driver|qemu|machines|root] [--run REGEX]
 `
 
@@ -45,10 +47,12 @@ func main() {
 type choice struct {
 	short, verbose bool
 	suite, tests   string
+	rounds         int
+	rivals         []string
 }
 
 func run(ctx context.Context, args []string) int {
-	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "bench": runBench, "test": runTest}
+	commands := map[string]func(context.Context, *host.Lab, choice) error{"build": runBuild, "shell": runShell, "bench": runBench, "compare": runCompare, "test": runTest}
 	if len(args) == 0 || commands[args[0]] == nil {
 		io.WriteString(os.Stderr, usage)
 		return cli.ExitCode(errUsage)
@@ -60,9 +64,11 @@ func run(ctx context.Context, args []string) int {
 	flags.BoolVar(&c.verbose, "v", true, "as in go test; always on")
 	flags.StringVar(&c.suite, "suite", "", "run only this suite")
 	flags.StringVar(&c.tests, "run", "", "run only these tests or benchmarks")
+	flags.IntVar(&c.rounds, "rounds", 4, "compare so many times")
 	if err := flags.Parse(args[1:]); err != nil {
 		return cli.ExitCode(errUsage)
 	}
+	c.rivals = flags.Args()
 	err := inLab(ctx, func(l *host.Lab) error { return commands[args[0]](ctx, l, c) })
 	if ctx.Err() != nil {
 		err = &banger.Error{Kind: banger.Canceled, Why: ctx.Err()}
@@ -92,12 +98,17 @@ func inLab(ctx context.Context, do func(*host.Lab) error) (err error) {
 
 func runBuild(ctx context.Context, l *host.Lab, _ choice) error { return l.Build(ctx) }
 
-// start boots the host with the programs and the tests of the suites, and prints what
-// host it is.
-func start(ctx context.Context, l *host.Lab, suites []host.Suite) (*host.Host, error) {
+// start boots the host with the programs, the tests of the suites and these directories
+// of the checkout, and prints what host it is.
+func start(ctx context.Context, l *host.Lab, suites []host.Suite, trees ...string) (*host.Host, error) {
 	programs, err := l.Programs(ctx, ".", suites)
 	if err != nil {
 		return nil, err
+	}
+	for _, tree := range trees {
+		if err := os.CopyFS(filepath.Join(programs, tree), os.DirFS(tree)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
 	}
 	began := time.Now()
 	h, err := l.Boot(ctx, programs)
@@ -132,6 +143,20 @@ func runBench(ctx context.Context, l *host.Lab, c choice) error {
 	passed, err := h.Bench(ctx, machines, cmp.Or(c.tests, "CreateExec$"), os.Stdout)
 	if err == nil && !passed {
 		err = errors.New("benchmarks failed")
+	}
+	return err
+}
+
+// runCompare runs scripts/compare in the host, with what dist/rivals holds.
+func runCompare(ctx context.Context, l *host.Lab, c choice) error {
+	h, err := start(ctx, l, nil, "scripts/compare", "dist/rivals")
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	passed, err := h.Compare(ctx, c.rounds, c.rivals, os.Stdout)
+	if err == nil && !passed {
+		err = errors.New("the comparison failed")
 	}
 	return err
 }

@@ -18,6 +18,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"start"}, 2},
 		{[]string{"test", "--no-such-flag"}, 2},
 		{[]string{"test", "--suite", "none"}, 2},
+		{[]string{"compare", "--rounds", "many"}, 2},
 	} {
 		if code := run(t.Context(), test.args); code != test.code {
 			t.Errorf("%q: exit %d, want %d", test.args, code, test.code)

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -44,14 +46,39 @@ func (f figures) print(out io.Writer) {
 	if len(f) == 0 {
 		return
 	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	fmt.Fprintf(out, "\n%d CPUs; load at the end, of 1, 5 and 15 minutes: %s\n", runtime.NumCPU(), strings.Join(strings.Fields(string(load) + " ? ? ?")[:3], " "))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nFIGURE\tUNIT\tGOAL\tMIN\tMEDIAN\tMAX\tN")
+	fmt.Fprintln(w, "FIGURE\tUNIT\tGOAL\tMEDIAN\tRANGE\tN")
 	for _, line := range f {
-		sorted := slices.Sorted(slices.Values(line.values))
-		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t%d\n", line.name, line.unit, line.goal,
-			sorted[0], sorted[len(sorted)/2], sorted[len(sorted)-1], len(sorted))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%.2f\t%.2f–%.2f\t%d\n", line.name, line.unit, line.goal,
+			median(line.values), slices.Min(line.values), slices.Max(line.values), len(line.values))
 	}
 	w.Flush()
+}
+
+// median returns the middle value, or the mean of the two in the middle.
+func median(values []float64) float64 {
+	sorted, half := slices.Sorted(slices.Values(values)), len(values)/2
+	if len(values)%2 == 1 {
+		return sorted[half]
+	}
+	return (sorted[half-1] + sorted[half]) / 2
+}
+
+func TestFigures(t *testing.T) {
+	var f figures
+	for _, value := range []float64{4, 1, 3, 2} {
+		f.add("exec", "s", "1.20", value)
+	}
+	f.add("list", "ms", "", 7)
+	var out strings.Builder
+	f.print(&out)
+	for _, want := range []string{"exec    s     1.20  2.50    1.00–4.00  4\n", "list    ms          7.00    7.00–7.00  1\n"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %q in\n%s", want, &out)
+		}
+	}
 }
 
 // once skips further runs: one run measures many times.

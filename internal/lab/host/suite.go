@@ -51,6 +51,11 @@ func (l *Lab) Programs(ctx context.Context, root string, suites []Suite) (string
 	if err := build(append(append([]string{"build"}, common...), filepath.Join(tree, "guest"), "./internal/vmm/testdata/init")...); err != nil {
 		return "", fmt.Errorf("build the contract's guest: %w", err)
 	}
+	for name, pkg := range map[string]string{"bare": "./internal/lab/bare", "bare-init": "./internal/lab/bare/init"} {
+		if err := build(append(append([]string{"build"}, common...), filepath.Join(tree, name), pkg)...); err != nil {
+			return "", fmt.Errorf("build the bare VM's programs: %w", err)
+		}
+	}
 	built := map[string]bool{}
 	for _, suite := range suites {
 		dir := filepath.Join(tree, suite.Package)
@@ -113,14 +118,28 @@ func (h *Host) Bench(ctx context.Context, suite Suite, benchmarks string, out io
 	return h.run(ctx, suite, "-test.run='^$' -test.benchtime=1x -test.bench="+quote(benchmarks), out)
 }
 
+// Compare runs scripts/compare in the host, as root, which husker needs. passed reports whether something could run.
+func (h *Host) Compare(ctx context.Context, rounds int, rivals []string, out io.Writer) (passed bool, err error) {
+	line := fmt.Sprintf("cd %s && exec env TMPDIR=%s/tmp sh scripts/compare/compare.sh --rounds %d", Root, Root, rounds)
+	for _, rival := range rivals {
+		line += " " + quote(rival)
+	}
+	return h.timed(ctx, Superuser, line, out)
+}
+
 func (h *Host) run(ctx context.Context, suite Suite, flags string, out io.Writer) (passed bool, err error) {
-	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest %s ./suite.test -test.v -test.timeout=3h %s",
-		Root, suite.Package, Root, Root, surroundings+handedOn(), flags)
+	line := fmt.Sprintf("cd %s/%s && exec env TMPDIR=%s/tmp BANGER_TEST_GUEST=%s/guest BANGER_TEST_BARE=%s %s ./suite.test -test.v -test.timeout=3h %s",
+		Root, suite.Package, Root, Root, Root, surroundings+handedOn(), flags)
+	return h.timed(ctx, suite.User, line, out)
+}
+
+// timed runs a command, and checks the host's clock after it.
+func (h *Host) timed(ctx context.Context, user, line string, out io.Writer) (passed bool, err error) {
 	clock, err := h.startClock(ctx)
 	if err != nil {
 		return false, err
 	}
-	status, err := h.Shell(ctx, suite.User, line, out)
+	status, err := h.Shell(ctx, user, line, out)
 	if err != nil {
 		return false, err
 	}

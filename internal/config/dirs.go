@@ -152,6 +152,9 @@ type ImageDir string
 
 func (i ImageDir) Rootfs() string { return filepath.Join(string(i), "rootfs.ext4") }
 
+// Info returns the file with what is known about the image besides its content.
+func (i ImageDir) Info() string { return filepath.Join(string(i), "image.json") }
+
 // KernelDir is the directory of a kernel set, in the state directory or in a bundle.
 type KernelDir string
 

@@ -71,7 +71,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	}
 	hub := event.NewHub()
 	operations := newOperations(hub, log)
-	images := &image.Images{Dirs: dirs, Store: s, Log: log, Operations: operations, Events: hub, Bundled: installed.Image.Name}
+	images := &image.Images{Dirs: dirs, Store: s, Log: log, Run: hostcmd.Host{}, Operations: operations, Events: hub, Bundled: installed.Image.Name}
 	if err := images.Open(ctx); err != nil {
 		log.Warn("remove leftovers of images", "err", err)
 	}

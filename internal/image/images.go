@@ -1,5 +1,5 @@
-// Package image owns the images of a state directory: it imports them from tar
-// archives and deletes them. The image of the runtime bundle is installed by
+// Package image owns the images of a state directory: it imports them from files and
+// deletes them. The image of the runtime bundle is installed by
 // package bundle, and built by build/image.
 package image
 
@@ -13,6 +13,7 @@ import (
 
 	"banger/internal/config"
 	"banger/internal/event"
+	"banger/internal/hostcmd"
 	"banger/internal/operation"
 	"banger/internal/store"
 )
@@ -22,6 +23,7 @@ type Images struct {
 	Dirs  config.Dirs
 	Store *store.Store
 	Log   *slog.Logger
+	Run   hostcmd.Runner
 
 	// Bundled is the name of the runtime bundle's image. No other image can have
 	// it: the daemon gives it to the bundle's at each start.

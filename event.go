@@ -55,6 +55,9 @@ type Step struct {
 	Done bool          `json:"done,omitempty"`    // absent when the step begins
 	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
 	Note string        `json:"note,omitempty"`    // one line for the user
+
+	Moved Size `json:"moved_bytes,omitempty"` // how much the step has moved so far
+	Total Size `json:"total_bytes,omitempty"` // how much it will move in all; set in a report of Moved
 }
 
 // Progress receives the steps of an operation in order; nil means that nobody

@@ -14,11 +14,11 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, list, show and delete images",
-		Example: "  banger image list\n  banger image import box rootfs.tar",
+		Short:   "Import, pull, list, show, delete and prune images",
+		Example: "  banger image list\n  banger image pull debian:trixie\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
-	cmd.AddCommand(newImport(a), newImageDelete(a),
+	cmd.AddCommand(newImport(a), newPull(a), newImageDelete(a), newPrune(a),
 		newThingList(a, "image", "List the images that VMs can be created from", service.ListImages),
 		newThingShow(a, "image", "docker", service.ListImages))
 	return cmd
@@ -133,6 +133,13 @@ func thingDetails(i banger.Image) [][]string {
 	rows := [][]string{{"name", i.Name}, {"digest", string(i.ID)}, {"origin", clean(i.Origin)}, {"size", i.Size.String()}, {"created", when(i.CreatedAt)}}
 	if i.Use == nil {
 		return rows
+	}
+	if c := i.Config; c != nil {
+		for _, row := range [][]string{{"environment", strings.Join(c.Env, " ")}, {"entrypoint", strings.Join(c.Entrypoint, " ")}, {"command", strings.Join(c.Cmd, " ")}, {"directory", c.WorkingDir}, {"user", c.User}} {
+			if row[1] != "" {
+				rows = append(rows, []string{row[0], clean(row[1])})
+			}
+		}
 	}
 	names := "no VMs"
 	if len(i.Use.VMs) > 0 {

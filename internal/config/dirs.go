@@ -39,6 +39,7 @@ func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed2
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
 func (d Dirs) SSHConfig() string  { return filepath.Join(d.State, "ssh", "config") }
 func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
+func (d Dirs) Blobs() string      { return filepath.Join(d.Cache, "blobs") }
 func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
 func (d Dirs) Lab() string        { return filepath.Join(d.Cache, "lab") }
 

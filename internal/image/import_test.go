@@ -28,19 +28,21 @@ import (
 	"banger/internal/hostcmd"
 	"banger/internal/oci"
 	"banger/internal/oci/ocitest"
+	"banger/internal/oci/registry"
+	"banger/internal/oci/registry/blob"
 	"banger/internal/operation"
 	"banger/internal/store"
 )
 
 func newImages(t *testing.T) *Images {
 	t.Helper()
-	dirs := config.Dirs{State: t.TempDir()}
+	dirs := config.Dirs{State: t.TempDir(), Cache: t.TempDir()}
 	s, err := store.Open(t.Context(), dirs.DB())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Run: hostcmd.Host{}, Bundled: "docker", Events: event.NewHub(), Operations: &operation.Runner{Log: slog.New(slog.DiscardHandler)}}
+	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Run: hostcmd.Host{}, Registry: &registry.Client{Blobs: blob.Cache{Dir: dirs.Blobs()}, Getenv: func(string) string { return "" }}, Bundled: "docker", Events: event.NewHub(), Operations: &operation.Runner{Log: slog.New(slog.DiscardHandler)}}
 }
 
 // state returns all files and records as text.

@@ -56,6 +56,7 @@ func TestEveryExampleRuns(t *testing.T) {
 	}
 	h := newHome(t)
 	h.makeArchives()
+	h.mirror()
 	lines := h.examples("banger")
 	if len(lines) < 40 {
 		t.Fatalf("only %d examples were found: %q", len(lines), lines)

@@ -466,3 +466,14 @@ func TestCertificates(t *testing.T) {
 		}
 	}
 }
+
+// FuzzMessage: what a registry says is one short line that drives no terminal.
+func FuzzMessage(f *testing.F) {
+	f.Add(`{"errors":[{"code":"DENIED","message":"no\n\u001b[2J"}]}`)
+	f.Fuzz(func(t *testing.T, answer string) {
+		text := message(strings.NewReader(answer))
+		if text == "" || len(text) > 200 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("%q", text)
+		}
+	})
+}

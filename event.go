@@ -56,6 +56,9 @@ type Step struct {
 	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
 	Note string        `json:"note,omitempty"`    // one line for the user
 	Warn bool          `json:"warn,omitempty"`    // the user has to know the note even if nobody shows steps
+
+	Moved Size `json:"moved_bytes,omitempty"` // how much the step has moved so far
+	Total Size `json:"total_bytes,omitempty"` // how much it will move in all; set in a report of Moved
 }
 
 // Progress receives the steps of an operation in order; nil means that nobody

@@ -19,9 +19,9 @@ import (
 // docs/ARCHITECTURE.md says what each of them owns.
 var floors = [][]string{
 	0: {".", "internal/version", "internal/detach", "internal/linux", "internal/durable", "internal/durable/durabletest"},
-	1: {"internal/operation", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/build/fetch", "internal/build/debian",
+	1: {"internal/operation", "internal/compression", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer", "internal/guest/transfer"},
-	2: {"internal/api", "internal/store", "internal/disk", "internal/rootfs", "internal/initrd",
+	2: {"internal/api", "internal/store", "internal/disk", "internal/oci", "internal/oci/ocitest", "internal/oci/registry/blob", "internal/oci/registry", "internal/rootfs", "internal/initrd",
 		"internal/network/namespace", "internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply", "internal/network/stack", "internal/network/forward", "internal/network/resolved",
 		"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process",
 		"internal/guest/agent/socket", "internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports",
@@ -40,6 +40,7 @@ var only = map[string][]string{
 		"internal/guest/agent/sshd", "internal/guest/agent/shutdown", "internal/guest/agent/server", "internal/lab/bare"},
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4": {"internal/rootfs"},
 	"modernc.org/sqlite":                         {"internal/store"},
+	"oras.land/oras-go":                          {"internal/oci/registry"},
 	"github.com/spf13/cobra":                     {"internal/cli"},
 	"github.com/google/nftables":                 {"internal/network/apply"},
 	"gvisor.dev/gvisor":                          {"internal/network/stack"},

@@ -60,9 +60,16 @@ type VMService interface {
 // ImageService is everything a client can do with images and kernels.
 type ImageService interface {
 	ListImages(ctx context.Context) ([]Image, error)
-	// ImportImage makes an image from a tar archive, which the daemon reads
+	// ImportImage makes an image from a file or a directory, which the daemon reads
 	// itself. A name that an image already has is a Conflict.
 	ImportImage(ctx context.Context, spec ImportImage, progress Progress) (Image, error)
+	// PullImage makes an image of one in a registry. A name that has the same image of
+	// the same source stays; with a newer image of it, the name moves to that. Any other
+	// use of the name is a Conflict.
+	PullImage(ctx context.Context, spec PullImage, progress Progress) (Image, error)
+	// PruneImages removes what no VM and no name needs: images, kernels, agents and
+	// Firecrackers, and downloads and other files that are made again when needed.
+	PruneImages(ctx context.Context, opts PruneImages, progress Progress) (Pruned, error)
 	// DeleteImage removes an image's name, or with a digest all its names, and
 	// its file when nothing needs it any more. An image that a VM was made from
 	// is a Conflict.
@@ -87,7 +94,7 @@ type HostService interface {
 // CreateVM describes a VM to be made. Zero values mean the configured default.
 type CreateVM struct {
 	Name     string `json:"name,omitempty"`          // generated when absent
-	Image    string `json:"image,omitempty"`         // an image's name
+	Image    string `json:"image,omitempty"`         // an image's name, or its name in a registry: it is pulled when missing
 	VCPUs    int    `json:"vcpus,omitempty"`         // number of virtual CPUs
 	Memory   Size   `json:"memory_bytes,omitempty"`  // memory
 	Disk     Size   `json:"disk_bytes,omitempty"`    // maximum size of /root
@@ -103,10 +110,48 @@ type CreateVM struct {
 	Lease string `json:"lease,omitempty"` // name of a file in the state directory's `leases` that the client has locked: when the lock is free, the daemon deletes the VM
 }
 
+// PullImage says which image to get from a registry.
+type PullImage struct {
+	Ref      string `json:"ref"`                 // its name as Docker writes it: `debian:trixie`, `ghcr.io/org/app@sha256:…`
+	Name     string `json:"name,omitempty"`      // the image's name; made from the ref when absent
+	AuthFile string `json:"auth_file,omitempty"` // absolute path of a file with credentials, as Docker's `config.json`; it is used before those of the daemon's user
+}
+
+// PruneImages says whether to remove.
+type PruneImages struct {
+	DryRun bool `json:"dry_run,omitempty"` // only tell what would be removed
+}
+
+// Pruned is what was removed, or would be.
+type Pruned struct {
+	Items []PrunedItem `json:"items"`       // the largest first
+	Freed Size         `json:"freed_bytes"` // space on the host
+}
+
+// PrunedItem is a thing that nothing needs.
+type PrunedItem struct {
+	Kind PrunedKind `json:"kind"`       // what it is
+	Name string     `json:"name"`       // its name, or the beginning of its digest
+	Size Size       `json:"size_bytes"` // space that it used on the host
+}
+
+// PrunedKind is what a thing is that nothing needs.
+type PrunedKind string
+
+// The kinds of things that are pruned.
+const (
+	PrunedImage       PrunedKind = "image"       // an image without a name, which no VM uses
+	PrunedKernel      PrunedKind = "kernel"      // a kernel set from an earlier bundle, which no VM uses
+	PrunedAgent       PrunedKind = "agent"       // an agent that no VM is started with any more
+	PrunedFirecracker PrunedKind = "firecracker" // a Firecracker that no VM is started with any more
+	PrunedInitrd      PrunedKind = "initrd"      // a base initrd of such an agent or kernel
+	PrunedDownload    PrunedKind = "download"    // what was downloaded from registries, also in part
+)
+
 // ImportImage says what to make an image of.
 type ImportImage struct {
 	Name   string `json:"name"`             // the image's name
-	File   string `json:"file"`             // absolute path of the archive, which the daemon reads
+	File   string `json:"file"`             // absolute path of the file or directory, which the daemon reads
 	Origin string `json:"origin,omitempty"` // where the archive comes from, for people; the file's name when absent
 }
 

@@ -148,6 +148,18 @@ type Image struct {
 	Origin    string    `json:"origin"`        // what it was made from
 	CreatedAt time.Time `json:"created_at"`    // when it was made
 	Use       *Use      `json:"use,omitempty"` // which VMs use it
+
+	Config *ImageConfig `json:"config,omitempty"` // what an image of a container says about its programs
+}
+
+// ImageConfig is what an image of a container says about its programs. Sessions in VMs get
+// the environment; the rest is for people.
+type ImageConfig struct {
+	Env        []string `json:"env,omitempty"`         // variables of its programs: `NAME=value`
+	Entrypoint []string `json:"entrypoint,omitempty"`  // program that a container runs
+	Cmd        []string `json:"cmd,omitempty"`         // arguments of the entrypoint, or the program
+	WorkingDir string   `json:"working_dir,omitempty"` // directory that the program starts in
+	User       string   `json:"user,omitempty"`        // account that the program runs as
 }
 
 // Kernel is a kernel set: vmlinux, boot modules and the modules disk.

@@ -149,6 +149,16 @@ func (f *fake) ImportImage(ctx context.Context, spec banger.ImportImage, p bange
 	_, err := f.operate(ctx, p)
 	return banger.Image{Name: spec.Name}, err
 }
+func (f *fake) PullImage(ctx context.Context, spec banger.PullImage, p banger.Progress) (banger.Image, error) {
+	f.note("pull", spec)
+	_, err := f.operate(ctx, p)
+	return banger.Image{Name: spec.Name}, err
+}
+func (f *fake) PruneImages(ctx context.Context, opts banger.PruneImages, p banger.Progress) (banger.Pruned, error) {
+	f.note("prune", opts)
+	_, err := f.operate(ctx, p)
+	return banger.Pruned{Freed: banger.GiB}, err
+}
 func (f *fake) DeleteImage(ctx context.Context, ref string, p banger.Progress) error {
 	f.note("delete image", ref)
 	_, err := f.operate(ctx, p)
@@ -295,6 +305,13 @@ func TestEveryCallArrives(t *testing.T) {
 	if image, err := c.ImportImage(ctx, imported, nil); err != nil || image.Name != "box" {
 		t.Errorf("got %+v, %v", image, err)
 	}
+	pulled := banger.PullImage{Ref: "a/b:1", Name: "box", AuthFile: "/auth.json"}
+	if image, err := c.PullImage(ctx, pulled, nil); err != nil || image.Name != "box" {
+		t.Errorf("got %+v, %v", image, err)
+	}
+	if done, err := c.PruneImages(ctx, banger.PruneImages{DryRun: true}, nil); err != nil || done.Freed != banger.GiB {
+		t.Errorf("got %+v, %v", done, err)
+	}
 	if err := c.DeleteImage(ctx, "sha256:aa/b", nil); err != nil {
 		t.Error(err)
 	}
@@ -307,7 +324,7 @@ func TestEveryCallArrives(t *testing.T) {
 		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
 		"restart", "a/b ?%", stop, "set", "otter", set,
 		"kill", "otter", banger.KillVM{Signal: "HUP"}, "rename", "otter", banger.RenameVM{Name: "wombat"}, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
-		"import", imported, "delete image", "sha256:aa/b",
+		"import", imported, "pull", pulled, "prune", banger.PruneImages{DryRun: true}, "delete image", "sha256:aa/b",
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)

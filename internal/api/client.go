@@ -284,6 +284,16 @@ func (c *Client) ImportImage(ctx context.Context, spec banger.ImportImage, p pro
 	return post[banger.Image](ctx, c, spec, p, "images")
 }
 
+// PullImage implements banger.ImageService.
+func (c *Client) PullImage(ctx context.Context, spec banger.PullImage, p progress) (banger.Image, error) {
+	return post[banger.Image](ctx, c, spec, p, "images", "pull")
+}
+
+// PruneImages implements banger.ImageService.
+func (c *Client) PruneImages(ctx context.Context, opts banger.PruneImages, p progress) (banger.Pruned, error) {
+	return post[banger.Pruned](ctx, c, opts, p, "images", "prune")
+}
+
 // DeleteImage implements banger.ImageService.
 func (c *Client) DeleteImage(ctx context.Context, ref string, p progress) error {
 	_, err := post[struct{}](ctx, c, nil, p, "images", ref, "delete")

@@ -64,6 +64,8 @@ func (s *Server) routes() {
 
 		"GET /images":               list(images.ListImages),
 		"POST /images":              operation(withoutRef(images.ImportImage)),
+		"POST /images/pull":         operation(withoutRef(images.PullImage)),
+		"POST /images/prune":        operation(withoutRef(images.PruneImages)),
 		"POST /images/{ref}/delete": operation(withoutOptions(images.DeleteImage)),
 		"GET /kernels":              list(images.ListKernels),
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -22,6 +23,9 @@ import (
 
 // fakeDaemon keeps VMs in memory and answers as the daemon's client does.
 type fakeDaemon struct {
+	pulled     []banger.PullImage
+	madeAt     time.Time // when the image was made that a pull returns
+	clean      bool      // nothing is left to prune
 	mu         sync.Mutex
 	vms        map[string]banger.VM
 	created    int
@@ -327,6 +331,20 @@ func (f *fakeDaemon) ImportImage(_ context.Context, spec banger.ImportImage, _ b
 	f.imported = append(f.imported, importedFile{spec, string(data)})
 	return banger.Image{Name: spec.Name, ID: "sha256:0123456789abcdef", Size: banger.GiB, Origin: spec.Origin}, err
 }
+func (f *fakeDaemon) PullImage(_ context.Context, spec banger.PullImage, p banger.Progress) (banger.Image, error) {
+	f.pulled = append(f.pulled, spec)
+	p.Send(banger.Step{Step: "download"})
+	p.Send(banger.Step{Step: "download", Moved: banger.MiB, Total: 2 * banger.MiB})
+	p.Send(banger.Step{Step: "download", Done: true})
+	return banger.Image{Name: "app-1", ID: "sha256:0123456789abcdef", Size: banger.GiB, Origin: spec.Ref, CreatedAt: f.madeAt}, nil
+}
+func (f *fakeDaemon) PruneImages(_ context.Context, opts banger.PruneImages, _ banger.Progress) (banger.Pruned, error) {
+	if f.clean {
+		return banger.Pruned{Items: []banger.PrunedItem{}}, nil
+	}
+	f.clean = !opts.DryRun
+	return banger.Pruned{Items: []banger.PrunedItem{{Kind: banger.PrunedImage, Name: "box", Size: banger.GiB}, {Kind: banger.PrunedDownload, Name: "0123456789ab", Size: banger.MiB}}, Freed: banger.GiB + banger.MiB}, nil
+}
 func (f *fakeDaemon) DeleteImage(context.Context, string, banger.Progress) error { return nil }
 func (f *fakeDaemon) Events(ctx context.Context) iter.Seq2[banger.Event, error] {
 	return f.hub.Read(ctx)
@@ -348,6 +366,7 @@ type setup struct {
 	stdin   io.Reader // instead of in
 	stdout  io.Writer // instead of run.out
 	config  string    // XDG_CONFIG_HOME
+	env     map[string]string
 }
 
 func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
@@ -355,6 +374,7 @@ func (f *fakeDaemon) run(t *testing.T, s setup, args ...string) run {
 	var out, errOut bytes.Buffer
 	home := t.TempDir()
 	env := map[string]string{"HOME": home, "XDG_RUNTIME_DIR": home, "XDG_CONFIG_HOME": s.config, "EMPTY": ""}
+	maps.Copy(env, s.env)
 	a := &app{
 		std: Std{In: strings.NewReader(s.in), Out: &out, Err: &errOut, InTTY: s.tty, OutTTY: s.tty, ErrTTY: s.tty,
 			Signals: s.signals, Getenv: func(key string) string { return env[key] },

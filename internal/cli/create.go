@@ -60,7 +60,7 @@ func (f countFlag) Type() string { return "number" }
 func addSpec(a *app, cmd *cobra.Command, spec *banger.CreateVM) {
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Name, "name", "", "name of the VM, also its host name (default: a made-up name)")
-	flags.StringVar(&spec.Image, "image", "", "image to create the VM from")
+	flags.StringVar(&spec.Image, "image", "", "image to create the VM from, or its name in a registry, such as debian:trixie: it is pulled when missing")
 	addResources(flags, &spec.VCPUs, &spec.Memory, &spec.Disk, &spec.Overlay)
 	addDriver(cmd, &spec.Driver)
 	addNetwork(cmd, &spec.Network, &spec.NAT, &spec.Isolated)
@@ -111,7 +111,7 @@ func newCreate(a *app) *cobra.Command {
 		Use:     "create",
 		Short:   "Create a VM and start it",
 		Long:    "Create a VM and start it. It stays until `banger vm delete`.\nIf anything fails, nothing is left behind.",
-		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --driver firecracker\n  banger vm create --name spare --no-start --json",
+		Example: "  banger vm create\n  banger vm create --name calm-otter --memory 2048 --disk-size 16G\n  banger vm create --image box\n  banger vm create --image debian:trixie\n  banger vm create --driver firecracker\n  banger vm create --name spare --no-start --json",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return banger.Invalidf(cmd.CommandPath()+" --name "+args[0], "the name of the VM is not an argument")

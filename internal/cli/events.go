@@ -159,6 +159,8 @@ func operationText(o banger.Operation) string {
 		return fmt.Sprintf("%s done after %s", o.Verb, seconds(o.Took))
 	case o.Step == nil:
 		return string(o.Verb)
+	case o.Step.Total > 0:
+		return fmt.Sprintf("%s: %s: %v of %v", o.Verb, o.Step.Step, o.Step.Moved, o.Step.Total)
 	case o.Step.Note != "":
 		return fmt.Sprintf("%s: %s: %s", o.Verb, o.Step.Step, o.Step.Note)
 	case o.Step.Done:

@@ -14,11 +14,11 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, list, show and delete images",
-		Example: "  banger image list\n  banger image import box rootfs.tar",
+		Short:   "Import, pull, list, show, delete and prune images",
+		Example: "  banger image list\n  banger image pull debian:trixie\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
-	cmd.AddCommand(newImport(a), newImageDelete(a),
+	cmd.AddCommand(newImport(a), newPull(a), newImageDelete(a), newPrune(a),
 		newThingList(a, "image", "List the images that VMs can be created from", service.ListImages),
 		newThingShow(a, "image", "docker", service.ListImages))
 	return cmd
@@ -38,8 +38,16 @@ func newKernel(a *app) *cobra.Command {
 	return cmd
 }
 
-// thing is an image or a kernel: they have the same fields.
+// thing is an image or a kernel: a kernel has no fields that an image lacks.
 type thing interface{ banger.Image | banger.Kernel }
+
+// asImage returns a thing as an image.
+func asImage[T thing](t T) banger.Image {
+	if k, ok := any(t).(banger.Kernel); ok {
+		return banger.Image{Name: k.Name, ID: k.ID, Size: k.Size, Origin: k.Origin, CreatedAt: k.CreatedAt, Use: k.Use}
+	}
+	return any(t).(banger.Image)
+}
 
 // lister is the method of the service that lists things.
 type lister[T thing] func(service, context.Context) ([]T, error)
@@ -65,7 +73,7 @@ func newThingList[T thing](a *app, noun, short string, list lister[T]) *cobra.Co
 			}
 			rows := [][]string{{"NAME", "DIGEST", "SIZE", "AGE", "USED BY", "ORIGIN"}}
 			for _, t := range things {
-				i := banger.Image(t)
+				i := asImage(t)
 				rows = append(rows, []string{i.Name, short12(i.ID), i.Size.String(), age(i.CreatedAt), users(i.Use), clean(i.Origin)})
 			}
 			return table(a.std.Out, rows)
@@ -93,7 +101,7 @@ func newThingShow[T thing](a *app, noun, example string, list lister[T]) *cobra.
 			}
 			return showAll(a, each(cmd.Context(), names, func(_ context.Context, ref string) (T, error) {
 				return findThing(things, noun, ref)
-			}), func(t T) [][]string { return thingDetails(banger.Image(t)) })
+			}), func(t T) [][]string { return thingDetails(asImage(t)) })
 		},
 	}
 	a.addJSON(cmd)
@@ -103,7 +111,7 @@ func newThingShow[T thing](a *app, noun, example string, list lister[T]) *cobra.
 // findThing finds a thing by its name, or by its digest as it is listed or in full.
 func findThing[T thing](things []T, noun, ref string) (T, error) {
 	i := slices.IndexFunc(things, func(t T) bool {
-		i := banger.Image(t)
+		i := asImage(t)
 		return ref == i.Name || ref == string(i.ID) || ref == short12(i.ID)
 	})
 	if i < 0 {
@@ -126,6 +134,13 @@ func thingDetails(i banger.Image) [][]string {
 	if i.Use == nil {
 		return rows
 	}
+	if c := i.Config; c != nil {
+		for _, row := range [][]string{{"environment", strings.Join(c.Env, " ")}, {"entrypoint", strings.Join(c.Entrypoint, " ")}, {"command", strings.Join(c.Cmd, " ")}, {"directory", c.WorkingDir}, {"user", c.User}} {
+			if row[1] != "" {
+				rows = append(rows, []string{row[0], clean(row[1])})
+			}
+		}
+	}
 	names := "no VMs"
 	if len(i.Use.VMs) > 0 {
 		names = strings.Join(i.Use.VMs, ", ")
@@ -146,7 +161,7 @@ func completeThings[T thing](a *app, list lister[T]) cobra.CompletionFunc {
 		things, _ := list(svc, ctx)
 		var names []string
 		for _, t := range things {
-			if name := banger.Image(t).Name; !slices.Contains(args, name) {
+			if name := asImage(t).Name; !slices.Contains(args, name) {
 				names = append(names, name)
 			}
 		}

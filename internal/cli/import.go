@@ -17,11 +17,10 @@ import (
 
 func newImport(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "import NAME FILE",
-		Short: "Create an image from a tar archive",
-		Long: "Create an image from a tar archive of a root file system. It may be compressed by\ngzip, bzip2, xz or zstd; - is standard input, as in `docker export box | banger\n" +
-			"image import box -`. The archive needs no init, kernel or SSH server. Host keys, logs\nand other files that belong to one machine are left out.",
-		Example: "  banger image import debian rootfs.tar.xz\n  banger image import --json box -",
+		Use:     "import NAME FILE",
+		Short:   "Create an image from a file",
+		Long:    "Create an image from a root file system in a tar archive or in an ext4 file, or from an\nimage of a container: an OCI layout, also as a directory, or what docker save writes. A\nfile may be compressed by gzip, bzip2, xz or zstd; - is standard input, as in\n`docker save box | banger image import box -`. It needs no init, kernel or SSH server. Host\nkeys, logs and other files that belong to one machine are left out, except from ext4.",
+		Example: "  banger image import debian rootfs.tar.xz\n  banger image import --json box -\n  banger image import app ./oci-layout",
 		Args:    args(2, 2),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {

@@ -22,6 +22,7 @@ type progress struct {
 	mu    sync.Mutex
 	step  string
 	begun time.Time
+	moved string        // how far the step is, if it moves bytes
 	line  func() string // shown instead of the step; may be nil
 }
 
@@ -60,8 +61,12 @@ func (p *progress) event(e banger.Step) {
 	if e.VM != "" {
 		step = clean(e.VM) + ": " + step
 	}
+	if e.Total > 0 {
+		p.moved = fmt.Sprintf("%s of %s, ", megabytes(int64(e.Moved)), megabytes(int64(e.Total)))
+		return
+	}
 	if !e.Done {
-		p.step, p.begun = step, time.Now()
+		p.step, p.begun, p.moved = step, time.Now(), ""
 	}
 	if p.plain && e.Done {
 		fmt.Fprintf(p.out, "%s ... %s\n", step, seconds(e.Took))
@@ -99,7 +104,7 @@ func (p *progress) text() string {
 	case p.line != nil:
 		return p.line()
 	case p.step != "":
-		return fmt.Sprintf("%s ... %s", p.step, seconds(time.Since(p.begun)))
+		return fmt.Sprintf("%s ... %s%s", p.step, p.moved, seconds(time.Since(p.begun)))
 	}
 	return ""
 }

@@ -39,6 +39,7 @@ func (d Dirs) SSHKey() string     { return filepath.Join(d.State, "ssh", "id_ed2
 func (d Dirs) KnownHosts() string { return filepath.Join(d.State, "ssh", "known_hosts") }
 func (d Dirs) SSHConfig() string  { return filepath.Join(d.State, "ssh", "config") }
 func (d Dirs) Initrds() string    { return filepath.Join(d.Cache, "initrds") }
+func (d Dirs) Blobs() string      { return filepath.Join(d.Cache, "blobs") }
 func (d Dirs) Downloads() string  { return filepath.Join(d.Cache, "downloads") }
 func (d Dirs) Lab() string        { return filepath.Join(d.Cache, "lab") }
 
@@ -151,6 +152,9 @@ func (n NetDir) OldLog() string { return n.Log() + ".1" }
 type ImageDir string
 
 func (i ImageDir) Rootfs() string { return filepath.Join(string(i), "rootfs.ext4") }
+
+// Info returns the file with what is known about the image besides its content.
+func (i ImageDir) Info() string { return filepath.Join(string(i), "image.json") }
 
 // KernelDir is the directory of a kernel set, in the state directory or in a bundle.
 type KernelDir string

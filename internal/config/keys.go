@@ -57,6 +57,9 @@ var keys = []key{
 	{"namegen_path", "a path, or a name in `PATH`", "", "",
 		"A program that prints a name for a VM created without one.",
 		func(c *Config, v value) error { return v.command(&c.NamegenPath) }},
+	{"registry_mirrors", "an array of strings such as `\"docker.io=https://mirror.example\"`", "", "",
+		"Mirrors that are asked for images before a registry, in this order.",
+		func(c *Config, v value) error { return v.mirrors(&c.Mirrors) }},
 }
 
 // Reasons why a legacy key has no effect.

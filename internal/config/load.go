@@ -37,6 +37,7 @@ type Config struct {
 	FirecrackerBin string
 	SSHKeyPath     string
 	NamegenPath    string
+	Mirrors        map[string][]string // URLs that are asked before a registry
 
 	// Legacy are the keys in the file that have no effect, each with the reason:
 	// "mapdns_bin: superseded by ...".

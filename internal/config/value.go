@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -136,6 +137,28 @@ func (v value) command(to *string) error {
 		return nil
 	}
 	return v.absolute(to)
+}
+
+// mirrors reads pairs of a registry and the URL of a mirror.
+func (v value) mirrors(to *map[string][]string) error {
+	list, ok := v.any.([]any)
+	if !ok && v.any != "" {
+		return fmt.Errorf("want an array of strings, found %s", v.kind())
+	}
+	all := map[string][]string{}
+	for _, element := range list {
+		text, _ := element.(string)
+		registry, address, _ := strings.Cut(text, "=")
+		u, err := url.Parse(address)
+		if err != nil || registry == "" || u.Host == "" || u.Path != "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
+			return fmt.Errorf("%q is not of the form \"docker.io=https://mirror.example\"", fmt.Sprint(element))
+		}
+		all[registry] = append(all[registry], address)
+	}
+	if len(all) > 0 {
+		*to = all
+	}
+	return nil
 }
 
 func (v value) count(to *int) error {

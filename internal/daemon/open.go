@@ -16,6 +16,8 @@ import (
 	"banger/internal/network/helper"
 	"banger/internal/network/instance"
 	"banger/internal/network/resolved"
+	"banger/internal/oci/registry"
+	"banger/internal/oci/registry/blob"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/version"
@@ -71,7 +73,8 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	}
 	hub := event.NewHub()
 	operations := newOperations(hub, log)
-	images := &image.Images{Dirs: dirs, Store: s, Log: log, Operations: operations, Events: hub, Bundled: installed.Image.Name}
+	images := &image.Images{Dirs: dirs, Store: s, Log: log, Run: hostcmd.Host{}, Operations: operations, Events: hub, Bundled: installed.Image.Name, Installed: installed,
+		Registry: &registry.Client{Blobs: blob.Cache{Dir: dirs.Blobs()}, Mirrors: c.Mirrors, Getenv: env.Getenv}}
 	if err := images.Open(ctx); err != nil {
 		log.Warn("remove leftovers of images", "err", err)
 	}
@@ -86,7 +89,7 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	}
 	vms, err := vm.Open(ctx, vm.Env{
 		Dirs: dirs, Config: c, Store: s, Drivers: all, Bundle: b, Installed: installed, Missing: missing, Operations: operations, Events: hub,
-		Network: connected, Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
+		Pull: images.Pulled, Network: connected, Isolate: env.Isolate, Run: hostcmd.Host{}, Log: log, Program: "bangerd " + version.Version,
 	})
 	if err != nil {
 		return Services{}, fmt.Errorf("open the VMs: %w", err)

@@ -19,8 +19,7 @@ const (
 	noShell       = "the image has no shell at /bin/sh: `banger vm ssh` cannot log in, and `banger vm exec` runs programs without one"
 )
 
-// checkContent refuses an archive that is not a root file system, such as an image
-// of docker save. It returns a note if VMs of the image will lack what people expect.
+// checkContent refuses an archive that is not a root file system. It returns a note if VMs of the image will lack what people expect.
 func checkContent(tree rootfs.Tree) (note string, err error) {
 	below := func(dir string) func(name string) bool {
 		return func(name string) bool { return tree.Has(dir + name) }
@@ -29,16 +28,8 @@ func checkContent(tree rootfs.Tree) (note string, err error) {
 	if slices.ContainsFunc(roots, below("")) {
 		return checkPrograms(tree)
 	}
-	for _, dir := range append([]string{""}, top...) {
-		if dir != "" {
-			dir += "/"
-		}
-		if tree.Has(dir+"manifest.json") || tree.Has(dir+"repositories") {
-			return "", banger.Invalidf(exportInstead, "the archive is an image of docker save, not a root file system")
-		}
-		if tree.Has(dir + "oci-layout") {
-			return "", banger.Invalidf(exportInstead, "the archive is an OCI image, not a root file system")
-		}
+	if tree.Has("repositories") { // package oci reads what newer ones save
+		return "", banger.Invalidf(exportInstead, "the archive is an image of docker save from before 2016, not a root file system")
 	}
 	if len(top) == 1 && slices.ContainsFunc(roots, below(top[0]+"/")) {
 		return "", banger.Invalidf("pack what is in the directory: tar -C DIRECTORY -cf rootfs.tar .", "the root file system is in a directory of the archive, %.50q", top[0])

@@ -1,5 +1,5 @@
-// Package image owns the images of a state directory: it imports them from tar
-// archives and deletes them. The image of the runtime bundle is installed by
+// Package image owns the images of a state directory: it imports them from files, pulls
+// them from registries, and deletes and prunes them. The image of the runtime bundle is installed by
 // package bundle, and built by build/image.
 package image
 
@@ -11,8 +11,11 @@ import (
 	"path/filepath"
 	"sync"
 
+	"banger/internal/bundle"
 	"banger/internal/config"
 	"banger/internal/event"
+	"banger/internal/hostcmd"
+	"banger/internal/oci/registry"
 	"banger/internal/operation"
 	"banger/internal/store"
 )
@@ -22,6 +25,10 @@ type Images struct {
 	Dirs  config.Dirs
 	Store *store.Store
 	Log   *slog.Logger
+	Run   hostcmd.Runner
+
+	Registry  *registry.Client // downloads what is pulled
+	Installed bundle.Installed // what new VMs get from the runtime bundle
 
 	// Bundled is the name of the runtime bundle's image. No other image can have
 	// it: the daemon gives it to the bundle's at each start.
@@ -33,6 +40,8 @@ type Images struct {
 	// mu makes files and records change together. Otherwise an import could lose
 	// its file to a deletion of the same content's last other name.
 	mu sync.Mutex
+
+	turns turns // of pulls
 }
 
 // Open adds the images to the event stream, and removes what a killed daemon was

@@ -3,37 +3,34 @@ package image
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"banger"
-	"banger/internal/config"
-	"banger/internal/disk"
-	"banger/internal/durable"
-	"banger/internal/guest/wire"
+	"banger/internal/compression"
+	"banger/internal/oci"
 	"banger/internal/operation"
 	"banger/internal/rootfs"
-	"banger/internal/store"
 )
 
 // importing is the state of one import.
 type importing struct {
-	*Images
-	spec  banger.ImportImage
-	file  *os.File
-	size  banger.Size // of the archive
-	kind  compression
-	stage config.ImageDir
-	made  banger.Image
-	note  string
+	making
+	spec   banger.ImportImage
+	file   *os.File
+	kind   compression.Kind
+	stored *oci.Stored // nil: the file is no image of a container
+	plain  *os.File    // what file is, unpacked
 }
 
 // ImportImage implements banger.ImageService. A failed import leaves nothing.
 func (i *Images) ImportImage(ctx context.Context, spec banger.ImportImage, progress banger.Progress) (_ banger.Image, err error) {
-	im := &importing{Images: i, spec: spec}
+	im := &importing{making: making{Images: i, name: spec.Name, origin: spec.Origin}, spec: spec}
+	if im.origin == "" {
+		im.origin = filepath.Base(spec.File)
+	}
 	op := i.Operations.Begin("image", "import", spec.Name, "", progress)
 	defer op.End(ctx, &err)
 	defer im.close(&err)
@@ -48,25 +45,8 @@ func (i *Images) ImportImage(ctx context.Context, spec banger.ImportImage, progr
 	return im.made, err
 }
 
-func (im *importing) checkName(ctx context.Context) error {
-	if err := banger.CheckImageName(im.spec.Name); err != nil {
-		return err
-	}
-	if im.spec.Name == im.Bundled {
-		return &banger.Error{Kind: banger.Conflict, Why: errors.New("the image of the runtime bundle has that name"), Fix: "choose another name"}
-	}
-	_, err := im.Store.Image(ctx, im.spec.Name)
-	switch {
-	case err == nil:
-		return store.ImageTaken(im.spec.Name)
-	case banger.KindOf(err) == banger.NotFound:
-		return nil
-	}
-	return err
-}
-
 // open opens the archive and checks that there is space for what it holds.
-func (im *importing) open(context.Context) error {
+func (im *importing) open(ctx context.Context) error {
 	if !filepath.IsAbs(im.spec.File) {
 		return banger.Invalidf("give the file's absolute path", "%q is not an absolute path", im.spec.File)
 	}
@@ -80,17 +60,32 @@ func (im *importing) open(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() {
+	switch {
+	case info.IsDir():
+		if im.stored, err = oci.OpenDir(ctx, im.spec.File); err != nil {
+			return unreadable(err)
+		}
+		return im.checkRoom(0)
+	case !info.Mode().IsRegular():
 		return banger.Invalidf("name a file that holds a tar archive", "%s is not a file", im.spec.File)
 	}
-	im.size = banger.Size(info.Size())
-	if im.kind, err = compressionOf(file); err != nil {
+	if im.kind, err = compression.Of(file); err != nil {
 		return err
 	}
-	if err := durable.MkdirAll(im.Dirs.Images(), 0o700); err != nil {
-		return err
+	need := banger.Size(allocated(info))
+	if im.kind != compression.None {
+		need += banger.Size(info.Size()) // its plain content
 	}
-	return im.checkRoom()
+	return im.checkRoom(need)
+}
+
+// allocated returns the space that a file takes, without holes.
+func allocated(info os.FileInfo) int64 {
+	const block = 512
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return min(info.Size(), stat.Blocks*block)
+	}
+	return info.Size()
 }
 
 func unreadable(err error) error {
@@ -100,97 +95,68 @@ func unreadable(err error) error {
 		e.Kind = banger.NotFound
 	case errors.Is(err, os.ErrPermission):
 		e.Kind = banger.Invalid
+	default:
+		return err
 	}
 	return e
 }
 
-// checkRoom checks that there is space for the least that an import can need: the
-// image and, if the archive is compressed, its plain content.
-func (im *importing) checkRoom() error {
-	const reserve = 64 * banger.MiB
-	need := im.size + reserve
-	if im.kind != uncompressed {
-		need += im.size
-	}
-	free, err := disk.Free(im.Dirs.Images())
-	if err != nil || free >= need {
-		return err
-	}
-	return im.full(fmt.Errorf("%s has %v free, the image needs at least %v", im.Dirs.Images(), free, need))
-}
-
-func (im *importing) full(why error) error {
-	return &banger.Error{Kind: banger.Unready, Why: why, Fix: "free space on " + disk.MountPoint(im.Dirs.Images())}
-}
-
-// write writes the file system into a stage. The image's digest is the one of the
-// file as it was read back.
+// write writes the file system into a stage. What the archive holds tells how.
 func (im *importing) write(ctx context.Context) error {
-	stage, err := os.MkdirTemp(im.Dirs.Images(), im.Dirs.NewImage())
-	if err != nil {
+	if err := im.stageIn(); err != nil {
 		return err
 	}
-	im.stage = config.ImageDir(stage)
-	archive, done, err := im.kind.open(im.file)
+	if im.stored != nil {
+		return im.writeLayers(ctx, im.stored.Config, im.stored.Contents())
+	}
+	if err := im.unpack(ctx); err != nil {
+		return err
+	}
+	switch found, err := contentOf(im.plain); {
+	case err != nil:
+		return err
+	case found == ext4Disk:
+		return im.writeDisk(ctx, im.plain)
+	case found != "":
+		return found.refuse()
+	}
+	var err error
+	if im.stored, err = oci.OpenArchive(ctx, im.plain); err != nil {
+		return err
+	}
+	if im.stored != nil {
+		return im.writeLayers(ctx, im.stored.Config, im.stored.Contents())
+	}
+	if _, err := im.plain.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return im.writeTar(ctx, im.plain)
+}
+
+// unpack unpacks a compressed archive into a file without a name.
+func (im *importing) unpack(ctx context.Context) error {
+	if im.kind == compression.None {
+		im.plain = im.file
+		return nil
+	}
+	archive, done, err := compression.NewReader(im.file)
 	if err != nil {
 		return err
 	}
 	defer done()
-	check := func(tree rootfs.Tree) (err error) {
-		im.note, err = checkContent(tree)
-		return err
-	}
-	result, err := rootfs.Write(ctx, archive, im.stage.Rootfs(), rootfs.Options{Label: wire.LabelBase, Reset: true, Check: check})
-	if disk.Full(err) {
-		return im.full(err)
-	}
-	if err != nil {
-		return err
-	}
-	im.made = banger.Image{Name: im.spec.Name, ID: result.Digest, Size: result.Size, Origin: im.origin(), CreatedAt: time.Now().UTC()}
-	return nil
-}
-
-func (im *importing) origin() string {
-	if im.spec.Origin != "" {
-		return im.spec.Origin
-	}
-	return filepath.Base(im.spec.File)
-}
-
-// record moves the file to its place and adds the image to the store.
-func (im *importing) record(ctx context.Context) error {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	dir := string(im.Dirs.Image(im.made.ID))
-	_, err := os.Stat(dir)
-	placed := errors.Is(err, os.ErrNotExist)
-	if placed {
-		err = durable.Rename(string(im.stage), dir)
-	}
-	if err == nil {
-		err = im.Store.AddImage(ctx, im.made)
-	}
-	if err != nil && placed {
-		return errors.Join(err, im.drop(dir))
-	}
-	if err != nil {
-		return err
-	}
-	im.made, err = im.Store.Image(context.WithoutCancel(ctx), im.made.Name) // too late to cancel
-	made := im.made
-	im.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &made})
-	return err
+	im.plain, err = rootfs.Spool(ctx, archive, string(im.stage))
+	return im.wrote("", 0, err)
 }
 
 // close closes the archive and removes the stage.
 func (im *importing) close(err *error) {
-	if im.file != nil {
-		im.file.Close()
+	if im.stored != nil {
+		im.stored.Close()
 	}
-	if im.stage != "" {
-		if failed := os.RemoveAll(string(im.stage)); failed != nil && *err != nil {
-			*err = errors.Join(*err, failed)
+	for _, file := range []*os.File{im.file, im.plain} {
+		if file != nil {
+			file.Close()
 		}
 	}
+	im.removeStage(err)
 }

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -24,19 +25,24 @@ import (
 	"banger/internal/config"
 	"banger/internal/durable/durabletest"
 	"banger/internal/event"
+	"banger/internal/hostcmd"
+	"banger/internal/oci"
+	"banger/internal/oci/ocitest"
+	"banger/internal/oci/registry"
+	"banger/internal/oci/registry/blob"
 	"banger/internal/operation"
 	"banger/internal/store"
 )
 
 func newImages(t *testing.T) *Images {
 	t.Helper()
-	dirs := config.Dirs{State: t.TempDir()}
+	dirs := config.Dirs{State: t.TempDir(), Cache: t.TempDir()}
 	s, err := store.Open(t.Context(), dirs.DB())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Bundled: "docker", Events: event.NewHub(), Operations: &operation.Runner{Log: slog.New(slog.DiscardHandler)}}
+	return &Images{Dirs: dirs, Store: s, Log: slog.New(slog.DiscardHandler), Run: hostcmd.Host{}, Registry: &registry.Client{Blobs: blob.Cache{Dir: dirs.Blobs()}, Getenv: func(string) string { return "" }}, Bundled: "docker", Events: event.NewHub(), Operations: &operation.Runner{Log: slog.New(slog.DiscardHandler)}}
 }
 
 // state returns all files and records as text.
@@ -172,7 +178,7 @@ func TestImportIsRefused(t *testing.T) {
 		"a name that is a path":     {banger.ImportImage{Name: "../x", File: file}, banger.Invalid, "use lower-case"},
 		"a relative path":           {banger.ImportImage{Name: "new", File: "x.tar"}, banger.Invalid, "give the file's absolute path"},
 		"no such file":              {banger.ImportImage{Name: "new", File: file + "x"}, banger.NotFound, "name a file"},
-		"a directory":               {banger.ImportImage{Name: "new", File: "/"}, banger.Invalid, "name a file"},
+		"a directory":               {banger.ImportImage{Name: "new", File: "/"}, banger.Invalid, "name an OCI layout, or pack"},
 		"a pipe that nobody writes": {banger.ImportImage{Name: "new", File: pipe}, banger.Invalid, "name a file"},
 		"an empty file":             {banger.ImportImage{Name: "new", File: archive(t, nil)}, banger.Invalid, "create the archive again"},
 		"no archive":                {banger.ImportImage{Name: "new", File: archive(t, bytes.Repeat([]byte("no archive "), 200))}, banger.Invalid, "download or create"},
@@ -195,30 +201,108 @@ func TestImportOfWhatIsNoRootFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := i.state(t)
+	layer := tree(t, map[string]string{"bin/sh": "elf"})
 	for name, c := range map[string]struct {
-		files    []string
+		data     []byte
 		why, fix string
 	}{
-		"docker save":         {[]string{"blobs/sha256/ab", "index.json", "manifest.json", "oci-layout", "repositories"}, "docker save", "docker export"},
-		"docker save, old":    {[]string{"ab/layer.tar", "ab/json", "ab/VERSION", "cd.json", "manifest.json", "repositories"}, "docker save", "docker export"},
-		"docker save, oldest": {[]string{"ab/layer.tar", "ab/json", "ab/VERSION", "repositories"}, "docker save", "docker export"},
-		"podman save":         {[]string{"ab.tar", "cd.json", "manifest.json"}, "docker save", "docker export"},
-		"OCI layout":          {[]string{"blobs/sha256/ab", "index.json", "oci-layout"}, "OCI image", "docker export"},
-		"OCI, in a directory": {[]string{"box/blobs/sha256/ab", "box/index.json", "box/oci-layout"}, "OCI image", "docker export"},
-		"in a directory":      {[]string{"box/bin/sh", "box/etc/issue"}, `directory of the archive, "box"`, "tar -C"},
-		"a disk":              {[]string{"disk.img"}, "none of /bin, /etc", "docker export"},
+		"docker save, oldest": {tree(t, map[string]string{"ab/layer.tar": "{}", "ab/json": "{}", "repositories": "{}"}), "docker save", "docker export"},
+		"for another machine": {ocitest.Tar(ocitest.Layout(ocitest.New("linux/riscv64", nil, layer))), "it is for linux/riscv64", "use an image for linux/"},
+		"in a directory":      {tree(t, map[string]string{"box/bin/sh": "", "box/etc/issue": ""}), `directory of the archive, "box"`, "tar -C"},
+		"a disk in it":        {tree(t, map[string]string{"disk.img": "{}"}), "none of /bin, /etc", "docker export"},
+		"qcow2":               {append([]byte("QFI\xfb"), make([]byte, 4096)...), "the file is a disk of QEMU (qcow2)", "mount it and pack"},
+		"partitions":          {append(make([]byte, 510), "\x55\xaaEFI PART"...), "the file is a disk with partitions", "mount it and pack"},
 	} {
-		files := map[string]string{}
-		for _, file := range c.files {
-			files[file] = "{}"
-		}
-		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "new", File: archive(t, tree(t, files))}, nil)
-		if banger.KindOf(err) != banger.Invalid || err == nil || !strings.Contains(err.Error(), c.why) || !strings.Contains(banger.FixOf(err), c.fix) {
-			t.Errorf("%s: %v, fix %q", name, err, banger.FixOf(err))
+		for packing, data := range map[string][]byte{"plain": c.data, "gzip": packed(t, c.data)["gzip"]} {
+			_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "new", File: archive(t, data)}, nil)
+			if banger.KindOf(err) != banger.Invalid || err == nil || !strings.Contains(err.Error(), c.why) || !strings.Contains(banger.FixOf(err), c.fix) {
+				t.Errorf("%s, %s: %v, fix %q", name, packing, err, banger.FixOf(err))
+			}
 		}
 	}
 	if after := i.state(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+}
+
+// TestImportOfContainers: every form of an image of a container gives the same image, and
+// what it says about its programs is kept beside it and in it.
+func TestImportOfContainers(t *testing.T) {
+	i := newImages(t)
+	config := banger.ImageConfig{Env: []string{"PATH=/opt/bin"}, Entrypoint: []string{"/bin/sh"}, WorkingDir: "/srv", User: "nobody"}
+	made := ocitest.New(ocitest.Host, map[string]any{"Env": config.Env, "Entrypoint": config.Entrypoint, "WorkingDir": config.WorkingDir, "User": config.User}, tree(t, map[string]string{"bin/sh": "elf", "etc/gone": "x"}), tree(t, map[string]string{"etc/.wh.gone": "", "srv/a": "b"}))
+	layout, saved := ocitest.Tar(ocitest.Layout(made)), ocitest.Tar(ocitest.Saved(made))
+	var first banger.Image
+	for n, file := range []string{archive(t, layout), archive(t, packed(t, layout)["zstd"]), archive(t, saved), archive(t, packed(t, saved)["gzip"]), ocitest.Write(t, ocitest.Layout(made))} {
+		image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: fmt.Sprint("a", n), File: file}, nil)
+		if err != nil || n > 0 && image.ID != first.ID {
+			t.Errorf("%d: %+v, %v", n, image, err)
+		}
+		first = image
+	}
+	all, err := i.ListImages(t.Context())
+	if err != nil || len(all) != 5 || all[0].Config == nil || !reflect.DeepEqual(*all[0].Config, config) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	data, err := os.ReadFile(i.Dirs.Image(first.ID).Rootfs())
+	if text := `{"env":["PATH=/opt/bin"],"entrypoint":["/bin/sh"],"working_dir":"/srv","user":"nobody"}`; err != nil || !bytes.Contains(data, []byte(text)) {
+		t.Errorf("the image has no %s, %v", text, err)
+	}
+}
+
+// TestImportOfADisk: an ext4 file system is taken as it is, with the label that guests
+// look for, and the file that was named stays as it was.
+func TestImportOfADisk(t *testing.T) {
+	i := newImages(t)
+	source := t.TempDir()
+	disk := filepath.Join(t.TempDir(), "disk.ext4")
+	run := func(argv ...string) {
+		t.Helper()
+		path, err := i.Run.Look(argv[0])
+		if err != nil {
+			t.Skip(banger.FixOf(err))
+		}
+		if _, err := i.Run.Run(t.Context(), hostcmd.Cmd{Argv: append([]string{path}, argv[1:]...)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(source+"/etc", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run("mke2fs", "-q", "-t", "ext4", "-L", "other", "-d", source, disk, "16M")
+	before, err := os.ReadFile(disk)
+	if err != nil || os.Chmod(disk, 0o400) != nil {
+		t.Fatal(err)
+	}
+	var notes string
+	image, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "disk", File: disk}, func(s banger.Step) { notes += s.Note })
+	if err != nil || image.Size != 16*banger.MiB || notes != takenAsItIs {
+		t.Fatalf("%+v, %v, note %q", image, err, notes)
+	}
+	path := i.Dirs.Image(image.ID).Rootfs()
+	copied, err := os.ReadFile(path)
+	if err != nil || string(copied[1024+0x78:][:11]) != "banger-base" || image.ID != oci.DigestOf(copied) {
+		t.Errorf("%q, %v", copied[1024+0x78:][:16], err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o444 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if after, err := os.ReadFile(disk); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the file has changed, %v", err)
+	}
+	state := i.state(t)
+	empty := filepath.Join(t.TempDir(), "empty.ext4")
+	run("mke2fs", "-q", "-t", "ext4", empty, "16M")
+	damaged := slices.Clone(before)
+	copy(damaged[4096:], bytes.Repeat([]byte("x"), 200<<10))
+	for file, why := range map[string]string{empty: "is not one of a machine", archive(t, damaged): "the file system has errors", archive(t, before[:1<<20]): ""} {
+		_, err := i.ImportImage(t.Context(), banger.ImportImage{Name: "new", File: file}, nil)
+		if err == nil || banger.KindOf(err) != banger.Invalid || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v (%s)", why, err, banger.KindOf(err))
+		}
+	}
+	if after := i.state(t); after != state {
+		t.Errorf("before:\n%s\nafter:\n%s", state, after)
 	}
 }
 

@@ -21,6 +21,7 @@ func (i *Images) ListImages(ctx context.Context) ([]banger.Image, error) {
 	}
 	users, err := i.users(ctx, func(vm store.VM) banger.Digest { return vm.ImageID })
 	for n, image := range images {
+		images[n].Config = readInfo(i.Dirs.Image(image.ID)).Config
 		images[n].Use = &banger.Use{OnHost: onHost(string(i.Dirs.Image(image.ID))), VMs: append([]string{}, users[image.ID]...)}
 	}
 	return images, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"banger"
+	"banger/internal/oci/ocitest"
 )
 
 // guestEnd is how a guest ends, and what is shown then.
@@ -137,10 +138,14 @@ func TestImages(t *testing.T) {
 			t.Errorf("after its own end: %q", got)
 		}
 	})
-	t.Run("content where a VM has disks of its own, and links for resolv.conf", func(t *testing.T) {
+	t.Run("content where a VM has disks of its own, and links for resolv.conf; from a registry", func(t *testing.T) {
 		t.Parallel()
-		h.importTar(t, "seeded", seeded(t))
-		seeds(t, h, contract(t, h, "seeded", "img-seeded", guestEnd{"", banger.EndedPoweroff}))
+		pullSeeded(t, h)
+		vm := contract(t, h, "seeded", "img-seeded", guestEnd{"", banger.EndedPoweroff})
+		if got := h.sh(t, vm.Name, "echo $GREETING $PATH $HOME; cat /etc/banger-test"); got != "hello /opt/bin:/bin /root\nupper" {
+			t.Errorf("what the image of a container says: %q", got)
+		}
+		seeds(t, h, vm)
 	})
 }
 
@@ -158,11 +163,22 @@ func autoloads(t *testing.T, h *home, name string) {
 	}
 }
 
+// pullSeeded makes the image of two layers in a registry.
+func pullSeeded(t *testing.T, h *home) {
+	t.Helper()
+	registry := ocitest.NewRegistry(t)
+	config := map[string]any{"Env": []string{"PATH=/opt/bin:/bin", "GREETING=hello", "HOME=/else"}, "Entrypoint": []string{"/bin/sh"}}
+	upper := ocitest.Tar(map[string]string{"etc/banger-test": "upper", "root/.wh.gone": ""})
+	registry.Push("org/seeded:1", ocitest.New(ocitest.Host, config, seeded(t), upper))
+	h.banger(t, "image", "pull", registry.Host+"/org/seeded:1", "seeded")
+}
+
 // seeded is an image with content where the VM's own disks are mounted.
 func seeded(t *testing.T) []byte {
 	t.Helper()
 	r := newTinyTar(t)
 	r.file("root/.profile", "from the image\n")
+	r.file("root/gone", "")
 	r.add(tar.Header{Typeflag: tar.TypeDir, Name: "root/deep/dir/", Mode: 0o750, Uid: 7, Gid: 8}, "")
 	r.add(tar.Header{Name: "root/deep/dir/own", Mode: 0o640, Uid: 7, Gid: 8}, "owned\n")
 	r.file("var/lib/containers/data", "from the image\n")
@@ -175,7 +191,7 @@ func seeded(t *testing.T) []byte {
 // later. A resolv.conf that is a dangling link does not keep a VM from booting.
 func seeds(t *testing.T, h *home, vm banger.VM) {
 	t.Helper()
-	look := "cat /root/.profile; stat -c '%a %u %g' /root/deep/dir /root/deep/dir/own; ls /var/lib/containers /var/lib/docker"
+	look := "ls /root/gone 2>/dev/null; cat /root/.profile; stat -c '%a %u %g' /root/deep/dir /root/deep/dir/own; ls /var/lib/containers /var/lib/docker"
 	if got := h.sh(t, vm.Name, look); got != "from the image\n750 7 8\n640 7 8\n/var/lib/containers:\ndata\n\n/var/lib/docker:\ndata" {
 		t.Errorf("the seed: %q", got)
 	}

@@ -138,6 +138,12 @@ func (o *Operation) Warn(step, text string) {
 // Progress reports a text about a step to the client, but not to the log.
 func (o *Operation) Progress(step, text string) { o.tell(banger.Step{Step: step, Note: text}) }
 
+// Moved reports how many bytes a step has moved to the client, but not to the log. Calls
+// must not overlap.
+func (o *Operation) Moved(step string, moved, total banger.Size) {
+	o.tell(banger.Step{Step: step, Moved: moved, Total: total})
+}
+
 func (o *Operation) tell(step banger.Step) {
 	if o.now.Noun == "vm" {
 		step.VM = o.now.Name

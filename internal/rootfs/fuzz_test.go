@@ -82,7 +82,7 @@ func scripted(script string) []byte {
 func normalise(t *testing.T, archives ...[]byte) {
 	l := &layers{ctx: context.Background()}
 	for _, a := range archives {
-		l.from = append(l.from, layer{bytes.NewReader(a), 0})
+		l.from = append(l.from, rewound{bytes.NewReader(a), 0})
 	}
 	x := newIndex(layered)
 	if invalid(t, l.index(x)) || x.data > 1<<20 {

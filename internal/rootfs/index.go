@@ -12,12 +12,13 @@ import (
 // Limits against archives that are made to exhaust their reader. They are far above
 // what an operating system needs.
 const (
-	maxData     = int64(48 * banger.GiB)  // bytes in all files, with holes
-	maxNodes    = 2_000_000               // names ever added, with implied ones
-	maxMetadata = int64(256 * banger.MiB) // bytes in names, link targets and attributes
-	maxSteps    = 4096                    // directories passed to find one name
-	maxWork     = 200_000_000             // directories passed to find all names
-	maxHops     = 40                      // symbolic links passed to find one name
+	maxData     = int64(48 * banger.GiB)        // bytes in all files, with holes
+	maxStream   = maxData + int64(4*banger.GiB) // bytes in all archives, unpacked
+	maxNodes    = 2_000_000                     // names ever added, with implied ones
+	maxMetadata = int64(256 * banger.MiB)       // bytes in names, link targets and attributes
+	maxSteps    = 4096                          // directories passed to find one name
+	maxWork     = 200_000_000                   // directories passed to find all names
+	maxHops     = 40                            // symbolic links passed to find one name
 )
 
 // position is where an entry lies in the archives. The second reading finds by it

@@ -12,84 +12,120 @@ import (
 	"banger"
 )
 
-// layers are the archives, lowest first. Each can be read twice.
-type layers struct {
-	ctx     context.Context
-	from    []layer
-	spooled []*os.File
+// Layer is an archive that can be read more than once.
+type Layer interface {
+	// Open returns a reader of the whole archive. Flatten reads it to its end, and not
+	// only the archive's, before it opens it again.
+	Open() (io.ReadCloser, error)
 }
 
-type layer struct {
+// Rewound returns an archive that begins where r is now.
+func Rewound(r io.ReadSeeker) (Layer, error) {
+	start, err := r.Seek(0, io.SeekCurrent)
+	return rewound{r, start}, err
+}
+
+type rewound struct {
 	r     io.ReadSeeker
 	start int64
 }
 
-func openLayers(ctx context.Context, from []io.Reader, dir string) (*layers, error) {
-	l := &layers{ctx: ctx}
-	for _, r := range from {
-		next, err := l.open(r, dir)
-		if err != nil {
-			l.Close()
-			return nil, err
-		}
-		l.from = append(l.from, next)
+func (l rewound) Open() (io.ReadCloser, error) {
+	if _, err := l.r.Seek(l.start, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("read archive again: %w", err)
 	}
-	return l, nil
+	return io.NopCloser(l.r), nil
 }
 
-func (l *layers) open(r io.Reader, dir string) (layer, error) {
+// reopened returns an archive that r yields perhaps only once, and a function that frees
+// the space that it takes.
+func reopened(ctx context.Context, r io.Reader, dir string) (Layer, func() error, error) {
 	if s, ok := r.(io.ReadSeeker); ok {
 		// A pipe is an *os.File, too, and cannot seek.
-		if start, err := s.Seek(0, io.SeekCurrent); err == nil {
-			return layer{s, start}, nil
+		if l, err := Rewound(s); err == nil {
+			return l, func() error { return nil }, nil
 		}
 	}
-	f, err := os.CreateTemp(dir, ".spool-*")
+	f, err := Spool(ctx, r, dir)
 	if err != nil {
-		return layer{}, err
+		return nil, nil, err
 	}
-	l.spooled = append(l.spooled, f)
-	if err := os.Remove(f.Name()); err != nil {
-		return layer{}, err
-	}
-	n, err := io.Copy(f, io.LimitReader(reader{l.ctx, r}, maxData+1))
-	if err != nil {
-		return layer{}, fmt.Errorf("spool archive: %w", err)
-	}
-	if n > maxData {
-		return layer{}, tooMuch("the archive holds more than %v", banger.Size(maxData))
-	}
-	return layer{f, 0}, nil
+	return rewound{f, 0}, f.Close, nil
 }
 
-// Close closes the spool files, which frees their space.
-func (l *layers) Close() {
-	for _, f := range l.spooled {
-		f.Close()
+// Spool copies an archive into a file without a name on the file system of dir.
+func Spool(ctx context.Context, r io.Reader, dir string) (_ *os.File, err error) {
+	f, err := os.CreateTemp(dir, ".spool-*")
+	if err != nil {
+		return nil, err
 	}
+	n := int64(0)
+	if err = os.Remove(f.Name()); err == nil {
+		n, err = io.Copy(f, io.LimitReader(reader{ctx, r}, maxStream+1))
+	}
+	if err == nil && n > maxStream {
+		err = tooMuch("the archive holds more than %v", banger.Size(maxStream))
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("spool archive: %w", err)
+	}
+	return f, nil
+}
+
+// layers are the archives, lowest first.
+type layers struct {
+	ctx  context.Context
+	from []Layer
 }
 
 // each calls do for every entry of every archive, in order.
 func (l *layers) each(do func(at position, h *tar.Header, data io.Reader) error) error {
+	left := maxStream
 	for i, layer := range l.from {
-		if _, err := layer.r.Seek(layer.start, io.SeekStart); err != nil {
-			return fmt.Errorf("read archive again: %w", err)
+		plain, err := layer.Open()
+		if err != nil {
+			return err
 		}
-		t := tar.NewReader(bufio.NewReaderSize(reader{l.ctx, layer.r}, 1<<20))
-		for entry := 0; ; entry++ {
-			h, err := t.Next()
-			if err == io.EOF {
-				break
-			}
-			if err != nil {
-				return broken(err)
-			}
-			if err := do(position{i, entry}, h, t); err != nil {
-				return err
-			}
+		stream := &bounded{r: reader{l.ctx, plain}, left: &left}
+		err = errors.Join(eachEntry(stream, i, do), plain.Close())
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func eachEntry(stream io.Reader, layer int, do func(at position, h *tar.Header, data io.Reader) error) error {
+	buffered := bufio.NewReaderSize(stream, 1<<20)
+	t := tar.NewReader(buffered)
+	for entry := 0; ; entry++ {
+		h, err := t.Next()
+		if err == io.EOF {
+			_, err = io.Copy(io.Discard, buffered) // what checks the stream waits for its end
+			return err
+		}
+		if err != nil {
+			return broken(err)
+		}
+		if err := do(position{layer, entry}, h, t); err != nil {
+			return err
+		}
+	}
+}
+
+// bounded fails when the streams together are longer than what is left.
+type bounded struct {
+	r    io.Reader
+	left *int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if *b.left -= int64(n); *b.left < 0 {
+		return n, tooMuch("the archive holds more than %v", banger.Size(maxStream))
+	}
+	return n, err
 }
 
 // index adds every entry of every layer to x.

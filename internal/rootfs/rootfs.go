@@ -55,25 +55,26 @@ type Result struct {
 // file beside path. The file system appears at path only when it is complete, synced
 // and read-only; an error leaves nothing. An unusable archive is an Invalid error.
 func Write(ctx context.Context, tar io.Reader, path string, opts Options) (Result, error) {
-	return write(ctx, newIndex(plain), []io.Reader{tar}, path, opts)
-}
-
-// Flatten is Write for the layers of an OCI image, lowest first. An entry ".wh.x"
-// removes x of the layers below, and ".wh..wh..opq" removes all that they have in its
-// directory.
-func Flatten(ctx context.Context, layers []io.Reader, path string, opts Options) (Result, error) {
-	return write(ctx, newIndex(layered), layers, path, opts)
-}
-
-func write(ctx context.Context, x *index, from []io.Reader, path string, opts Options) (_ Result, err error) {
-	if len(opts.Label) > labelSize {
-		return Result{}, fmt.Errorf("label %q is longer than %d bytes", opts.Label, labelSize)
-	}
-	layers, err := openLayers(ctx, from, filepath.Dir(path))
+	layer, done, err := reopened(ctx, tar, filepath.Dir(path))
 	if err != nil {
 		return Result{}, err
 	}
-	defer layers.Close()
+	defer done()
+	return write(ctx, newIndex(plain), []Layer{layer}, path, opts)
+}
+
+// Flatten is Write for the layers of an OCI image, lowest first, each of which it reads
+// twice. An entry ".wh.x" removes x of the layers below, and ".wh..wh..opq" removes all
+// that they have in its directory.
+func Flatten(ctx context.Context, layers []Layer, path string, opts Options) (Result, error) {
+	return write(ctx, newIndex(layered), layers, path, opts)
+}
+
+func write(ctx context.Context, x *index, from []Layer, path string, opts Options) (_ Result, err error) {
+	if len(opts.Label) > labelSize {
+		return Result{}, fmt.Errorf("label %q is longer than %d bytes", opts.Label, labelSize)
+	}
+	layers := &layers{ctx, from}
 	if err := layers.index(x); err != nil {
 		return Result{}, err
 	}

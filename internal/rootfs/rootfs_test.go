@@ -77,9 +77,9 @@ func flat(tree map[string]file) map[string]string {
 
 func flatten(t testing.TB, opts Options, layers ...[]byte) (*ext4, map[string]file) {
 	t.Helper()
-	var readers []io.Reader
+	var readers []Layer
 	for _, l := range layers {
-		readers = append(readers, bytes.NewReader(l))
+		readers = append(readers, rewound{bytes.NewReader(l), 0})
 	}
 	path := filepath.Join(t.TempDir(), "x.ext4")
 	if _, err := Flatten(context.Background(), readers, path, opts); err != nil {

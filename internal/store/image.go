@@ -130,6 +130,38 @@ func (s *Store) ForgetImage(ctx context.Context, ref string) (id banger.Digest, 
 	return image.ID, last, err
 }
 
+// ForgetNameless forgets an image that has no name and no VM, and reports whether it was one.
+func (s *Store) ForgetNameless(ctx context.Context, id banger.Digest) (bool, error) {
+	return s.forget(ctx, "DELETE FROM images WHERE digest = ?1 AND NOT EXISTS (SELECT * FROM image_names WHERE digest = ?1) AND NOT EXISTS (SELECT * FROM vms WHERE image_id = ?1)", id)
+}
+
+// ForgetKernel forgets a kernel with its names, unless a VM has it. It reports whether
+// nothing needs the kernel's files.
+func (s *Store) ForgetKernel(ctx context.Context, id banger.Digest) (bool, error) {
+	for _, table := range []string{kernels.names, kernels.table} {
+		if _, err := s.forget(ctx, "DELETE FROM "+table+" WHERE digest = ?1 AND NOT EXISTS (SELECT * FROM vms WHERE kernel_id = ?1)", id); err != nil {
+			return false, err
+		}
+	}
+	var users int
+	err := s.readers.QueryRowContext(ctx, "SELECT count(*) FROM vms WHERE kernel_id = ?", id).Scan(&users)
+	return users == 0, err
+}
+
+// forget runs a DELETE and reports whether it deleted a row.
+func (s *Store) forget(ctx context.Context, query string, id banger.Digest) (bool, error) {
+	var n int64
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		result, err := tx.ExecContext(ctx, query, id)
+		if err != nil {
+			return err
+		}
+		n, err = result.RowsAffected()
+		return err
+	})
+	return n > 0, err
+}
+
 // unused is a Conflict when VMs, in whatever phase, were made from the image.
 func unused(ctx context.Context, tx *sql.Tx, ref string, id banger.Digest) error {
 	var users sql.NullString

@@ -13,6 +13,7 @@ import (
 	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
+	"banger/internal/oci"
 	"banger/internal/operation"
 	"banger/internal/store"
 	"banger/internal/vm/console"
@@ -34,7 +35,7 @@ type creating struct {
 // otherwise, starts it. A failure leaves no part of the VM; the console of one
 // that did not boot is kept for the user.
 func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (_ banger.VM, err error) {
-	row, caps, err := v.plan(ctx, spec)
+	row, caps, err := v.plan(ctx, spec, progress)
 	if err != nil {
 		return banger.VM{}, operation.Name(err, "vm", banger.Create, spec.Name)
 	}
@@ -68,7 +69,7 @@ func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress bange
 }
 
 // plan validates the request and fills in the defaults.
-func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Capabilities, error) {
+func (v *VMs) plan(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (store.VM, vmm.Capabilities, error) {
 	row := store.VM{ID: newVMID(), Name: spec.Name, MachineID: newID(16),
 		Network: cmp.Or(spec.Network, v.Config.Network), NAT: v.Config.NAT,
 		CreatedAt: time.Now().UTC(), Phase: store.Creating, Wanted: banger.WantStopped,
@@ -109,7 +110,7 @@ func (v *VMs) plan(ctx context.Context, spec banger.CreateVM) (store.VM, vmm.Cap
 	if err := v.checkPromise(spec.Overlay, spec.Disk); err != nil {
 		return row, caps, err
 	}
-	if row.Image, row.ImageID, err = v.image(ctx, spec.Image); err != nil {
+	if row.Image, row.ImageID, err = v.image(ctx, spec.Image, progress); err != nil {
 		return row, caps, err
 	}
 	row.Kernel, row.KernelID, err = v.kernel(ctx)
@@ -156,9 +157,13 @@ func (v *VMs) checkMemory(size banger.Size) error {
 	return nil
 }
 
-func (v *VMs) image(ctx context.Context, name string) (string, banger.Digest, error) {
+func (v *VMs) image(ctx context.Context, name string, progress banger.Progress) (string, banger.Digest, error) {
 	asked := name
 	name = cmp.Or(name, v.Config.DefaultImage, v.Installed.Image.Name)
+	if v.Pull != nil && oci.IsRef(name) {
+		image, err := v.Pull(ctx, name, progress)
+		return image.Name, image.ID, err
+	}
 	image, err := v.Store.Image(ctx, name)
 	if asked == "" && banger.KindOf(err) == banger.NotFound && v.Installed.Image.Name == name {
 		return "", "", &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("the default image %q has been deleted", name), Fix: "banger daemon stop, then run the command again: the daemon takes it from the runtime bundle"}

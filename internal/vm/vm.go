@@ -44,6 +44,10 @@ type Env struct {
 	Log        *slog.Logger
 	Program    string // "bangerd 0.1.0", which the guests are told
 
+	// Pull returns an image by its name in a registry, and pulls it when it is missing;
+	// nil: none is pulled.
+	Pull func(ctx context.Context, ref string, progress banger.Progress) (banger.Image, error)
+
 	// Isolate gives a VMM a control group of its own; nil: none is given.
 	Isolate func(ctx context.Context, id string, pid int) error
 }

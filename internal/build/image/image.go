@@ -66,7 +66,15 @@ func Build(ctx context.Context, runner hostcmd.Runner, opts Options, progress fu
 		return fail(err)
 	}
 	progress("write the file system")
-	result, err := rootfs.Flatten(ctx, []io.Reader{tree, extras}, opts.Out, rootfs.Options{Label: wire.LabelBase, Reset: true})
+	var layers []rootfs.Layer
+	for _, archive := range []io.ReadSeeker{tree, extras} {
+		layer, err := rootfs.Rewound(archive)
+		if err != nil {
+			return fail(err)
+		}
+		layers = append(layers, layer)
+	}
+	result, err := rootfs.Flatten(ctx, layers, opts.Out, rootfs.Options{Label: wire.LabelBase, Reset: true})
 	if err != nil {
 		return fail(err)
 	}

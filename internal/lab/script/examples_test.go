@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"banger/internal/config"
 	"banger/internal/hostcmd"
+	"banger/internal/oci/ocitest"
 )
 
 // before lists what an example needs, besides the two running VMs calm-otter and
@@ -54,6 +56,7 @@ func TestEveryExampleRuns(t *testing.T) {
 	}
 	h := newHome(t)
 	h.makeArchives()
+	h.mirror()
 	lines := h.examples("banger")
 	if len(lines) < 40 {
 		t.Fatalf("only %d examples were found: %q", len(lines), lines)
@@ -147,6 +150,13 @@ func (h *home) makeArchives() {
 	h.t.Helper()
 	h.run(`mkdir -p tree/bin tree/etc && printf '#!/bin/sh\n' >tree/bin/sh && chmod 755 tree/bin/sh &&
 		echo root:x:0:0::/root:/bin/sh >tree/etc/passwd && tar -C tree -cf rootfs.tar . && xz -k rootfs.tar`)
+	layer, err := os.ReadFile(filepath.Join(h.dir, "rootfs.tar"))
+	if err == nil {
+		err = os.CopyFS(filepath.Join(h.dir, "oci-layout"), os.DirFS(ocitest.Write(h.t, ocitest.Layout(ocitest.New(ocitest.Host, nil, layer)))))
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
 }
 
 // prepare creates the two running VMs, and what else the example needs.
@@ -164,7 +174,7 @@ func (h *home) prepare(line string) {
 		}
 	}
 	h.run("banger vm start --all")
-	h.run("banger image delete box debian >/dev/null 2>&1; true")
+	h.run("banger image delete box debian app >/dev/null 2>&1; true")
 	for _, b := range before {
 		if b.begins.MatchString(line) {
 			h.run(b.run)

@@ -63,6 +63,7 @@ func TestReadmeRuns(t *testing.T) {
 	}
 	h, typed := newHome(t), 0
 	h.makeArchives()
+	h.mirror()
 	if err := os.Mkdir(filepath.Join(h.dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"banger/internal/guest/wire"
 	"banger/internal/hostcmd"
 	"banger/internal/initrd"
+	"banger/internal/oci/ocitest"
 	"banger/internal/vmm"
 	"banger/internal/vmm/firecracker"
 	"banger/internal/vmm/process"
@@ -68,7 +69,7 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Setup: setUp, RequireUniqueNames: true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "free": free, "hold": hold,
+			"exits": exits, "like": like, "capture": capture, "killdaemon": killDaemon, "schema": schema, "push": push, "free": free, "hold": hold,
 		},
 		Condition: condition,
 	})
@@ -95,6 +96,9 @@ func setUp(env *testscript.Env) error {
 	}
 	env.Values["dirs"] = dirs
 	t := env.T().(testing.TB)
+	registry := ocitest.NewRegistry(t)
+	env.Values["registry"] = registry
+	env.Setenv("REGISTRY", registry.Host)
 	env.Defer(func() {
 		if err := endAll(dirs); err != nil {
 			t.Error(err)

@@ -3,13 +3,16 @@ package sshd
 import (
 	"bufio"
 	"cmp"
+	"encoding/json"
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"banger/internal/guest/agent/layout"
+	"banger/internal/guest/wire"
 )
 
 // variables is an environment.
@@ -24,8 +27,9 @@ func (v variables) list() []string {
 	return list
 }
 
-// login sets what belongs to an account, and what the image's administrator sets for
-// everyone: the first as login(1) does, the second as PAM does for sshd on Debian.
+// login sets what belongs to an account, what an image of a container sets for its
+// programs, and what the administrator sets for everyone: the first as login(1) does, the
+// last as PAM does for sshd on Debian.
 func (v variables) login(a account, etc string) {
 	defs := readLoginDefs(etc + "/login.defs")
 	path := cmp.Or(defs["ENV_PATH"], layout.DefaultPath)
@@ -33,12 +37,31 @@ func (v variables) login(a account, etc string) {
 		path = cmp.Or(defs["ENV_SUPATH"], layout.DefaultPath)
 	}
 	v["PATH"] = strings.TrimPrefix(path, "PATH=")
+	v.readImage(etc + "/banger/" + filepath.Base(wire.ImageFile))
 	v["HOME"], v["SHELL"] = a.home, a.shell
 	v["USER"], v["LOGNAME"] = a.name, a.name
 	v["MAIL"] = cmp.Or(defs["MAIL_DIR"], "/var/mail") + "/" + a.name
 	v.readPAMConf(etc+"/security/pam_env.conf", a)
 	for _, file := range []string{"/locale.conf", "/environment", "/default/locale"} {
 		v.readAssignments(etc + file)
+	}
+}
+
+// readImage reads what an image of a container says about its programs. It may be missing.
+func (v variables) readImage(file string) {
+	f, err := os.Open(file)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	var image wire.Image
+	if json.NewDecoder(io.LimitReader(f, maxSettings)).Decode(&image) != nil {
+		return
+	}
+	for _, variable := range image.Env {
+		if name, value, _ := strings.Cut(variable, "="); isName(name) && !strings.ContainsAny(value, "\x00\n") {
+			v[name] = value
+		}
 	}
 }
 

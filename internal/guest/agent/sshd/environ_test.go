@@ -37,6 +37,9 @@ func TestLoginEnvironment(t *testing.T) {
 		{"login.defs for others", map[string]string{"login.defs": defs}, ann, variables{"PATH": "/bin", "MAIL": "/var/spool/mail/ann"}},
 		{"environment", map[string]string{"login.defs": defs, "environment": "PATH=\"/opt/bin:/bin\"\n export TZ='Europe/Vienna' # here\nEMPTY=\nbad name=1\n2X=1\nMAIL\n#A=1\nQ=\"a'b\""},
 			ann, variables{"PATH": "/opt/bin:/bin", "TZ": "Europe/Vienna", "EMPTY": "", "Q": "a'b", "MAIL": "-", "A": "-", "2X": "-"}},
+		{"an image of a container", map[string]string{"login.defs": defs, "banger/image.json": `{"env":["PATH=/usr/local/go/bin:/bin","GOPATH=/go","HOME=/else","bad name=1","EMPTY=","TZ=UTC","LINES=a\nb"],"user":"x"}`, "environment": "TZ=CET\n"},
+			ann, variables{"PATH": "/usr/local/go/bin:/bin", "GOPATH": "/go", "EMPTY": "", "TZ": "CET", "bad name": "-", "LINES": "-"}},
+		{"a damaged image", map[string]string{"login.defs": defs, "banger/image.json": "{"}, ann, variables{"PATH": "/bin"}},
 		{"locales", map[string]string{"default/locale": "LANG=de_AT.UTF-8\n", "locale.conf": "LANG=fr_FR.UTF-8\nLC_TIME=C\n"}, ann, variables{"LANG": "de_AT.UTF-8", "LC_TIME": "C"}},
 		{"pam_env.conf", map[string]string{"security/pam_env.conf": `
 # comment
@@ -67,10 +70,10 @@ LINE  DEFAULT="a b"c
 }
 
 func FuzzLoginEnvironment(f *testing.F) {
-	f.Add([]byte("A=\"b\nC='\nD\n=\nexport E=1\\\n\\"), []byte("A DEFAULT=${A}@{HOME OVERRIDE=\"\nB DEFAULT=\\"), []byte("ENV_PATH\nMAIL_DIR =x\n"))
+	f.Add([]byte("A=\"b\nC='\nD\n=\nexport E=1\\\n\\"), []byte("A DEFAULT=${A}@{HOME OVERRIDE=\"\nB DEFAULT=\\"), []byte("ENV_PATH\nMAIL_DIR =x\n"), []byte(`{"env":["A=1"]}`))
 	etc := f.TempDir()
-	f.Fuzz(func(t *testing.T, environment, pam, defs []byte) {
-		writeFiles(t, etc, map[string]string{"environment": string(environment), "security/pam_env.conf": string(pam), "login.defs": string(defs)})
+	f.Fuzz(func(t *testing.T, environment, pam, defs, image []byte) {
+		writeFiles(t, etc, map[string]string{"environment": string(environment), "security/pam_env.conf": string(pam), "login.defs": string(defs), "banger/image.json": string(image)})
 		v := variables{}
 		v.login(account{name: "ann", home: "/home/ann", shell: "/bin/sh", uid: 1000}, etc)
 		for name, value := range maps.All(v) {

@@ -173,7 +173,7 @@ func (s *session) signal(payload []byte) error {
 }
 
 // subsystems are roles of the agent's own program.
-var subsystems = map[string]string{"sftp": layout.NameSFTP, wire.TransferSubsystem: layout.NameTransfer}
+var subsystems = map[string]string{"sftp": layout.NameSFTP, wire.TransferSubsystem: layout.NameTransfer, wire.ExportSubsystem: layout.NameExport}
 
 // command returns what runs the program that a request asks for.
 func (s *session) command(r *ssh.Request) (func(), error) {

@@ -50,11 +50,12 @@ type Failure struct {
 
 // Step is a part of an operation, by the same name in progress, events and log.
 type Step struct {
-	VM   string        `json:"vm,omitempty"`      // the VM's name
-	Step string        `json:"step"`              // name of the step: `create disks`, `boot`
-	Done bool          `json:"done,omitempty"`    // absent when the step begins
-	Took time.Duration `json:"took_ns,omitempty"` // how long the step took
-	Note string        `json:"note,omitempty"`    // one line for the user
+	VM     string        `json:"vm,omitempty"`      // the VM's name
+	Step   string        `json:"step"`              // name of the step: `create disks`, `boot`
+	Done   bool          `json:"done,omitempty"`    // absent when the step begins
+	Took   time.Duration `json:"took_ns,omitempty"` // how long the step took
+	Note   string        `json:"note,omitempty"`    // one line for the user
+	Output string        `json:"output,omitempty"`  // one line that a program in a VM printed; not in the event stream
 }
 
 // Progress receives the steps of an operation in order; nil means that nobody

@@ -28,7 +28,7 @@ var floors = [][]string{
 		"internal/guest/agent/imageinit", "internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd", "internal/guest/agent/export",
 		"internal/guest/agent/shutdown", "internal/guest/agent/server", "internal/guest/agent/boot"},
 	3: {"internal/vmm/vmmtest", "internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/vm/console", "internal/doctor", "internal/network/helper", "internal/build/image", "internal/build/kernel"},
-	4: {"internal/network/instance", "internal/build", "internal/lab/host"},
+	4: {"internal/image/build", "internal/network/instance", "internal/build", "internal/lab/host"},
 	5: {"internal/daemon", "internal/cli"},
 	6: {"internal/lab", "internal/lab/script", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }

@@ -154,6 +154,20 @@ func (f *fake) DeleteImage(ctx context.Context, ref string, p banger.Progress) e
 	_, err := f.operate(ctx, p)
 	return err
 }
+func (f *fake) BuildImage(ctx context.Context, name string, spec banger.BuildImage, p banger.Progress) (banger.BuiltImage, error) {
+	f.note("build", name, spec)
+	_, err := f.operate(ctx, p)
+	return banger.BuiltImage{Image: banger.Image{Name: name}, Log: "/l"}, err
+}
+func (f *fake) CommitVM(ctx context.Context, ref string, opts banger.CommitVM, p banger.Progress) (banger.Image, error) {
+	f.note("commit", ref, opts)
+	_, err := f.operate(ctx, p)
+	return banger.Image{Name: opts.Name}, err
+}
+func (f *fake) DiffVM(_ context.Context, ref string, opts banger.DiffVM, _ banger.Progress) (banger.VMDiff, error) {
+	f.note("diff", ref, opts)
+	return aDiff, f.err
+}
 func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 	return []banger.Kernel{{Name: "6.12"}}, f.err
 }
@@ -162,6 +176,8 @@ var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.
 	FileSystems: []banger.FileSystem{{Path: "/", Size: banger.GiB}}}}
 
 var aFsck = banger.Fsck{Name: "otter", Disks: []banger.FsckDisk{{Disk: "work", Result: banger.FsckRepaired, Copy: "/c"}}}
+
+var aDiff = banger.VMDiff{Name: "otter", Packages: []banger.PackageChange{{Name: "jq", Now: "1"}}, Files: []banger.FileChange{{Path: "/x", Change: "added"}}}
 
 var somePorts = banger.VMPorts{Name: "otter", Ports: []banger.Forward{{Port: 80, Addresses: []netip.AddrPort{netip.MustParseAddrPort("[::1]:80")}}}}
 
@@ -179,7 +195,7 @@ func serveVMs(t *testing.T, vms banger.VMService, f *fake) (*Client, *Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(vms, f, f, quiet)
+	s := NewServer(vms, f, f, f, quiet)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), l.(*listener).path)
@@ -295,6 +311,17 @@ func TestEveryCallArrives(t *testing.T) {
 	if image, err := c.ImportImage(ctx, imported, nil); err != nil || image.Name != "box" {
 		t.Errorf("got %+v, %v", image, err)
 	}
+	build := banger.BuildImage{Packages: []string{"jq"}, Script: "true", Args: []string{"A=b"}, Secrets: map[string]string{"s": "x\x00"}, Size: banger.GiB}
+	if built, err := c.BuildImage(ctx, "box", build, nil); err != nil || built.Image.Name != "box" || built.Log != "/l" {
+		t.Errorf("got %+v, %v", built, err)
+	}
+	commit := banger.CommitVM{Name: "box", WithHome: true}
+	if image, err := c.CommitVM(ctx, "otter", commit, nil); err != nil || image.Name != "box" {
+		t.Errorf("got %+v, %v", image, err)
+	}
+	if diff, err := c.DiffVM(ctx, "otter", banger.DiffVM{}, nil); err != nil || !reflect.DeepEqual(diff, aDiff) {
+		t.Errorf("got %+v, %v", diff, err)
+	}
 	if err := c.DeleteImage(ctx, "sha256:aa/b", nil); err != nil {
 		t.Error(err)
 	}
@@ -307,7 +334,7 @@ func TestEveryCallArrives(t *testing.T) {
 		"create", spec, "start", "otter", banger.StartVM{Timeout: time.Hour}, "stop", "otter", stop,
 		"restart", "a/b ?%", stop, "set", "otter", set,
 		"kill", "otter", banger.KillVM{Signal: "HUP"}, "rename", "otter", banger.RenameVM{Name: "wombat"}, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
-		"import", imported, "delete image", "sha256:aa/b",
+		"import", imported, "build", "box", build, "commit", "otter", commit, "diff", "otter", banger.DiffVM{}, "delete image", "sha256:aa/b",
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)
@@ -468,7 +495,7 @@ func TestOtherDaemonsAnswersAreRefused(t *testing.T) {
 }
 
 func TestRequestBodies(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet)
 	for body, want := range map[string]int{
 		"": 200, "{}": 200, `{"name":"otter","field_of_a_newer_client":1}`: 200,
 		"{": 400, `{"vcpus":"two"}`: 400, `{} {}`: 400, "[]": 400,
@@ -484,7 +511,7 @@ func TestRequestBodies(t *testing.T) {
 
 // TestRefusalsSayWhatToSend: an answer to a wrong request tells how to fix it.
 func TestRefusalsSayWhatToSend(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet)
 	for _, c := range []struct{ path, body, why, fix string }{
 		{"/vms", "[]", "cannot unmarshal array", "send a JSON object of at most 1 MiB, or nothing"},
 		{"/vms/otter/dial?port=ssh", "", `"ssh" is not a port`, "write a port between 1 and 65535"},
@@ -515,7 +542,7 @@ func FuzzRequest(f *testing.F) {
 			r.URL = parsed
 		}
 		w := httptest.NewRecorder()
-		NewServer(&fake{}, &fake{}, &fake{}, quiet).ServeHTTP(w, r)
+		NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet).ServeHTTP(w, r)
 		if w.Code >= 500 {
 			t.Errorf("POST /vms%s with %q: status %d: %s", path, body, w.Code, w.Body)
 		}

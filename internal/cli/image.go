@@ -14,11 +14,11 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, list, show and delete images",
+		Short:   "Build, import, list, show and delete images",
 		Example: "  banger image list\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
-	cmd.AddCommand(newImport(a), newImageDelete(a),
+	cmd.AddCommand(newBuild(a), newCommit(a), newDiff(a), newImport(a), newImageDelete(a),
 		newThingList(a, "image", "List the images that VMs can be created from", service.ListImages),
 		newThingShow(a, "image", "docker", service.ListImages))
 	return cmd

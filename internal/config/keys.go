@@ -57,6 +57,9 @@ var keys = []key{
 	{"namegen_path", "a path, or a name in `PATH`", "", "",
 		"A program that prints a name for a VM created without one.",
 		func(c *Config, v value) error { return v.command(&c.NamegenPath) }},
+	{"customize_script", "a path", "", "",
+		"The script of `image build` without `--script`. It runs in the VM of the build.",
+		func(c *Config, v value) error { return v.absolute(&c.CustomizeScript) }},
 }
 
 // Reasons why a legacy key has no effect.
@@ -69,7 +72,6 @@ const (
 // They are accepted with any value, so that an old file still loads.
 var legacy = []struct{ name, why string }{
 	{"mapdns_bin", superseded}, {"mapdns_data_file", superseded},
-	{"customize_script", notYetUsed},
 	{"default_rootfs", notYetUsed}, {"default_base_rootfs", notYetUsed},
 	{"default_kernel", notYetUsed}, {"default_initrd", notYetUsed},
 	{"default_modules_dir", notYetUsed}, {"default_packages_file", notYetUsed},

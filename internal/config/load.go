@@ -38,6 +38,8 @@ type Config struct {
 	SSHKeyPath     string
 	NamegenPath    string
 
+	CustomizeScript string // of builds of images that name none; empty: none
+
 	// Legacy are the keys in the file that have no effect, each with the reason:
 	// "mapdns_bin: superseded by ...".
 	Legacy []string

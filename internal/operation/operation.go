@@ -132,6 +132,11 @@ func (o *Operation) Note(step, text string) {
 // Progress reports a text about a step to the client, but not to the log.
 func (o *Operation) Progress(step, text string) { o.tell(banger.Step{Step: step, Note: text}) }
 
+// Output reports a line that a program printed to the client only: there may be many.
+func (o *Operation) Output(step, line string) {
+	o.progress.Send(banger.Step{Step: step, Output: line})
+}
+
 func (o *Operation) tell(step banger.Step) {
 	if o.now.Noun == "vm" {
 		step.VM = o.now.Name

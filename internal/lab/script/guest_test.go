@@ -59,6 +59,10 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			}
 		case "subsystem":
 			request.Reply(true, nil)
+			if strings.Contains(string(request.Payload), wire.ExportSubsystem) {
+				serveExport(name, channel)
+				return
+			}
 			serveFiles(channel)
 			return
 		case "signal":
@@ -66,9 +70,15 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			return
 		case wire.ExecRequest:
 			var program wire.Exec
-			if json.Unmarshal(request.Payload, &program) == nil {
-				said = fmt.Sprintf("%q", program.Argv)
+			if json.Unmarshal(request.Payload, &program) != nil {
+				continue
 			}
+			if ran, ok := serveBuild(program); ok {
+				request.Reply(true, nil)
+				ran(channel, requests)
+				return
+			}
+			said = fmt.Sprintf("%q", program.Argv)
 		}
 		if request.WantReply {
 			request.Reply(true, nil)

@@ -97,13 +97,16 @@ func (c *comparison) sendLists() error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), ".list") {
+		if !strings.HasSuffix(e.Name(), ".list") {
 			continue
 		}
-		name := path.Join(lists, e.Name())
-		text, err := readSome(path.Join(c.upper, name))
+		name, from := path.Join(lists, e.Name()), c.upper
+		if !e.Type().IsRegular() { // the package has been removed
+			from = c.base
+		}
+		text, err := readSome(path.Join(from, name))
 		if err != nil {
-			return err
+			continue // the image had no such package either
 		}
 		if err := c.tell(wire.Change{Kind: wire.List, Path: []byte(name), Text: text}); err != nil {
 			return err

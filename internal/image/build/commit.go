@@ -34,12 +34,14 @@ func (b *Builder) CommitVM(ctx context.Context, ref string, opts banger.CommitVM
 	err = op.Step(ctx, copyStep, func(ctx context.Context) (err error) {
 		origin := fmt.Sprintf("VM %s, from %s", source.Name, source.Image)
 		draft, err = from.draft(ctx, b.Images, opts.Name, origin, wire.Export{Home: opts.WithHome, Skip: rootfs.Volatile()})
+		if err == nil {
+			op.Push(copyStep, func(context.Context) error { return draft.Discard() })
+		}
 		return err
 	})
 	if err != nil {
 		return banger.Image{}, err
 	}
-	op.Push(copyStep, func(context.Context) error { return draft.Discard() })
 	if err := b.release(ctx, op, from); err != nil {
 		return banger.Image{}, err
 	}
@@ -65,13 +67,12 @@ func (b *Builder) readable(ctx context.Context, op *operation.Operation, source 
 	var m *machine
 	err := op.Step(ctx, "start a copy", func(ctx context.Context) (err error) {
 		m, err = b.startMachine(ctx, op, banger.CreateVM{Name: madeUp("copy", source.Name)}, how)
+		if err == nil {
+			op.Push("start a copy", m.remove)
+		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	op.Push("start a copy", m.remove)
-	return m, nil
+	return m, err
 }
 
 // release deletes a copy.

@@ -6,12 +6,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
+	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"banger/internal/config"
 	"banger/internal/guest/wire"
+	"banger/internal/hostcmd"
 )
 
 // received are the files that a build has sent to this guest, by their paths.
@@ -137,4 +142,71 @@ func serveExport(name string, channel ssh.Channel) {
 	}
 	w.Close()
 	exit(channel, 0)
+}
+
+// TestKeepOpensAShell: the VM of a build that fails is there for a shell, and no longer.
+func TestKeepOpensAShell(t *testing.T) {
+	for _, tool := range []string{"mke2fs", "ssh"} {
+		if _, err := (hostcmd.Host{}).Look(tool); err != nil {
+			t.Skipf("%s is missing: apt-get install e2fsprogs openssh-client", tool)
+		}
+	}
+	h := newHome(t)
+	h.run("printf 'say no\\nexit 7\\n' >fails.sh; printf 'say yes\\n' >works.sh")
+	for _, test := range []struct {
+		script, says string
+		code         int
+	}{{"fails.sh", `(?s)exit status 7: no.*a shell in the VM of the build.*build-[0-9a-f]+ ran a shell`, 1}, {"works.sh", `box: built`, 0}} {
+		out, code := h.typed(t, "banger image build box --keep --script "+test.script)
+		if code != test.code || !regexp.MustCompile(test.says).MatchString(out) {
+			t.Errorf("exit code %d: %s", code, out)
+		}
+		if left := h.run("banger vm list -q; ls -A state/banger/leases"); left != "" {
+			t.Errorf("%s leaves %s", test.script, left)
+		}
+	}
+}
+
+// TestInterruptedBuilds: whatever ends the client of a build, no VM and no image is left.
+func TestInterruptedBuilds(t *testing.T) {
+	if _, err := (hostcmd.Host{}).Look("mke2fs"); err != nil {
+		t.Skip("mke2fs is missing: apt-get install e2fsprogs")
+	}
+	h := newHome(t)
+	h.run("printf 'say asleep\\nsleep\\n' >sleeps.sh")
+	events := h.follow(t)
+	for end := range usual {
+		t.Run(end, func(t *testing.T) {
+			c := h.client(t, "banger image build box --script sleeps.sh", ends[end] == nil)
+			events.await(t, `"verb":"build","name":"box".*"step":"run the script"`)
+			c.end(t, ends[end])
+			events.await(t, `"verb":"build","name":"box".*"ended":true`)
+			c.wait()
+			if left := h.run("banger vm list -q; ls -A state/banger/leases; banger image list | grep box || true"); left != "" {
+				t.Errorf("it leaves %s", left)
+			}
+		})
+	}
+	t.Run("the daemon", func(t *testing.T) {
+		c := h.client(t, "banger image build box --script sleeps.sh", false)
+		events.await(t, `"verb":"build","name":"box".*"step":"run the script"`)
+		dirs, err := config.DirsFrom(func(key string) string { return homeEnv(h.dir)[key] })
+		if err == nil {
+			err = kill(dirs.DaemonLock())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.wait()
+		h.run("banger vm list -q")
+		late := time.After(time.Minute)
+		watch := h.follow(t)
+		for h.run("banger vm list -q; ls -A state/banger/leases") != "" {
+			select {
+			case <-watch.text:
+			case <-late:
+				t.Fatal("the next daemon leaves the VM of the build")
+			}
+		}
+	})
 }

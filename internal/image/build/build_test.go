@@ -229,7 +229,7 @@ func TestDifferences(t *testing.T) {
 	packages, files := differences([]wire.Change{
 		file(wire.Added, "usr/share/x", -1), file(wire.Added, "usr/share/x/a", 10), file(wire.Added, "usr/share/x/b", 5), file(wire.Added, "usr/share/x-y", 1),
 		file(wire.Added, "usr/bin/jq", 7), file(wire.Changed, "etc/issue", 3), file(wire.Deleted, "etc/\x1bmotd", 0), file(wire.Added, "usr/lib/old", 1),
-		file(wire.Changed, "etc/machine-id", 1), file(wire.Changed, "etc/hosts", 1), file(wire.Added, "var/lib/dpkg/info/jq.list", 1), file(wire.Added, "lib/modules/6.12", -1),
+		file(wire.Changed, "etc/machine-id", 1), file(wire.Changed, "etc/hosts", 1), file(wire.Added, "var/lib/dpkg/info/jq.list", 1), file(wire.Added, "lib/modules", -1), file(wire.Added, "lib/modules/6.12", -1), file(wire.Added, "var/lib/docker", -1),
 		{Kind: wire.List, Text: []byte("/.\n/usr\n/usr/bin\n/usr/bin/jq\n/lib/old\n")},
 		{Kind: wire.Database, Base: []byte("Package: a\nStatus: install ok installed\nVersion: 1\n\nPackage: b\nStatus: install ok installed\nVersion: 1\n"),
 			Text: []byte("Package: a\nStatus: deinstall ok config-files\nVersion: 1\n\nPackage: b\nStatus: install ok installed\nVersion: 2\nDescription: x\n Version: 9\n\nP:c\nV:3\n")},

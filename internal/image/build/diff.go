@@ -76,8 +76,12 @@ func differences(changes []wire.Change) ([]banger.PackageChange, []banger.FileCh
 // ofBanger reports whether a change is the agent's, and no image has it.
 func ofBanger(c wire.Change) bool {
 	name := string(c.Path)
-	return rootfs.IsReset(name) || name == "etc/hosts" || strings.HasPrefix(name+"/", "var/lib/banger/") || c.Dir && path.Dir(name) == "lib/modules" || c.Dir && path.Dir(name) == "usr/lib/modules"
+	return rootfs.IsReset(name) || name == "etc/hosts" || strings.HasPrefix(name+"/", "var/lib/banger/") ||
+		c.Dir && (slices.Contains(mountPoints, name) || slices.Contains(mountPoints, path.Dir(name)))
 }
+
+// mountPoints are the directories that the agent creates for what it mounts.
+var mountPoints = []string{"lib/modules", "usr/lib/modules", "var/lib/docker", "var/lib/containerd", "var/lib/containers"}
 
 func ofPackages(name string) bool {
 	return slices.ContainsFunc(own, func(dir string) bool { return strings.HasPrefix(name+"/", dir+"/") })

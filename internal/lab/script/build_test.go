@@ -99,8 +99,15 @@ func runScript(program wire.Exec, channel ssh.Channel, requests <-chan *ssh.Requ
 }
 
 // serveExport sends a root file system in which the build's script is a file, or two
-// changes and a package.
-func serveExport(name string, channel ssh.Channel) {
+// changes and a package. A VM of the daemon's own has no user, and a copy no init.
+func serveExport(config wire.Config, channel ssh.Channel) {
+	name := config.Name
+	copied, built := strings.HasPrefix(name, "copy-"), strings.HasPrefix(name, "build-")
+	if config.NoInit != copied || (config.User == "") != (copied || built) {
+		fmt.Fprintf(channel.Stderr(), "user %q, no init: %v\n", config.User, config.NoInit)
+		exit(channel, 1)
+		return
+	}
 	var request wire.Export
 	line, _ := bufio.NewReader(channel).ReadBytes('\n')
 	if json.Unmarshal(line, &request) != nil {
@@ -131,7 +138,7 @@ func serveExport(name string, channel ssh.Channel) {
 	}
 	w := tar.NewWriter(channel)
 	for _, file := range []struct{ name, text string }{{"bin/sh", "#!"}, {"etc/issue", name}, {"etc/built", script + received.files["packages"]}} {
-		if strings.HasPrefix(name, "build-") && file.name == "etc/issue" {
+		if built && file.name == "etc/issue" {
 			continue // a made-up name
 		}
 		w.WriteHeader(&tar.Header{Name: file.name, Mode: 0o755, Size: int64(len(file.text))})

@@ -40,13 +40,14 @@ func serveSSH(config wire.Config, conn net.Conn) {
 	go ssh.DiscardRequests(requests)
 	for offer := range channels {
 		if channel, requests, err := offer.Accept(); err == nil {
-			go serveSession(config.Name, channel, requests)
+			go serveSession(config, channel, requests)
 		}
 	}
 }
 
-func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request) {
+func serveSession(config wire.Config, channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer channel.Close()
+	name := config.Name
 	for request := range requests {
 		said := ""
 		switch request.Type {
@@ -60,7 +61,7 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 		case "subsystem":
 			request.Reply(true, nil)
 			if strings.Contains(string(request.Payload), wire.ExportSubsystem) {
-				serveExport(name, channel)
+				serveExport(config, channel)
 				return
 			}
 			serveFiles(channel)

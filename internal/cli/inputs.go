@@ -77,6 +77,9 @@ func (a *app) readScript(file string) (string, error) {
 	case "":
 		return "", nil
 	case "-":
+		if a.std.InTTY {
+			return "", banger.Invalidf("banger image build NAME --script - <setup.sh", "standard input is a terminal, not a script")
+		}
 		text, err := io.ReadAll(io.LimitReader(a.std.In, maxInputs+1))
 		return string(text), err
 	}

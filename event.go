@@ -57,6 +57,8 @@ type Step struct {
 	Note string        `json:"note,omitempty"`    // one line for the user
 	Warn bool          `json:"warn,omitempty"`    // the user has to know the note even if nobody shows steps
 
+	Output string `json:"output,omitempty"` // one line that a program in a VM printed; not in the event stream
+
 	Moved Size `json:"moved_bytes,omitempty"` // how much the step has moved so far
 	Total Size `json:"total_bytes,omitempty"` // how much it will move in all; set in a report of Moved
 }

@@ -25,10 +25,10 @@ var floors = [][]string{
 		"internal/network/namespace", "internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply", "internal/network/stack", "internal/network/forward", "internal/network/resolved",
 		"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process",
 		"internal/guest/agent/socket", "internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports",
-		"internal/guest/agent/imageinit", "internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd",
+		"internal/guest/agent/imageinit", "internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd", "internal/guest/agent/export",
 		"internal/guest/agent/shutdown", "internal/guest/agent/server", "internal/guest/agent/boot"},
 	3: {"internal/vmm/vmmtest", "internal/vmm/vmmtest/realguest", "internal/vmm/qemu", "internal/vmm/firecracker", "internal/image", "internal/vm", "internal/vm/console", "internal/doctor", "internal/network/helper", "internal/build/image", "internal/build/kernel"},
-	4: {"internal/network/instance", "internal/build", "internal/lab/host"},
+	4: {"internal/image/build", "internal/network/instance", "internal/build", "internal/lab/host"},
 	5: {"internal/daemon", "internal/cli"},
 	6: {"internal/lab", "internal/lab/script", "internal/lab/bare", "internal/lab/bare/init", "cmd/banger", "cmd/bangerd", "cmd/banger-agent", "cmd/banger-bundle", "cmd/banger-lab"},
 }
@@ -68,7 +68,7 @@ var agentMay = []string{
 // bottom up: each may import only those before it.
 var agentIs = []string{"internal/version", "internal/linux", "internal/durable", "internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer",
 	"internal/guest/transfer", "internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process", "internal/guest/agent/socket",
-	"internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports", "internal/guest/agent/imageinit",
+	"internal/guest/agent/disk", "internal/guest/agent/export", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports", "internal/guest/agent/imageinit",
 	"internal/guest/agent/mount", "internal/guest/agent/control", "internal/guest/agent/sshd", "internal/guest/agent/shutdown",
 	"internal/guest/agent/server", "internal/guest/agent/boot", "internal/guest/agent"}
 

@@ -52,6 +52,10 @@ const (
 	FsckDisks   Verb = "fsck"
 	Renumber    Verb = "renumber" // of the network
 	Reach       Verb = "reach"    // ssh, exec, forwards
+	Build       Verb = "build"    // an image
+	Commit      Verb = "commit"   // a VM's system as an image
+	Diff        Verb = "diff"     // a VM with its image
+	Copy        Verb = "copy"     // a VM's disks, for a helper
 )
 
 // What happens to a VM by itself.

@@ -164,6 +164,20 @@ func (f *fake) DeleteImage(ctx context.Context, ref string, p banger.Progress) e
 	_, err := f.operate(ctx, p)
 	return err
 }
+func (f *fake) BuildImage(ctx context.Context, name string, spec banger.BuildImage, p banger.Progress) (banger.BuiltImage, error) {
+	f.note("build", name, spec)
+	_, err := f.operate(ctx, p)
+	return banger.BuiltImage{Image: banger.Image{Name: name}, Log: "/l"}, err
+}
+func (f *fake) CommitVM(ctx context.Context, ref string, opts banger.CommitVM, p banger.Progress) (banger.Image, error) {
+	f.note("commit", ref, opts)
+	_, err := f.operate(ctx, p)
+	return banger.Image{Name: opts.Name}, err
+}
+func (f *fake) DiffVM(_ context.Context, ref string, opts banger.DiffVM, _ banger.Progress) (banger.VMDiff, error) {
+	f.note("diff", ref, opts)
+	return aDiff, f.err
+}
 func (f *fake) ListKernels(context.Context) ([]banger.Kernel, error) {
 	return []banger.Kernel{{Name: "6.12"}}, f.err
 }
@@ -172,6 +186,8 @@ var aStats = banger.VMStats{Name: "otter", CPUTime: time.Second, Guest: &banger.
 	FileSystems: []banger.FileSystem{{Path: "/", Size: banger.GiB}}}}
 
 var aFsck = banger.Fsck{Name: "otter", Disks: []banger.FsckDisk{{Disk: "work", Result: banger.FsckRepaired, Copy: "/c"}}}
+
+var aDiff = banger.VMDiff{Name: "otter", Packages: []banger.PackageChange{{Name: "jq", Now: "1"}}, Files: []banger.FileChange{{Path: "/x", Change: "added"}}}
 
 var somePorts = banger.VMPorts{Name: "otter", Ports: []banger.Forward{{Port: 80, Addresses: []netip.AddrPort{netip.MustParseAddrPort("[::1]:80")}}}}
 
@@ -189,7 +205,7 @@ func serveVMs(t *testing.T, vms banger.VMService, f *fake) (*Client, *Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(vms, f, f, quiet)
+	s := NewServer(vms, f, f, f, quiet)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), l.(*listener).path)
@@ -312,6 +328,17 @@ func TestEveryCallArrives(t *testing.T) {
 	if done, err := c.PruneImages(ctx, banger.PruneImages{DryRun: true}, nil); err != nil || done.Freed != banger.GiB {
 		t.Errorf("got %+v, %v", done, err)
 	}
+	build := banger.BuildImage{Packages: []string{"jq"}, Script: "true", Args: []string{"A=b"}, Secrets: map[string]string{"s": "x\x00"}, Size: banger.GiB}
+	if built, err := c.BuildImage(ctx, "box", build, nil); err != nil || built.Image.Name != "box" || built.Log != "/l" {
+		t.Errorf("got %+v, %v", built, err)
+	}
+	commit := banger.CommitVM{Name: "box", WithHome: true}
+	if image, err := c.CommitVM(ctx, "otter", commit, nil); err != nil || image.Name != "box" {
+		t.Errorf("got %+v, %v", image, err)
+	}
+	if diff, err := c.DiffVM(ctx, "otter", banger.DiffVM{}, nil); err != nil || !reflect.DeepEqual(diff, aDiff) {
+		t.Errorf("got %+v, %v", diff, err)
+	}
 	if err := c.DeleteImage(ctx, "sha256:aa/b", nil); err != nil {
 		t.Error(err)
 	}
@@ -325,6 +352,7 @@ func TestEveryCallArrives(t *testing.T) {
 		"restart", "a/b ?%", stop, "set", "otter", set,
 		"kill", "otter", banger.KillVM{Signal: "HUP"}, "rename", "otter", banger.RenameVM{Name: "wombat"}, "show", "../x", "delete", "otter", banger.DeleteVM{Force: true},
 		"import", imported, "pull", pulled, "prune", banger.PruneImages{DryRun: true}, "delete image", "sha256:aa/b",
+		"import", imported, "build", "box", build, "commit", "otter", commit, "diff", "otter", banger.DiffVM{}, "delete image", "sha256:aa/b",
 	}
 	if !reflect.DeepEqual(f.asked, want) {
 		t.Errorf("asked %v\nwant  %v", f.asked, want)
@@ -485,7 +513,7 @@ func TestOtherDaemonsAnswersAreRefused(t *testing.T) {
 }
 
 func TestRequestBodies(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet)
 	for body, want := range map[string]int{
 		"": 200, "{}": 200, `{"name":"otter","field_of_a_newer_client":1}`: 200,
 		"{": 400, `{"vcpus":"two"}`: 400, `{} {}`: 400, "[]": 400,
@@ -501,7 +529,7 @@ func TestRequestBodies(t *testing.T) {
 
 // TestRefusalsSayWhatToSend: an answer to a wrong request tells how to fix it.
 func TestRefusalsSayWhatToSend(t *testing.T) {
-	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet)
 	for _, c := range []struct{ path, body, why, fix string }{
 		{"/vms", "[]", "cannot unmarshal array", "send a JSON object of at most 1 MiB, or nothing"},
 		{"/vms/otter/dial?port=ssh", "", `"ssh" is not a port`, "write a port between 1 and 65535"},
@@ -532,7 +560,7 @@ func FuzzRequest(f *testing.F) {
 			r.URL = parsed
 		}
 		w := httptest.NewRecorder()
-		NewServer(&fake{}, &fake{}, &fake{}, quiet).ServeHTTP(w, r)
+		NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet).ServeHTTP(w, r)
 		if w.Code >= 500 {
 			t.Errorf("POST /vms%s with %q: status %d: %s", path, body, w.Code, w.Body)
 		}

@@ -18,7 +18,7 @@ import (
 	"banger/internal/version"
 )
 
-// Client talks to a daemon. It implements the three services and is safe for
+// Client talks to a daemon. It implements the services and is safe for
 // concurrent use.
 type Client struct {
 	socket string
@@ -28,6 +28,7 @@ type Client struct {
 var (
 	_ banger.VMService    = (*Client)(nil)
 	_ banger.ImageService = (*Client)(nil)
+	_ banger.BuildService = (*Client)(nil)
 	_ banger.HostService  = (*Client)(nil)
 )
 
@@ -303,6 +304,21 @@ func (c *Client) DeleteImage(ctx context.Context, ref string, p progress) error 
 // ListKernels implements banger.ImageService.
 func (c *Client) ListKernels(ctx context.Context) ([]banger.Kernel, error) {
 	return get[[]banger.Kernel](ctx, c, "kernels")
+}
+
+// BuildImage implements banger.BuildService.
+func (c *Client) BuildImage(ctx context.Context, name string, spec banger.BuildImage, p progress) (banger.BuiltImage, error) {
+	return post[banger.BuiltImage](ctx, c, spec, p, "images", name, "build")
+}
+
+// CommitVM implements banger.BuildService.
+func (c *Client) CommitVM(ctx context.Context, ref string, opts banger.CommitVM, p progress) (banger.Image, error) {
+	return post[banger.Image](ctx, c, opts, p, "vms", ref, "commit")
+}
+
+// DiffVM implements banger.BuildService.
+func (c *Client) DiffVM(ctx context.Context, ref string, opts banger.DiffVM, p progress) (banger.VMDiff, error) {
+	return post[banger.VMDiff](ctx, c, opts, p, "vms", ref, "diff")
 }
 
 // Daemon implements banger.HostService.

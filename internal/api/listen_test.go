@@ -124,7 +124,7 @@ func TestLongPaths(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	s := NewServer(&fake{}, &fake{}, &fake{}, quiet)
+	s := NewServer(&fake{}, &fake{}, &fake{}, &fake{}, quiet)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	c, err := Dial(t.Context(), path)

@@ -22,6 +22,7 @@ const unwindTime = 30 * time.Second
 type Server struct {
 	vms    banger.VMService
 	images banger.ImageService
+	builds banger.BuildService
 	host   banger.HostService
 	log    *slog.Logger
 	mux    *http.ServeMux
@@ -37,9 +38,9 @@ type Server struct {
 	waiters []net.Conn        // clients that asked the daemon to stop and wait until it has
 }
 
-// NewServer returns a server of the three services. Call Serve to listen.
-func NewServer(vms banger.VMService, images banger.ImageService, host banger.HostService, log *slog.Logger) *Server {
-	s := &Server{vms: vms, images: images, host: host, log: log, mux: http.NewServeMux(), streams: map[net.Conn]bool{}}
+// NewServer returns a server of the services. Call Serve to listen.
+func NewServer(vms banger.VMService, images banger.ImageService, builds banger.BuildService, host banger.HostService, log *slog.Logger) *Server {
+	s := &Server{vms: vms, images: images, builds: builds, host: host, log: log, mux: http.NewServeMux(), streams: map[net.Conn]bool{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s,
@@ -54,7 +55,7 @@ func NewServer(vms banger.VMService, images banger.ImageService, host banger.Hos
 }
 
 func (s *Server) routes() {
-	vms, images, host := s.vms, s.images, s.host
+	vms, images, builds, host := s.vms, s.images, s.builds, s.host
 	for route, handler := range map[string]http.HandlerFunc{
 		"GET /daemon":       answer(host.Daemon),
 		"POST /daemon/stop": s.stopDaemon,
@@ -68,6 +69,10 @@ func (s *Server) routes() {
 		"POST /images/prune":        operation(withoutRef(images.PruneImages)),
 		"POST /images/{ref}/delete": operation(withoutOptions(images.DeleteImage)),
 		"GET /kernels":              list(images.ListKernels),
+
+		"POST /images/{ref}/build": operation(builds.BuildImage),
+		"POST /vms/{ref}/commit":   operation(builds.CommitVM),
+		"POST /vms/{ref}/diff":     operation(builds.DiffVM),
 
 		"GET /vms":                list(vms.ListVMs),
 		"POST /vms":               operation(withoutRef(vms.CreateVM)),

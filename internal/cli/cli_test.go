@@ -44,6 +44,8 @@ type fakeDaemon struct {
 	ports      []banger.Forward
 	took       []string // the requests, as text
 
+	banger.BuildService
+
 	hub      *event.Hub
 	kernels  []banger.Kernel
 	imported []importedFile

@@ -14,11 +14,11 @@ import (
 func newImage(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "image",
-		Short:   "Import, pull, list, show, delete and prune images",
+		Short:   "Build, pull, import, list, show, delete and prune images",
 		Example: "  banger image list\n  banger image pull debian:trixie\n  banger image import box rootfs.tar",
 		RunE:    group,
 	}
-	cmd.AddCommand(newImport(a), newPull(a), newImageDelete(a), newPrune(a),
+	cmd.AddCommand(newBuild(a), newCommit(a), newDiff(a), newImport(a), newPull(a), newImageDelete(a), newPrune(a),
 		newThingList(a, "image", "List the images that VMs can be created from", service.ListImages),
 		newThingShow(a, "image", "docker", service.ListImages))
 	return cmd

@@ -54,6 +54,7 @@ func Main(ctx context.Context, std Std, args []string) int {
 type service interface {
 	banger.VMService
 	banger.ImageService
+	banger.BuildService
 	banger.HostService
 }
 

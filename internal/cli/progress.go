@@ -57,6 +57,13 @@ func (a *app) newProgress(interrupted string) *progress {
 func (p *progress) event(e banger.Step) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if e.Output != "" {
+		if p.live || p.plain {
+			p.erase()
+			fmt.Fprintf(p.out, "  %s\n", clean(e.Output))
+		}
+		return
+	}
 	step := clean(e.Step)
 	if e.VM != "" {
 		step = clean(e.VM) + ": " + step

@@ -59,6 +59,14 @@ func (a *app) firstVM(cmd *cobra.Command, args []string, word string) ([]string,
 	return a.vmNames(cmd, args, word)
 }
 
+// onlyVM completes the first argument as a VM's name. The others are no files.
+func (a *app) onlyVM(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.vmNames(cmd, args, word)
+}
+
 // each runs do for every name at once and returns the results in the names'
 // order. A name given twice counts once.
 func each[T any](ctx context.Context, names []string, do func(context.Context, string) (T, error)) []result[T] {

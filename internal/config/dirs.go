@@ -32,6 +32,7 @@ func (d Dirs) Kernels() string    { return filepath.Join(d.State, "kernels") }
 func (d Dirs) Agents() string     { return filepath.Join(d.State, "agents") }
 func (d Dirs) VMMs() string       { return filepath.Join(d.State, "vmms") }
 func (d Dirs) Failed() string     { return filepath.Join(d.State, "failed") }
+func (d Dirs) ImageBuild() string { return filepath.Join(d.State, "image-build") }
 func (d Dirs) Leases() string     { return filepath.Join(d.State, "leases") }
 func (d Dirs) Net() NetDir        { return NetDir(filepath.Join(d.State, "net")) }
 func (d Dirs) SSH() string        { return filepath.Join(d.State, "ssh") }
@@ -56,6 +57,11 @@ func (d Dirs) SpareSocket() string {
 // FailedConsole returns where the console log of a VM is kept after its create failed.
 func (d Dirs) FailedConsole(name string) string {
 	return filepath.Join(d.Failed(), name+".console.log")
+}
+
+// BuildLog returns the file with the output of the last build of an image.
+func (d Dirs) BuildLog(image string) string {
+	return filepath.Join(d.ImageBuild(), image+".log")
 }
 
 // Lease returns the file that a client locks as long as it needs a temporary VM.
@@ -155,6 +161,9 @@ func (i ImageDir) Rootfs() string { return filepath.Join(string(i), "rootfs.ext4
 
 // Info returns the file with what is known about the image besides its content.
 func (i ImageDir) Info() string { return filepath.Join(string(i), "image.json") }
+
+// Recipe returns the file that says what the image was built from.
+func (i ImageDir) Recipe() string { return filepath.Join(string(i), "recipe.json") }
 
 // KernelDir is the directory of a kernel set, in the state directory or in a bundle.
 type KernelDir string

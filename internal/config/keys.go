@@ -60,6 +60,9 @@ var keys = []key{
 	{"registry_mirrors", "an array of strings such as `\"docker.io=https://mirror.example\"`", "", "",
 		"Mirrors that are asked for images before a registry, in this order.",
 		func(c *Config, v value) error { return v.mirrors(&c.Mirrors) }},
+	{"customize_script", "a path", "", "",
+		"The script of `image build` without `--script`. It runs in the VM of the build.",
+		func(c *Config, v value) error { return v.absolute(&c.CustomizeScript) }},
 }
 
 // Reasons why a legacy key has no effect.
@@ -72,7 +75,6 @@ const (
 // They are accepted with any value, so that an old file still loads.
 var legacy = []struct{ name, why string }{
 	{"mapdns_bin", superseded}, {"mapdns_data_file", superseded},
-	{"customize_script", notYetUsed},
 	{"default_rootfs", notYetUsed}, {"default_base_rootfs", notYetUsed},
 	{"default_kernel", notYetUsed}, {"default_initrd", notYetUsed},
 	{"default_modules_dir", notYetUsed}, {"default_packages_file", notYetUsed},

@@ -39,6 +39,8 @@ type Config struct {
 	NamegenPath    string
 	Mirrors        map[string][]string // URLs that are asked before a registry
 
+	CustomizeScript string // of builds of images that name none; empty: none
+
 	// Legacy are the keys in the file that have no effect, each with the reason:
 	// "mapdns_bin: superseded by ...".
 	Legacy []string

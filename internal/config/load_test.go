@@ -54,7 +54,7 @@ mapdns_bin = "mapdns"
 mapdns_data_file = "~/dns"
 ssh_key_path = "~/.ssh/id_ed25519"
 namegen_path = "/usr/bin/namegen"
-customize_script = "customize.sh"
+customize_script = "/etc/customize.sh"
 default_rootfs = "a.ext4"
 default_base_rootfs = "/abs/b.ext4"
 default_kernel = "k"
@@ -79,9 +79,9 @@ user = "ann"
 	want := Config{
 		LogLevel: slog.LevelDebug, RuntimeDir: "/home/you/bundle", Driver: "qemu", VCPUs: 4,
 		Memory: 2 * banger.GiB, Disk: 32 * banger.GiB, Overlay: 1536 * banger.MiB, DefaultImage: "trixie", Network: "none", Forward: "off", User: "ann",
-		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen",
+		FirecrackerBin: "/opt/firecracker", SSHKeyPath: "/home/you/.ssh/id_ed25519", NamegenPath: "/usr/bin/namegen", CustomizeScript: "/etc/customize.sh",
 		Legacy: []string{
-			"mapdns_bin: " + superseded, "mapdns_data_file: " + superseded, "customize_script: not yet used",
+			"mapdns_bin: " + superseded, "mapdns_data_file: " + superseded,
 			"default_rootfs: not yet used", "default_base_rootfs: not yet used", "default_kernel: not yet used",
 			"default_initrd: not yet used", "default_modules_dir: not yet used", "default_packages_file: not yet used",
 		},

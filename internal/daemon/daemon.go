@@ -38,6 +38,7 @@ type daemon struct {
 type Services struct {
 	VMs     banger.VMService
 	Images  banger.ImageService
+	Builds  banger.BuildService
 	Network renumberer
 	Events  *event.Hub
 	Drivers vmm.Drivers
@@ -107,7 +108,7 @@ func (d *daemon) listenAndServe(ctx context.Context) (err error) {
 		// Clients in the queue must not find a daemon that is about to end.
 		return errors.Join(err, d.lock.publish(""))
 	}
-	d.server = api.NewServer(services.VMs, services.Images, &host{d: d, services: services}, d.log)
+	d.server = api.NewServer(services.VMs, services.Images, services.Builds, &host{d: d, services: services}, d.log)
 	d.broken = make(chan error, 1)
 	d.serve(d.socket)
 	d.report(d.socket.path, nil)

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 
 type fakeImages struct{ banger.ImageService }
 
+type fakeBuilds struct{ banger.BuildService }
+
 // fakeVMs is a service without VMs. CreateVM waits until it is cancelled, and then
 // writes a file, to show that it was undone.
 type fakeVMs struct {
@@ -68,7 +70,7 @@ func openFake(_ context.Context, _ Env, dirs config.Dirs, _ config.Config, _ *sl
 	if why := os.Getenv("BANGERD_TEST_BUG"); why != "" {
 		return Services{}, errors.New(why)
 	}
-	return Services{VMs: fakeVMs{state: dirs.State}, Images: fakeImages{}, Events: event.NewHub(), Drivers: vmm.Drivers{qemu.New(hostcmd.Host{})}, Close: func() error { return nil }}, nil
+	return Services{VMs: fakeVMs{state: dirs.State}, Images: fakeImages{}, Builds: fakeBuilds{}, Events: event.NewHub(), Drivers: vmm.Drivers{qemu.New(hostcmd.Host{})}, Close: func() error { return nil }}, nil
 }
 
 // isolateFake moves nobody, and says so.

@@ -13,6 +13,7 @@ import (
 	"banger/internal/event"
 	"banger/internal/hostcmd"
 	"banger/internal/image"
+	"banger/internal/image/build"
 	"banger/internal/network/helper"
 	"banger/internal/network/instance"
 	"banger/internal/network/resolved"
@@ -94,7 +95,8 @@ func open(ctx context.Context, env Env, dirs config.Dirs, c config.Config, log *
 	if err != nil {
 		return Services{}, fmt.Errorf("open the VMs: %w", err)
 	}
-	return Services{VMs: vms, Network: vms, Images: images, Events: hub, Drivers: all, Close: func() error {
+	builds := &build.Builder{Dirs: dirs, Config: c, Images: images, VMs: vms, Operations: operations, Log: log}
+	return Services{VMs: vms, Network: vms, Images: images, Builds: builds, Events: hub, Drivers: all, Close: func() error {
 		vms.Close()
 		return errors.Join(disconnect(), s.Close())
 	}}, nil

@@ -38,6 +38,7 @@ type Session struct {
 	Signals        <-chan os.Signal
 	Started        func() error     // called once the program runs, before any data is copied; may be nil
 	Waiting        func(before int) // called again and again while the guest lets others log in first; may be nil
+	Key            []byte           // a private key that the guest lets in; without it, the user's
 }
 
 // Exec runs a program in vm over conn, a stream to its SSH port, and returns
@@ -47,7 +48,7 @@ type Session struct {
 // cannot be written. Once the program has ended, a signal ends the wait for its output:
 // the status is 128 plus that signal's number.
 func Exec(ctx context.Context, conn net.Conn, vm banger.VM, program wire.Exec, s Session) (int, error) {
-	signer, err := userSigner(vm)
+	signer, err := s.signer(vm)
 	if err != nil {
 		conn.Close()
 		return 0, err
@@ -86,6 +87,13 @@ func dialSSHAs(ctx context.Context, conn net.Conn, vm banger.VM, user string) (*
 		return nil, err
 	}
 	return dialSSHWith(ctx, conn, vm, user, signer)
+}
+
+func (s Session) signer(vm banger.VM) (ssh.Signer, error) {
+	if len(s.Key) > 0 {
+		return ssh.ParsePrivateKey(s.Key)
+	}
+	return userSigner(vm)
 }
 
 func userSigner(vm banger.VM) (ssh.Signer, error) {

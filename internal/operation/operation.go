@@ -144,6 +144,11 @@ func (o *Operation) Moved(step string, moved, total banger.Size) {
 	o.tell(banger.Step{Step: step, Moved: moved, Total: total})
 }
 
+// Output reports a line that a program printed to the client only: there may be many.
+func (o *Operation) Output(step, line string) {
+	o.progress.Send(banger.Step{Step: step, Output: line})
+}
+
 func (o *Operation) tell(step banger.Step) {
 	if o.now.Noun == "vm" {
 		step.VM = o.now.Name

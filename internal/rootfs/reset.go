@@ -2,6 +2,8 @@ package rootfs
 
 import (
 	"archive/tar"
+	"path"
+	"slices"
 	"strings"
 )
 
@@ -26,26 +28,40 @@ var (
 	resetFiles = []string{"var/cache/apt", "var/lib/apt/lists", "var/log"}
 )
 
+// Volatile returns the directories whose files Reset removes, in whatever depth. What makes
+// an archive for Reset may leave them out.
+func Volatile() []string { return slices.Concat(resetEmpty, resetFiles) }
+
+// IsReset reports whether Reset removes or empties the file of this name.
+func IsReset(name string) bool {
+	for _, pattern := range slices.Concat(resetDrop, resetBlank) {
+		if ok, err := path.Match(pattern, name); ok && err == nil {
+			return true
+		}
+	}
+	return slices.ContainsFunc(Volatile(), func(dir string) bool { return strings.HasPrefix(name, dir+"/") })
+}
+
 func (x *index) reset() {
-	for _, path := range resetDrop {
-		dir, name := splitPath(path)
+	for _, file := range resetDrop {
+		dir, name := splitPath(file)
 		if parent := x.literal(dir); parent != nil {
 			parent.drop(name)
 		}
 	}
-	for _, path := range resetBlank {
-		dir, name := splitPath(path)
+	for _, file := range resetBlank {
+		dir, name := splitPath(file)
 		if parent := x.literal(dir); parent != nil && parent.children[name] != nil {
 			parent.children[name] = &node{inode: &inode{header: &tar.Header{Typeflag: tar.TypeReg, Mode: 0o444, Format: tar.FormatPAX}}}
 		}
 	}
-	for _, path := range resetEmpty {
-		if n := x.literal(path); n != nil {
+	for _, dir := range resetEmpty {
+		if n := x.literal(dir); n != nil {
 			clear(n.children)
 		}
 	}
-	for _, path := range resetFiles {
-		if n := x.literal(path); n != nil {
+	for _, dir := range resetFiles {
+		if n := x.literal(dir); n != nil {
 			n.dropFiles()
 		}
 	}

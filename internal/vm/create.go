@@ -29,17 +29,26 @@ type creating struct {
 	v     *VMs
 	row   store.VM
 	owner *owner
+
+	helper *helper // nil: the VM is a user's
 }
 
 // CreateVM implements banger.VMService: it makes a VM and, unless told
 // otherwise, starts it. A failure leaves no part of the VM; the console of one
 // that did not boot is kept for the user.
-func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (_ banger.VM, err error) {
+func (v *VMs) CreateVM(ctx context.Context, spec banger.CreateVM, progress banger.Progress) (banger.VM, error) {
+	return v.create(ctx, spec, nil, progress)
+}
+
+func (v *VMs) create(ctx context.Context, spec banger.CreateVM, how *helper, progress banger.Progress) (_ banger.VM, err error) {
 	row, caps, err := v.plan(ctx, spec, progress)
 	if err != nil {
 		return banger.VM{}, operation.Name(err, "vm", banger.Create, spec.Name)
 	}
-	c := &creating{Operation: v.Operations.Begin("vm", banger.Create, row.Name, row.ID, progress), v: v, row: row}
+	if how != nil {
+		how.pin(&row)
+	}
+	c := &creating{Operation: v.Operations.Begin("vm", banger.Create, row.Name, row.ID, progress), v: v, row: row, helper: how}
 	defer func() {
 		err = v.noSpace(err)
 		c.End(ctx, &err)
@@ -215,6 +224,7 @@ func (c *creating) reserve(ctx context.Context) error {
 		}
 		c.row.Slot = slot
 		c.owner = c.v.own(c.row, banger.Gone)
+		c.owner.helper = c.helper
 		c.owner.publishName()
 		c.owner.turn <- struct{}{} // before anybody else can have it
 		c.owner.happen(banger.Create)
@@ -262,6 +272,9 @@ func (c *creating) makeDir(ctx context.Context) error {
 
 // makeDisks creates both disks in parallel, since each waits for the host's disk.
 func (c *creating) makeDisks(ctx context.Context, dir config.VMDir) error {
+	if c.helper != nil && c.helper.source != nil {
+		return c.helper.makeDisks(ctx, c.v, dir, c.row)
+	}
 	overlay := make(chan error, 1)
 	go func() { overlay <- disk.Create(ctx, c.v.Run, dir.Overlay(), c.row.Overlay, wire.LabelOverlay) }()
 	work := disk.Create(ctx, c.v.Run, dir.Work(), c.row.Disk, wire.LabelWork)

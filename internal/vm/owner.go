@@ -21,6 +21,8 @@ type owner struct {
 	id   banger.VMID
 	turn chan struct{} // holds a token while a verb is at work on the VM
 
+	helper *helper // set before anybody can start the VM; nil: it is a user's
+
 	writes sync.Mutex // held while a change of the row is written and made
 
 	mu      sync.Mutex

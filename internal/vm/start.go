@@ -255,7 +255,7 @@ func (s *starting) configure(context.Context) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(wire.Config{
+	told := wire.Config{
 		Version: wire.Version, Name: s.row.Name, MachineID: s.row.MachineID,
 		Nonce: s.boot.Nonce, Token: s.boot.Token,
 		AuthorizedKeys: []string{s.v.authorized, own}, User: s.v.Config.User,
@@ -264,7 +264,11 @@ func (s *starting) configure(context.Context) error {
 		ResetToOff: !s.caps.PowersOff,
 		UnixNano:   time.Now().UnixNano(),
 		Network:    s.networkConfig(),
-	})
+	}
+	if s.helper != nil {
+		s.helper.configure(&told)
+	}
+	data, err := json.Marshal(told)
 	if err != nil {
 		return err
 	}

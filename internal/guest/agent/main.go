@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"banger/internal/guest/agent/boot"
+	"banger/internal/guest/agent/export"
 	"banger/internal/guest/agent/layout"
 	"banger/internal/guest/agent/modprobe"
 	"banger/internal/guest/agent/server"
@@ -33,6 +34,8 @@ func Main(args []string) int {
 		return modprobe.Run(args[1:])
 	case name == layout.NameTransfer:
 		return sshd.RunTransfer()
+	case name == layout.NameExport:
+		return export.Run()
 	case name == layout.NameSFTP:
 		return sshd.RunSFTP()
 	}

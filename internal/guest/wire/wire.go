@@ -62,6 +62,7 @@ type Config struct {
 	HostKeyPub     string   `json:"host_key_pub"`      // its public half, one line
 	Direct         []string `json:"direct"`            // directories on the raw overlay disk, for what overlayfs cannot hold
 	WorkMount      string   `json:"work_mount"`        // where the work disk is mounted; empty: the VM has none
+	NoInit         bool     `json:"no_init,omitempty"` // the image's init is not started: the agent stays process 1
 	ResetToOff     bool     `json:"reset_to_off"`      // the VMM ends only on a reset: the last stage resets instead of powering off
 	UnixNano       int64    `json:"unix_nano"`         // the host's clock when this was written
 	Network        *Network `json:"network,omitempty"` // nil: the VM has no network card

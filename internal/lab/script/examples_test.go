@@ -33,6 +33,7 @@ var before = []struct {
 	{regexp.MustCompile(`^banger vm (delete [^-]|fsck )`), "banger vm stop --all"},
 	{regexp.MustCompile(`^banger vm cp `), "mkdir -p site && touch site/index.html notes.txt && banger vm cp notes.txt calm-otter:.bashrc && banger vm cp site calm-otter:"},
 	{regexp.MustCompile(`^banger vm open `), "banger vm set --port 127.77.0.2:38520:3000 calm-otter"},
+	{regexp.MustCompile(`^banger image build `), "echo jq >packages.apt; echo 'say hello' >setup.sh; echo hidden >token.txt; banger image build tools --packages jq"},
 	{regexp.MustCompile(`^banger (image delete|vm create --image) `), "banger image import box rootfs.tar; banger image import debian rootfs.tar.xz"},
 }
 

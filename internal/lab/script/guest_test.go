@@ -40,13 +40,14 @@ func serveSSH(config wire.Config, conn net.Conn) {
 	go ssh.DiscardRequests(requests)
 	for offer := range channels {
 		if channel, requests, err := offer.Accept(); err == nil {
-			go serveSession(config.Name, channel, requests)
+			go serveSession(config, channel, requests)
 		}
 	}
 }
 
-func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request) {
+func serveSession(config wire.Config, channel ssh.Channel, requests <-chan *ssh.Request) {
 	defer channel.Close()
+	name := config.Name
 	for request := range requests {
 		said := ""
 		switch request.Type {
@@ -59,6 +60,10 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			}
 		case "subsystem":
 			request.Reply(true, nil)
+			if strings.Contains(string(request.Payload), wire.ExportSubsystem) {
+				serveExport(config, channel)
+				return
+			}
 			serveFiles(channel)
 			return
 		case "signal":
@@ -66,9 +71,15 @@ func serveSession(name string, channel ssh.Channel, requests <-chan *ssh.Request
 			return
 		case wire.ExecRequest:
 			var program wire.Exec
-			if json.Unmarshal(request.Payload, &program) == nil {
-				said = fmt.Sprintf("%q", program.Argv)
+			if json.Unmarshal(request.Payload, &program) != nil {
+				continue
 			}
+			if ran, ok := serveBuild(program); ok {
+				request.Reply(true, nil)
+				ran(channel, requests)
+				return
+			}
+			said = fmt.Sprintf("%q", program.Argv)
 		}
 		if request.WantReply {
 			request.Reply(true, nil)

@@ -27,6 +27,7 @@ var first = []struct {
 	run    string
 }{
 	{regexp.MustCompile(`^docker export `), `printf '#!/bin/sh\n[ "$1 $2" = "export box" ] && cat rootfs.tar\n' >bin/docker && chmod 755 bin/docker`},
+	{regexp.MustCompile(`^banger image commit `), "banger vm create --name calm-otter"},
 	{regexp.MustCompile(`^banger image delete `), "banger vm delete --all --force --yes"}, // "once no VM uses it"
 }
 

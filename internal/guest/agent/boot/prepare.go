@@ -30,7 +30,10 @@ func (b *boot) keepAgent() error {
 }
 
 func (b *boot) findInit() error {
-	b.program, b.kind = imageinit.Find(layout.NewRoot)
+	b.kind = imageinit.None
+	if !b.config.NoInit {
+		b.program, b.kind = imageinit.Find(layout.NewRoot)
+	}
 	return imageinit.Begin(layout.NewRoot+layout.InitFile, b.kind)
 }
 

@@ -19,6 +19,7 @@ const (
 	NameModprobe = "modprobe"
 	NameSFTP     = "sftp-server"
 	NameTransfer = "transfer"
+	NameExport   = "export"
 )
 
 // The argument of NameServer tells its roles apart.

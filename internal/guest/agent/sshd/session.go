@@ -178,6 +178,8 @@ func (s *session) subsystem(name string) *exec.Cmd {
 	switch name {
 	case wire.TransferSubsystem:
 		cmd.Args = []string{layout.NameTransfer}
+	case wire.ExportSubsystem:
+		cmd.Args = []string{layout.NameExport}
 	case "sftp":
 		cmd.Args = []string{layout.NameSFTP}
 		if path := findSFTP(s.server.sftp); path != "" {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network"
+	"banger/internal/network/networktest"
 )
 
 // expect is who should reach what.
@@ -68,7 +69,7 @@ func TestEgress(t *testing.T) {
 	// Who is outside learns it too, also when the guest only listens.
 	set(true)
 	far := make(chan net.Conn, 1)
-	world.must(t, func() error {
+	world.Must(t, func() error {
 		l, err := net.Listen("tcp4", ":8")
 		if err != nil {
 			return err
@@ -88,7 +89,7 @@ func TestEgress(t *testing.T) {
 	expect(t, "a flow from before, from outside", echo(<-far, "news"), "reset")
 	// Nobody reaches a guest that did not ask first, not even one with egress.
 	one.serve(t, ":7")
-	world.must(t, func() error {
+	world.Must(t, func() error {
 		link, err := netlink.LinkByName("in0")
 		if err != nil {
 			return err
@@ -237,7 +238,7 @@ func TestIsolated(t *testing.T) {
 	}
 	w.Guests[0].Isolated = false
 	mustApply(t, w)
-	alone.must(t, forgetNeighbours)
+	alone.Must(t, forgetNeighbours)
 	expect(t, "no longer isolated", alone.reach(two.Addr, 7), "")
 	if !hairpin(alone, two) || !hairpin(two, alone) { // with the same frames
 		t.Error("the host does not route between guests: the test above shows nothing")
@@ -312,12 +313,7 @@ func TestHostIsClosed(t *testing.T) {
 	theirs := boot(t, other, other.Guests[0])
 	theirs.serve(t, ":7")
 
-	here := &space{calls: make(chan func())} // this namespace itself
-	go func() {
-		for f := range here.calls {
-			f()
-		}
-	}()
+	here := &space{&networktest.Namespace{}}
 	gateway := network.Gateway(w.Subnet)
 	askers := map[string]<-chan string{}
 	for _, at := range []string{":8080", fmt.Sprintf("%v:53", gateway), "192.0.2.1:53"} {
@@ -373,7 +369,7 @@ func TestHostIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, "another instance's guest without rules", guests[0].reach(theirs.Addr, 7), refused)
-	here.do(func() error {
+	here.Do(func() error {
 		conn, err := net.Dial("tcp4", fmt.Sprintf("%v:7", theirs.Addr))
 		if err != nil {
 			t.Errorf("host to guest: %v", err)
@@ -510,7 +506,7 @@ func TestUsernet(t *testing.T) {
 		t.Errorf("a second stack on the uplink: %v", err)
 	}
 	stack := newSpace(t)
-	stack.must(t, func() error {
+	stack.Must(t, func() error {
 		card, err := openExisting("stack0")
 		if err != nil {
 			return err
@@ -533,7 +529,7 @@ func TestUsernet(t *testing.T) {
 	})
 	askers := stack.answer(t, "198.51.100.1:53")
 	peers := make(chan string, 9)
-	stack.must(t, func() error {
+	stack.Must(t, func() error {
 		for _, at := range []string{"198.51.100.1:53", "203.0.113.1:7"} {
 			l, err := net.Listen("tcp4", at)
 			if err != nil {

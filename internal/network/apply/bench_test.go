@@ -100,14 +100,14 @@ func plug(b *testing.B, w network.Wanted, g network.Guest) *space {
 		b.Fatal(err)
 	}
 	var peer int
-	s.must(b, func() error { peer = unix.Gettid(); return nil })
+	s.Must(b, func() error { peer = unix.Gettid(); return nil })
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = name, bridge.Attrs().Index
 	port := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(peer)}
 	if err := errors.Join(netlink.LinkDel(tap), netlink.LinkAdd(port), netlink.LinkSetUp(port)); err != nil {
 		b.Fatal(err)
 	}
-	s.must(b, func() error {
+	s.Must(b, func() error {
 		link, err := netlink.LinkByName("eth0")
 		if err != nil {
 			return err
@@ -126,7 +126,7 @@ const benchBytes = 256 << 20
 func serveBytes(b *testing.B, s *space) string {
 	b.Helper()
 	var l net.Listener
-	s.must(b, func() (err error) {
+	s.Must(b, func() (err error) {
 		l, err = net.Listen("tcp4", fmt.Sprintf("%v:0", outsideAddr))
 		return err
 	})

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"banger/internal/network"
+	"banger/internal/network/networktest"
 )
 
 // installed skips a test without a program, which must come before inside.
@@ -37,7 +37,7 @@ func beside(t *testing.T, advise func(notes []Note)) {
 	one, two := boot(t, w, w.Guests[0]), boot(t, w, w.Guests[1])
 	two.serve(t, ":7")
 	gateway := network.Gateway(w.Subnet)
-	resolver(t, fmt.Sprintf("%v:53", gateway))
+	(&space{&networktest.Namespace{}}).answer(t, fmt.Sprintf("%v:53", gateway))
 	expect(t, "with egress", one.reach(outsideAddr, 7), "")
 	expect(t, "without egress", two.reach(outsideAddr, 7), refused)
 	expect(t, "guest to guest", one.reach(two.Addr, 7), "")
@@ -46,25 +46,6 @@ func beside(t *testing.T, advise func(notes []Note)) {
 		g.tap.Close()
 	}
 	mustApply(t, none(w))
-}
-
-// resolver echoes on a UDP address of the host.
-func resolver(t *testing.T, at string) {
-	t.Helper()
-	conn, err := net.ListenPacket("udp4", at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	go func() {
-		for b := make([]byte, 1500); ; {
-			n, from, err := conn.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			conn.WriteTo(b[:n], from)
-		}
-	}()
 }
 
 // follow does what a note says a person should.

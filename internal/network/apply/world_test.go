@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +20,7 @@ import (
 
 	"banger"
 	"banger/internal/network"
+	"banger/internal/network/networktest"
 )
 
 // insideEnv is set in the process that runs a test in namespaces of its own.
@@ -32,6 +32,9 @@ func inside(t testing.TB) bool {
 	t.Helper()
 	if os.Getenv(insideEnv) == t.Name() {
 		needTun(t)
+		if err := setForwards("0"); err != nil { // a new namespace has the setting of the machine's
+			t.Fatal(err)
+		}
 		return true
 	}
 	if os.Getenv(insideEnv) != "" {
@@ -63,12 +66,8 @@ func newNamespace(t testing.TB, args []string) *exec.Cmd {
 		t.Skipf("user namespaces are not allowed here: %v", err)
 	}
 	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.SysProcAttr = networktest.Attributes()
 	cmd.Env = append(os.Environ(), insideEnv+"="+t.Name())
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
 	return cmd
 }
 
@@ -81,39 +80,10 @@ func needTun(t testing.TB) {
 	file.Close()
 }
 
-// space is a network namespace with a thread that stays in it.
-type space struct{ calls chan func() }
+// space is a network namespace.
+type space struct{ *networktest.Namespace }
 
-func newSpace(t testing.TB) *space {
-	t.Helper()
-	s, started := &space{calls: make(chan func())}, make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and so does the namespace
-		started <- unix.Unshare(unix.CLONE_NEWNET)
-		for f := range s.calls {
-			f()
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { close(s.calls) })
-	return s
-}
-
-// do runs f in the namespace. Sockets that it makes stay there.
-func (s *space) do(f func() error) error {
-	failed := make(chan error)
-	s.calls <- func() { failed <- f() }
-	return <-failed
-}
-
-func (s *space) must(t testing.TB, f func() error) {
-	t.Helper()
-	if err := s.do(f); err != nil {
-		t.Fatal(err)
-	}
-}
+func newSpace(t testing.TB) *space { return &space{networktest.New(t)} }
 
 // What is answered is answered at once, but a busy machine may take long to notice. Where
 // nobody answers, a test does not wait for that.
@@ -126,7 +96,7 @@ const (
 func (s *space) dial(to string) (conn net.Conn, err error) { return s.dialWithin(to, patience) }
 
 func (s *space) dialWithin(to string, within time.Duration) (conn net.Conn, err error) {
-	s.do(func() error {
+	s.Do(func() error {
 		conn, err = net.DialTimeout("tcp4", to, within)
 		return nil
 	})
@@ -136,7 +106,7 @@ func (s *space) dialWithin(to string, within time.Duration) (conn net.Conn, err 
 // serve echoes on a TCP address of the namespace.
 func (s *space) serve(t testing.TB, at string) {
 	t.Helper()
-	s.must(t, func() error {
+	s.Must(t, func() error {
 		l, err := net.Listen("tcp4", at)
 		if err != nil {
 			return err
@@ -159,7 +129,7 @@ func (s *space) serve(t testing.TB, at string) {
 func (s *space) answer(t *testing.T, at string) (askers <-chan string) {
 	t.Helper()
 	told := make(chan string, 64)
-	s.must(t, func() error {
+	s.Must(t, func() error {
 		conn, err := net.ListenPacket("udp4", at)
 		if err != nil {
 			return err
@@ -184,7 +154,7 @@ func (s *space) answer(t *testing.T, at string) (askers <-chan string) {
 // ask says how a question by UDP ends: "" when it is echoed.
 func (s *space) ask(to netip.Addr, port int) string {
 	var conn net.Conn
-	err := s.do(func() (err error) {
+	err := s.Do(func() (err error) {
 		conn, err = net.Dial("udp4", fmt.Sprintf("%v:%d", to, port))
 		return err
 	})
@@ -234,7 +204,7 @@ func boot(t *testing.T, w network.Wanted, g network.Guest) *guest {
 	}
 	b := &guest{Guest: g, space: newSpace(t), tap: tap, got: make(chan []byte, 256)}
 	var card *os.File
-	b.must(t, func() (err error) {
+	b.Must(t, func() (err error) {
 		if card, err = openExisting("eth0"); err != nil {
 			return err
 		}
@@ -412,7 +382,7 @@ func outside(t testing.TB) *space {
 	s := newSpace(t)
 	name := "out0"
 	var peer int
-	s.must(t, func() error { peer = unix.Gettid(); return nil })
+	s.Must(t, func() error { peer = unix.Gettid(); return nil })
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: "in0", PeerNamespace: netlink.NsPid(peer)}
@@ -429,7 +399,7 @@ func outside(t testing.TB) *space {
 	if err := set(name, "192.0.2.1/24"); err != nil {
 		t.Fatal(err)
 	}
-	s.must(t, func() error { return set("in0", "192.0.2.2/24") })
+	s.Must(t, func() error { return set("in0", "192.0.2.2/24") })
 	if err := netlink.RouteAdd(&netlink.Route{Gw: outsideAddr.AsSlice()}); err != nil {
 		t.Fatal(err)
 	}

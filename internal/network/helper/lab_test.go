@@ -21,6 +21,7 @@ import (
 	"banger/internal/config"
 	"banger/internal/network"
 	"banger/internal/network/apply"
+	"banger/internal/network/networktest"
 )
 
 // labEnv names the test that the test binary runs in namespaces of its own.
@@ -38,15 +39,12 @@ func inLab(t *testing.T) bool {
 		args = append(args, "-test.timeout="+time.Until(at).String())
 	}
 	cmd := exec.Command("/proc/self/exe", args...)
+	cmd.SysProcAttr = networktest.Attributes()
 	cmd.Env = append(os.Environ(), labEnv+"="+t.Name())
 	var said strings.Builder
 	cmd.Stdout = io.MultiWriter(os.Stdout, &said) // a long test shows how far it is
 	cmd.Stderr = cmd.Stdout
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	runtime.LockOSThread() // the process ends with this thread
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
@@ -66,7 +64,7 @@ func inLab(t *testing.T) bool {
 //
 //	guests 10.201.16.2, .3 --uplink-- helper, host 192.0.2.1 --veth-- server 192.0.2.2
 type lab struct {
-	guests, server *netns
+	guests, server *networktest.Namespace
 	helper         *exec.Cmd
 }
 
@@ -76,11 +74,11 @@ var labGuests = []netip.Addr{netip.MustParseAddr("10.201.16.2"), netip.MustParse
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{guests: newNetns(t), server: newNetns(t)}
+	l := &lab{guests: networktest.New(t), server: networktest.New(t)}
 	must(t, l.outside())
 	instance := network.Instance("0123abcd")
 	var uplink *os.File
-	must(t, l.guests.do(func() (err error) {
+	must(t, l.guests.Do(func() (err error) {
 		if uplink, err = apply.OpenUplink(instance); err != nil {
 			return err
 		}
@@ -129,7 +127,7 @@ func (l *lab) start(t *testing.T, i network.Instance, uplink *os.File) {
 // outside connects the host with the server.
 func (l *lab) outside() error {
 	var pid int
-	if err := l.server.do(func() error { pid = unix.Gettid(); return nil }); err != nil {
+	if err := l.server.Do(func() error { pid = unix.Gettid(); return nil }); err != nil {
 		return err
 	}
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "h0"}, PeerName: "s0", PeerNamespace: netlink.NsPid(pid)}
@@ -137,7 +135,7 @@ func (l *lab) outside() error {
 		return fmt.Errorf("add a veth pair: %w", err)
 	}
 	return errors.Join(setAddr("lo"), setAddr("h0", "192.0.2.1/24"),
-		l.server.do(func() error { return setAddr("s0", labServer+"/24") }))
+		l.server.Do(func() error { return setAddr("s0", labServer+"/24") }))
 }
 
 func setAddr(link string, addrs ...string) error {
@@ -179,7 +177,7 @@ func (l *lab) dial(guest netip.Addr, network, addr string) (conn net.Conn, err e
 	if network == "udp4" {
 		dialer.LocalAddr = &net.UDPAddr{IP: guest.AsSlice()}
 	}
-	err = l.guests.do(func() (err error) {
+	err = l.guests.Do(func() (err error) {
 		conn, err = dialer.Dial(network, addr)
 		return err
 	})
@@ -190,7 +188,7 @@ func (l *lab) dial(guest netip.Addr, network, addr string) (conn net.Conn, err e
 func (l *lab) serve(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
 	var listener net.Listener
-	must(t, l.server.do(func() (err error) {
+	must(t, l.server.Do(func() (err error) {
 		listener, err = net.Listen("tcp4", labServer+":0")
 		return err
 	}))
@@ -205,33 +203,6 @@ func (l *lab) serve(t *testing.T, handle func(net.Conn)) string {
 		}
 	}()
 	return listener.Addr().String()
-}
-
-// netns is a network namespace, and the thread that is in it.
-type netns struct{ todo chan func() }
-
-func newNetns(t *testing.T) *netns {
-	t.Helper()
-	n, ready := &netns{todo: make(chan func())}, make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		ready <- unix.Unshare(unix.CLONE_NEWNET)
-		for f := range n.todo {
-			f()
-		}
-	}()
-	if err := <-ready; err != nil {
-		t.Fatalf("create a network namespace: %v", err)
-	}
-	t.Cleanup(func() { close(n.todo) })
-	return n
-}
-
-// do runs f in the namespace. Sockets that f opens stay there.
-func (n *netns) do(f func() error) error {
-	failed := make(chan error)
-	n.todo <- func() { failed <- f() }
-	return <-failed
 }
 
 func must(t *testing.T, err error) {

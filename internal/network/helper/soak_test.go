@@ -104,7 +104,7 @@ func (s *soak) listen() {
 	s.greeter = s.lab.serve(s.t, func(c net.Conn) { io.WriteString(c, "hello") })
 	s.sinkOK = fmt.Sprint(int64(soakUpload), error(nil))
 	var conn net.PacketConn
-	must(s.t, s.lab.server.do(func() (err error) {
+	must(s.t, s.lab.server.Do(func() (err error) {
 		conn, err = net.ListenPacket("udp4", labServer+":0")
 		return err
 	}))

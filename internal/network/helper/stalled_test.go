@@ -73,7 +73,7 @@ func (s *stall) open() {
 	s.all, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	must(s.t, err)
 	s.t.Cleanup(func() { unix.Close(s.all) })
-	must(s.t, s.lab.server.do(func() (err error) {
+	must(s.t, s.lab.server.Do(func() (err error) {
 		if s.listener, err = s.socket(); err != nil {
 			return err
 		}
@@ -100,7 +100,7 @@ func (s *stall) open() {
 
 // connect opens a connection of the guest's.
 func (s *stall) connect() (fd int, err error) {
-	err = s.lab.guests.do(func() error {
+	err = s.lab.guests.Do(func() error {
 		if fd, err = s.socket(); err != nil {
 			return err
 		}

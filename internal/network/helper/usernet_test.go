@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -18,6 +17,7 @@ import (
 
 	"banger/internal/network"
 	"banger/internal/network/apply"
+	"banger/internal/network/networktest"
 )
 
 // namespaceEnv makes the test binary play the namespace of an instance, and a guest in it.
@@ -77,13 +77,9 @@ func newNamespace(t *testing.T, i network.Instance) *namespace {
 	}
 	var said strings.Builder
 	cmd := exec.Command("/proc/self/exe")
+	cmd.SysProcAttr = networktest.Attributes()
 	cmd.Env = append(os.Environ(), namespaceEnv+"="+string(i))
 	cmd.ExtraFiles, cmd.Stdin, cmd.Stdout, cmd.Stderr = []*os.File{theirs}, stdin, stdout, &said
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-	}
 	err = cmd.Start()
 	for _, file := range []*os.File{theirs, stdin, stdout} {
 		file.Close()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"banger/internal/network"
+	"banger/internal/network/networktest"
 )
 
 // role makes the test binary a part of a benchmark, in a process of its own.
@@ -217,7 +218,7 @@ type egress struct {
 
 func newEgress(b *testing.B, what string, mtu int) *egress {
 	e := &egress{what: what, mtu: mtu,
-		lab: &lab{guest: newNetns(b), server: newNetns(b), link: network.Instance("0123abcd").Uplink()}}
+		lab: &lab{guest: networktest.New(b), server: networktest.New(b), link: network.Instance("0123abcd").Uplink()}}
 	must(b, e.outside())
 	b.Cleanup(e.undo)
 	serve := serveBench
@@ -237,7 +238,7 @@ func (e *egress) measure(b *testing.B, way string) (rate, cpu float64, err error
 	client, start := []string{"/proc/self/exe"}, (*exec.Cmd).Start
 	switch way {
 	case byStack:
-		start = func(c *exec.Cmd) error { return e.guest.do(c.Start) }
+		start = func(c *exec.Cmd) error { return e.guest.Do(c.Start) }
 	case byPasta:
 		self, err := os.Readlink("/proc/self/exe")
 		must(b, err)
@@ -288,7 +289,7 @@ func cpuOf(pid int) float64 {
 // startStack runs the stack in a process of its own.
 func (l *lab) startStack(t testing.TB, mtu int) *exec.Cmd {
 	var tap *os.File
-	must(t, l.guest.do(func() (err error) {
+	must(t, l.guest.Do(func() (err error) {
 		tap, err = openTAP(l.link, mtu, false)
 		return err
 	}))
@@ -340,19 +341,19 @@ func BenchmarkRest(b *testing.B) {
 	if os.Getenv(inside) == "" {
 		b.Skip("not in namespaces of its own: " + forbidden)
 	}
-	l := &lab{guest: newNetns(b), server: newNetns(b), link: network.Instance("0123abcd").Uplink()}
+	l := &lab{guest: networktest.New(b), server: networktest.New(b), link: network.Instance("0123abcd").Uplink()}
 	must(b, l.outside())
 	defer l.undo()
 	_, port, _ := net.SplitHostPort(l.listen(b, serveBench))
 	// The kernel solicits routers on each new link, which would wake us.
-	must(b, l.guest.do(func() error { return sysctl("net/ipv6/conf/default/disable_ipv6", "1") }))
+	must(b, l.guest.Do(func() error { return sysctl("net/ipv6/conf/default/disable_ipv6", "1") }))
 	cmd := l.startStack(b, network.UplinkMTU)
 	for b.Loop() {
 		b.ReportMetric(status(cmd.Process.Pid, "VmRSS"), "fresh-KiB")
 		for _, what := range []string{"in", "out"} {
 			c := exec.Command("/proc/self/exe")
 			c.Env = append(os.Environ(), role+"="+what+" 192.0.2.3:"+port)
-			must(b, l.guest.do(c.Start))
+			must(b, l.guest.Do(c.Start))
 			must(b, c.Wait())
 		}
 		b.ReportMetric(status(cmd.Process.Pid, "VmRSS"), "loaded-KiB")

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"banger/internal/network"
+	"banger/internal/network/networktest"
 )
 
 // inside marks the test binary that runs in namespaces of its own.
@@ -41,13 +42,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(inside) == "" {
 		runtime.LockOSThread() // the child dies with this thread
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+		cmd.SysProcAttr = networktest.Attributes()
 		cmd.Env = append(os.Environ(), inside+"=1")
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		}
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 		err := cmd.Start()
 		if err == nil {
 			err = cmd.Wait()
@@ -62,40 +60,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// netns is a network namespace, and the thread that is in it.
-type netns struct{ todo chan func() }
-
-func newNetns(t testing.TB) *netns {
-	n := &netns{todo: make(chan func())}
-	ready := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
-		ready <- unix.Unshare(unix.CLONE_NEWNET)
-		for f := range n.todo {
-			f()
-		}
-	}()
-	if err := <-ready; err != nil {
-		t.Fatalf("create a network namespace: %v", err)
-	}
-	t.Cleanup(func() { close(n.todo) })
-	return n
-}
-
-// do runs f in the namespace. Sockets that f opens stay there.
-func (n *netns) do(f func() error) error {
-	failed := make(chan error)
-	n.todo <- func() { failed <- f() }
-	return <-failed
-}
-
 // A lab is a guest, the stack and the outside: three network namespaces with real
 // kernels. The stack runs in the one between, which plays the host.
 //
 //	guest 198.51.100.2 --TAP-- stack, host 192.0.2.1 --veth-- server 192.0.2.2
 type lab struct {
 	*Stack
-	guest, server *netns
+	guest, server *networktest.Namespace
 	link          string // the TAP in the guest's namespace
 	ran           chan error
 }
@@ -119,14 +90,14 @@ func newLab(t testing.TB, o labOptions) *lab {
 		before := goleak.IgnoreCurrent()
 		t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	}
-	l := &lab{guest: newNetns(t), server: newNetns(t), link: network.Instance("0123abcd").Uplink(), ran: make(chan error, 1)}
+	l := &lab{guest: networktest.New(t), server: networktest.New(t), link: network.Instance("0123abcd").Uplink(), ran: make(chan error, 1)}
 	must(t, l.outside())
 	t.Cleanup(l.undo)
 	if o.MTU == 0 {
 		o.MTU = network.UplinkMTU
 	}
 	var tap *os.File
-	err := l.guest.do(func() (err error) {
+	err := l.guest.Do(func() (err error) {
 		tap, err = openTAP(l.link, o.MTU, o.plain)
 		return err
 	})
@@ -159,7 +130,7 @@ func must(t testing.TB, err error) {
 // outside connects the host with the server.
 func (l *lab) outside() error {
 	var pid int
-	if err := l.server.do(func() error { pid = unix.Gettid(); return nil }); err != nil {
+	if err := l.server.Do(func() error { pid = unix.Gettid(); return nil }); err != nil {
 		return err
 	}
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "h0", MTU: 65520}, PeerName: "s0", PeerMTU: 65520, PeerNamespace: netlink.NsPid(pid)}
@@ -175,7 +146,7 @@ func (l *lab) outside() error {
 	if err := route(unix.RTN_UNICAST, "0.0.0.0/0", serverIP); err != nil {
 		return err
 	}
-	return l.server.do(func() error {
+	return l.server.Do(func() error {
 		if err := errors.Join(up("lo"), up("s0", serverIP+"/24", "192.0.2.3/24"), sysctl("net/ipv4/ip_forward", "1")); err != nil {
 			return err
 		}
@@ -254,7 +225,7 @@ func openTAP(name string, mtu int, plain bool) (*os.File, error) {
 func (l *lab) listen(t testing.TB, serve func(*net.TCPConn)) string {
 	t.Helper()
 	var ln net.Listener
-	must(t, l.server.do(func() (err error) {
+	must(t, l.server.Do(func() (err error) {
 		ln, err = net.Listen("tcp4", ":0")
 		return err
 	}))
@@ -301,7 +272,7 @@ func (l *lab) dial(ctx context.Context, addr string) (*net.TCPConn, error) {
 }
 
 func (l *lab) socket(kind int) (fd int, err error) {
-	err = l.guest.do(func() error {
+	err = l.guest.Do(func() error {
 		fd, err = unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
 		return err
 	})

@@ -62,7 +62,7 @@ func TestBuffersShrink(t *testing.T) {
 // addGuests gives the guest's kernel addresses, as if it were several.
 func (l *lab) addGuests(t *testing.T) {
 	t.Helper()
-	must(t, l.guest.do(func() error { return up("lo", guests[0].String()+"/32", guests[1].String()+"/32") }))
+	must(t, l.guest.Do(func() error { return up("lo", guests[0].String()+"/32", guests[1].String()+"/32") }))
 }
 
 // dialAs connects from one of guests.
@@ -72,7 +72,7 @@ func (l *lab) dialAs(t *testing.T, guest netip.Addr, network, addr string) (conn
 	if network == "udp4" {
 		dialer.LocalAddr = &net.UDPAddr{IP: guest.AsSlice()}
 	}
-	err = l.guest.do(func() (err error) {
+	err = l.guest.Do(func() (err error) {
 		conn, err = dialer.DialContext(context.Background(), network, addr)
 		return err
 	})

@@ -120,7 +120,7 @@ func TestGatewayServes(t *testing.T) {
 func TestRunEndsWithContextAndDevice(t *testing.T) {
 	l := newLab(t, labOptions{})
 	var tap *os.File
-	must(t, l.guest.do(func() (err error) {
+	must(t, l.guest.Do(func() (err error) {
 		tap, err = openTAP0("bgu2")
 		return err
 	}))
@@ -130,7 +130,7 @@ func TestRunEndsWithContextAndDevice(t *testing.T) {
 	cancel()
 	defer s.Close()
 	must(t, s.Run(ctx))
-	must(t, l.guest.do(func() (err error) {
+	must(t, l.guest.Do(func() (err error) {
 		tap, err = openTAP0("bgu3")
 		return err
 	}))
@@ -139,7 +139,7 @@ func TestRunEndsWithContextAndDevice(t *testing.T) {
 	defer s.Close()
 	gone := make(chan error)
 	go func() { gone <- s.Run(t.Context()) }()
-	must(t, l.guest.do(func() error {
+	must(t, l.guest.Do(func() error {
 		link, err := netlink.LinkByName("bgu3")
 		return errors.Join(err, netlink.LinkDel(link))
 	}))

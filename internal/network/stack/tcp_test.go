@@ -333,12 +333,12 @@ func TestLinkFlap(t *testing.T) {
 		}
 	}
 	echo(c, "before")
-	must(t, l.guest.do(func() error { return down(l.link) }))
+	must(t, l.guest.Do(func() error { return down(l.link) }))
 	l.link_().send(unix.IPPROTO_UDP, gateway, uplinkAddr, make([]byte, 8)) // EIO
 	if l.Stats().Lost == 0 {
 		t.Error("a TAP that is down took a frame")
 	}
-	must(t, l.guest.do(func() error {
+	must(t, l.guest.Do(func() error {
 		if err := up(l.link); err != nil {
 			return err
 		}

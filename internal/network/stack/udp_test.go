@@ -40,7 +40,7 @@ func unroute(dst string) {
 func (l *lab) udpEcho(t *testing.T, port int) string {
 	t.Helper()
 	var c net.PacketConn
-	must(t, l.server.do(func() (err error) {
+	must(t, l.server.Do(func() (err error) {
 		c, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(serverIP), Port: port})
 		return err
 	}))
@@ -62,7 +62,7 @@ func (l *lab) udpEcho(t *testing.T, port int) string {
 func (l *lab) dialUDP(t *testing.T, network, addr string) net.Conn {
 	t.Helper()
 	var c net.Conn
-	must(t, l.guest.do(func() (err error) {
+	must(t, l.guest.Do(func() (err error) {
 		c, err = net.Dial(network, addr)
 		return err
 	}))
@@ -134,7 +134,7 @@ func TestFlowsAreBounded(t *testing.T) {
 }
 
 func TestIdleFlowsEnd(t *testing.T) {
-	l := newLab(t, labOptions{Options: Options{Asking: 20 * time.Millisecond, Replied: 60 * time.Millisecond, Query: 10 * time.Millisecond}})
+	l := newLab(t, labOptions{Options: Options{Asking: 2 * time.Second, Replied: 2 * time.Second, Query: 2 * time.Second}})
 	l.udpEcho(t, 53)
 	must(t, ask4(t, l.dialUDP(t, "udp4", serverIP+":53"), []byte("query")))
 	must(t, ask4(t, l.dialUDP(t, "udp4", l.udpEcho(t, 0)), []byte("hello")))
@@ -153,7 +153,7 @@ func TestIdleFlowsEnd(t *testing.T) {
 func (l *lab) ping(t *testing.T, addr string) *os.File {
 	t.Helper()
 	var fd int
-	must(t, l.guest.do(func() (err error) {
+	must(t, l.guest.Do(func() (err error) {
 		if err := sysctl("net/ipv4/ping_group_range", "0 0"); err != nil {
 			return err
 		}

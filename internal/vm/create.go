@@ -180,6 +180,9 @@ func (v *VMs) image(ctx context.Context, name string, progress banger.Progress) 
 	if asked == "" && banger.KindOf(err) == banger.NotFound {
 		return "", "", v.missing(fmt.Sprintf("the default image %q is missing", name))
 	}
+	if v.Pull != nil && banger.KindOf(err) == banger.NotFound && banger.CheckImageName(name) == nil {
+		return "", "", &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("there is no image %q", name), Fix: fmt.Sprintf("banger image list, or pull one: --image %s:latest", name)}
+	}
 	return image.Name, image.ID, err
 }
 

@@ -215,7 +215,7 @@ func TestFaultsOfRegistries(t *testing.T) {
 			}
 			w.Header().Set("Content-Length", fmt.Sprint(len(data)))
 			if n == 0 {
-				w.Write(data[:1000])
+				w.Write(data[:300_000]) // more than is buffered
 				panic(http.ErrAbortHandler)
 			}
 			w.Write(data)

@@ -76,6 +76,7 @@ type starting struct {
 	row     store.VM
 	caps    vmm.Capabilities
 	timeout time.Duration
+	patient bool // nobody has asked for the timeout
 	lock    *os.File
 	boot    boot
 	nic     *vmm.NIC
@@ -117,7 +118,7 @@ func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm
 	if err := o.move(ctx, banger.Start); err != nil {
 		return err
 	}
-	s := &starting{Operation: op, owner: o, caps: caps, timeout: cmp.Or(timeout, caps.BootTimeout), boot: newBoot()}
+	s := &starting{Operation: op, owner: o, caps: caps, timeout: cmp.Or(timeout, caps.BootTimeout), patient: timeout == 0, boot: newBoot()}
 	s.row, _, _ = o.now()
 	defer func() {
 		if err != nil {
@@ -322,8 +323,12 @@ var errGone = errors.New("the VMM has ended")
 func (s *starting) awaitReady(ctx context.Context) error {
 	r := s.run
 	s.v.task(r.tend)
-	ctx, cancel := context.WithTimeoutCause(ctx, s.timeout,
-		&banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", s.timeout)})
+	late := &banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", s.timeout)}
+	starved := func() time.Duration { return time.Duration(0) }
+	if s.patient {
+		starved = func() time.Duration { return starvedFor(r.machine.PID()) }
+	}
+	ctx, cancel := withPatience(ctx, s.timeout, starved, late)
 	defer cancel()
 	ctx, give := context.WithCancelCause(ctx)
 	defer give(nil)

@@ -122,6 +122,9 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 
 // succeeded returns nil if the answer is a success, else the error it carries.
 func succeeded(resp *http.Response) error {
+	if resp.StatusCode == http.StatusRequestHeaderFieldsTooLarge { // which package http answers by itself
+		return banger.Invalidf("banger vm list", "nothing has a name of that length")
+	}
 	theirs := resp.Header.Get(protocolHeader)
 	if theirs == "" {
 		return &banger.Error{Kind: banger.Conflict, What: "talk to the daemon", Why: errors.New("the program that answers is not bangerd"), Fix: restart}

@@ -339,7 +339,7 @@ func failing(t *testing.T, h *home, vm banger.VM) {
 	if r := h.run(t.Context(), nil, "vm", "stop", vm.Name); !strings.Contains(r.stdout+r.stderr, "not cleanly") {
 		t.Errorf("a stop: exit %d, %s%s", r.code, r.stdout, r.stderr)
 	}
-	ended(t, h.show(t, vm.Name), banger.EndedUnclean, "had errors")
+	ended(t, h.show(t, vm.Name), banger.EndedUnclean, "the file system on the work disk has ")
 	if r := h.run(t.Context(), nil, "vm", "start", vm.Name); r.code != 0 || !strings.Contains(r.stderr, "note: "+vm.Name+": the file system on the work disk has ") {
 		t.Errorf("the next start: exit %d, %s%s", r.code, r.stdout, r.stderr)
 	}

@@ -79,7 +79,7 @@ func (r *run) finishBoot(ctx context.Context, op *operation.Operation, timeout t
 		return false, err
 	}
 	err = op.Step(ctx, "boot", func(ctx context.Context) error {
-		err := r.awaitAnswer(ctx, cmp.Or(timeout, caps.BootTimeout))
+		err := r.awaitAnswer(ctx, cmp.Or(timeout, caps.BootTimeout), timeout == 0)
 		if _, over := r.bootState(); over && err != nil {
 			op.Note("boot", "the boot that was under way has failed; it boots again")
 			return r.signal(unix.SIGKILL)
@@ -117,6 +117,7 @@ type starting struct {
 	row     store.VM
 	caps    vmm.Capabilities
 	timeout time.Duration
+	patient bool // nobody has asked for the timeout
 	lock    *os.File
 	boot    boot
 	nic     *vmm.NIC
@@ -158,7 +159,7 @@ func (o *owner) startOnce(ctx context.Context, op *operation.Operation, caps vmm
 	if err := o.move(ctx, banger.Start); err != nil {
 		return err
 	}
-	s := &starting{Operation: op, owner: o, caps: caps, timeout: cmp.Or(timeout, caps.BootTimeout), boot: newBoot()}
+	s := &starting{Operation: op, owner: o, caps: caps, timeout: cmp.Or(timeout, caps.BootTimeout), patient: timeout == 0, boot: newBoot()}
 	s.row, _, _ = o.now()
 	defer func() {
 		if err != nil {
@@ -366,14 +367,19 @@ var errGone = errors.New("the VMM has ended")
 // never polls: a hello, a failed boot step, or the end of the VMM.
 func (s *starting) awaitReady(ctx context.Context) error {
 	s.v.task(s.run.tend)
-	return s.run.awaitAnswer(ctx, s.timeout)
+	return s.run.awaitAnswer(ctx, s.timeout, s.patient)
 }
 
 // awaitAnswer waits until the guest's agent has answered once, its boot has failed, or a
-// time has passed.
-func (r *run) awaitAnswer(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		&banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", timeout)})
+// limit has passed. The time that a VMM waits for a CPU counts only if the user has set the
+// limit, and patient is false.
+func (r *run) awaitAnswer(ctx context.Context, limit time.Duration, patient bool) error {
+	late := &banger.Error{Kind: banger.TimedOut, Why: fmt.Errorf("the guest's agent did not answer within %v", limit)}
+	starved := func() time.Duration { return 0 }
+	if patient {
+		starved = func() time.Duration { return starvedFor(r.machine.PID()) }
+	}
+	ctx, cancel := withPatience(ctx, limit, starved, late)
 	defer cancel()
 	ctx, give := context.WithCancelCause(ctx)
 	defer give(nil)

@@ -174,7 +174,7 @@ func (v *VMs) find(ref string) (*owner, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return nil, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("there is no VM %q", ref), Fix: "banger vm list"}
+		return nil, &banger.Error{Kind: banger.NotFound, What: fmt.Sprintf("there is no VM %.64q", ref), Fix: "banger vm list"}
 	}
 	return nil, &banger.Error{Kind: banger.Conflict, Fix: "use the VM's name",
 		What: fmt.Sprintf("%q is ambiguous: the IDs of %s and %s begin with it", ref, found[0].name(), found[1].name())}

@@ -19,8 +19,7 @@ import (
 // docs/ARCHITECTURE.md says what each of them owns.
 var floors = [][]string{
 	0: {".", "internal/version", "internal/detach", "internal/linux", "internal/durable", "internal/durable/durabletest"},
-	1: {"internal/operation", "internal/compression", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/build/fetch", "internal/build/debian",
-	1: {"internal/operation", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/network/networktest", "internal/build/fetch", "internal/build/debian",
+	1: {"internal/operation", "internal/compression", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/network/networktest", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer", "internal/guest/transfer"},
 	2: {"internal/api", "internal/store", "internal/disk", "internal/oci", "internal/oci/ocitest", "internal/oci/registry/blob", "internal/oci/registry", "internal/rootfs", "internal/initrd",
 		"internal/network/namespace", "internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply", "internal/network/stack", "internal/network/forward", "internal/network/resolved",

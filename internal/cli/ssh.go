@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -228,7 +229,7 @@ func (a *app) runProxy(ctx context.Context, ref string, port int, name string) e
 	switch {
 	case ctx.Err() != nil:
 		return exitStatus(exitInterrupted) // ssh ends its proxy so, and would show an error
-	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
+	case errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe), errors.Is(err, syscall.EPIPE): // ssh has ended
 		return nil
 	}
 	return err

@@ -56,7 +56,7 @@ func TestOpenSSHRegressions(t *testing.T) {
 	}
 	h := shared
 	vm := h.create(t, "--name", "regress", "--memory", "768")
-	h.booted(t, vm.Name)
+	h.sh(t, vm.Name, "kill -STOP 1") // the scripts need no services, but the CPU
 	c := newClient(t, h, vm)
 	c.prepareOpenSSH(t, source, netcat)
 	c.hold(t, "-R", fmt.Sprintf("%d:127.0.0.1:%d", guestsPort, c.proxyPort(t, vm)), c.name, untilEOF)
@@ -156,8 +156,9 @@ case " $* " in
 *) setsid sh -c 'echo $$ >'$objects'/pidfile; trap "rm '$objects'/pidfile; exit" TERM; while :; do sleep 1; done' </dev/null >/dev/null 2>&1 & ;;
 esac
 `,
-		"objects/mkdtemp": "#!/bin/sh\nexec mktemp -d /tmp/$1\n",
-		"objects/netcat":  "#!/bin/sh\nLD_LIBRARY_PATH=" + guestsOpenSSH + "/lib exec " + guestsOpenSSH + "/nc \"$@\"\n",
+		"objects/mkdtemp":   "#!/bin/sh\nexec mktemp -d /tmp/$1\n",
+		"objects/timestamp": "#!/bin/sh\nexec date +%Y%m%dT%H%M%S.%N\n",
+		"objects/netcat":    "#!/bin/sh\nLD_LIBRARY_PATH=" + guestsOpenSSH + "/lib exec " + guestsOpenSSH + "/nc \"$@\"\n",
 	} {
 		file := filepath.Join(c.dir, "openssh", name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {

@@ -39,9 +39,10 @@ func TestSocketForwards(t *testing.T) {
 		checkEcho(t, conn)
 	}
 	o.want(t, "", append(control, "-O", "cancel", "-R", remote+":"+here))
-	if _, err := os.Lstat(remote); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket is left: %v", err)
-	}
+	until(t, "the removal of the socket, for which ssh does not wait", func() bool {
+		_, err := os.Lstat(remote)
+		return errors.Is(err, os.ErrNotExist)
+	})
 	o.want(t, "", append(control, "-O", "forward", "-R", remote+":"+here))
 	if err := os.Rename(remote, remote+".moved"); err != nil {
 		t.Fatal(err)

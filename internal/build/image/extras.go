@@ -18,7 +18,8 @@ var files embed.FS
 
 // removed is what the packages or mmdebstrap install and the image does not have.
 // Docker starts by its socket, no login on a console could succeed, and a VM does not
-// upgrade, check or index itself in the background.
+// upgrade, check or index itself in the background. containerd keeps two shims for
+// versions of Docker before this one, and gcc a tool to look at its own format: 51 MiB.
 var removed = []string{
 	"etc/apt/apt.conf.d/99mmdebstrap",
 	"etc/apt/sources.list",
@@ -32,6 +33,12 @@ var removed = []string{
 	"etc/systemd/system/timers.target.wants/e2scrub_all.timer",
 	"etc/systemd/system/timers.target.wants/man-db.timer",
 	"etc/systemd/system/multi-user.target.wants/e2scrub_reap.service",
+	"usr/bin/containerd-shim",
+	"usr/bin/containerd-shim-runc-v1",
+	"usr/bin/lto-dump",
+	"usr/bin/lto-dump-14",
+	"usr/bin/x86_64-linux-gnu-lto-dump",
+	"usr/bin/x86_64-linux-gnu-lto-dump-14",
 }
 
 // emptied are the directories in which only our own files stay: the build's mirror is

@@ -21,7 +21,7 @@ var floors = [][]string{
 	0: {".", "internal/version", "internal/detach", "internal/linux", "internal/durable", "internal/durable/durabletest"},
 	1: {"internal/operation", "internal/compression", "internal/event", "internal/hostcmd", "internal/config", "internal/subid", "internal/network", "internal/network/networktest", "internal/build/fetch", "internal/build/debian",
 		"internal/guest/wire", "internal/guest/link", "internal/guest/vsock", "internal/guest/timer", "internal/guest/transfer"},
-	2: {"internal/api", "internal/store", "internal/disk", "internal/oci", "internal/oci/ocitest", "internal/oci/registry/blob", "internal/oci/registry", "internal/rootfs", "internal/initrd",
+	2: {"internal/api", "internal/lease", "internal/store", "internal/disk", "internal/oci", "internal/oci/ocitest", "internal/oci/registry/blob", "internal/oci/registry", "internal/rootfs", "internal/initrd",
 		"internal/network/namespace", "internal/vmm", "internal/vmm/process", "internal/guest", "internal/guest/agent", "internal/bundle", "internal/network/dns", "internal/network/apply", "internal/network/stack", "internal/network/forward", "internal/network/resolved",
 		"internal/guest/agent/log", "internal/guest/agent/layout", "internal/guest/agent/inroot", "internal/guest/agent/process",
 		"internal/guest/agent/socket", "internal/guest/agent/disk", "internal/guest/agent/modprobe", "internal/guest/agent/identity", "internal/guest/agent/network", "internal/guest/agent/ports",

@@ -117,7 +117,7 @@ type PullImage struct {
 	AuthFile string `json:"auth_file,omitempty"` // absolute path of a file with credentials, as Docker's `config.json`; it is used before those of the daemon's user
 }
 
-// PruneImages says whether to remove.
+// PruneImages has the options of `image prune`.
 type PruneImages struct {
 	DryRun bool `json:"dry_run,omitempty"` // only tell what would be removed
 }

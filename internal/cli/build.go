@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,8 +82,8 @@ func (a *app) runBuild(ctx context.Context, name string, spec banger.BuildImage,
 		if err != nil {
 			return err
 		}
-		defer lease.drop()
-		spec.Keep, spec.VM = lease.name, "build-"+randomHex(4)
+		defer lease.Drop()
+		spec.Keep, spec.VM = lease.Name, "build-"+lease.Name[:8]
 	}
 	began := time.Now()
 	p := a.newProgress(undone)
@@ -134,10 +132,4 @@ func (a *app) shellOfFailed(ctx context.Context, svc service, name string, faile
 		return err
 	}
 	return exitStatus(ExitCode(failed))
-}
-
-func randomHex(n int) string {
-	b := make([]byte, n)
-	rand.Read(b)
-	return hex.EncodeToString(b)
 }

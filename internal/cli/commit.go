@@ -9,10 +9,8 @@ import (
 	"banger"
 )
 
-type commitOptions struct{ banger.CommitVM }
-
 func newCommit(a *app) *cobra.Command {
-	var opts commitOptions
+	var opts banger.CommitVM
 	cmd := &cobra.Command{
 		Use:   "commit VM NAME",
 		Short: "Make an image of a VM as it is now",
@@ -33,7 +31,7 @@ func newCommit(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) runCommit(ctx context.Context, ref string, opts commitOptions) error {
+func (a *app) runCommit(ctx context.Context, ref string, opts banger.CommitVM) error {
 	if err := banger.CheckImageName(opts.Name); err != nil {
 		return err
 	}
@@ -43,7 +41,7 @@ func (a *app) runCommit(ctx context.Context, ref string, opts commitOptions) err
 		return err
 	}
 	p := a.newProgress(undone)
-	image, err := svc.CommitVM(ctx, ref, opts.CommitVM, p.event)
+	image, err := svc.CommitVM(ctx, ref, opts, p.event)
 	p.close()
 	if err != nil {
 		return err

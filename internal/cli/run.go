@@ -8,6 +8,7 @@ import (
 
 	"banger"
 	"banger/internal/guest/wire"
+	"banger/internal/lease"
 )
 
 type runOptions struct {
@@ -77,10 +78,10 @@ func (a *app) runTemporary(ctx context.Context, spec banger.CreateVM, argv []str
 	if err != nil {
 		return err
 	}
-	spec.Lease = lease.name
+	spec.Lease = lease.Name
 	vm, svc, err := a.create(ctx, spec)
 	if err != nil {
-		lease.drop()
+		lease.Drop()
 		return err
 	}
 	err = a.runIn(ctx, svc, vm, argv, program, opts)
@@ -95,13 +96,21 @@ func (a *app) runTemporary(ctx context.Context, spec banger.CreateVM, argv []str
 		failed = nil
 	}
 	if failed == nil {
-		lease.drop()
+		lease.Drop()
 		return err
 	}
 	if err != nil {
 		a.report(err)
 	}
 	return failed
+}
+
+func (a *app) takeLease() (*lease.Lease, error) {
+	dirs, err := a.dirs()
+	if err != nil {
+		return nil, err
+	}
+	return lease.Take(dirs)
 }
 
 // shell runs the user's ssh as a child, because banger has more to do afterwards.

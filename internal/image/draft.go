@@ -91,7 +91,7 @@ func (d *Draft) rename(ctx context.Context, before banger.Digest) error {
 	if now.ID != before {
 		return store.ImageTaken(d.made.Name)
 	}
-	return d.Store.PutImage(ctx, d.made)
+	return d.replace(ctx, now)
 }
 
 // forgetUnnamed removes an image that has lost its name, unless it has another one or a VM

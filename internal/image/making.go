@@ -177,6 +177,15 @@ func (m *making) record(ctx context.Context) error {
 	return m.place(ctx, func(ctx context.Context) error { return m.Store.AddImage(ctx, m.made) })
 }
 
+// replace gives the image the name of an older one, which loses it.
+func (m *making) replace(ctx context.Context, old banger.Image) error {
+	err := m.Store.PutImage(ctx, m.made)
+	if err == nil && old.ID != m.made.ID {
+		m.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &old, Gone: true})
+	}
+	return err
+}
+
 // removeStage removes what an operation that failed has made.
 func (m *making) removeStage(err *error) {
 	if m.stage == "" {

@@ -194,10 +194,9 @@ func (p *pulling) recordPulled(ctx context.Context) error {
 		if !there {
 			return p.Store.AddImage(ctx, p.made)
 		}
-		if err := p.Store.PutImage(ctx, p.made); err != nil || old.ID == p.made.ID {
+		if err := p.replace(ctx, old); err != nil || old.ID == p.made.ID {
 			return err
 		}
-		p.Events.Publish(banger.Event{Kind: banger.EventImage, Image: &old, Gone: true})
 		return readInfo(p.Dirs.Image(old.ID)).without(p.ref).write(p.Dirs.Image(old.ID))
 	})
 }

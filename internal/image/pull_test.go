@@ -122,7 +122,7 @@ func TestPullIsRefused(t *testing.T) {
 		fix  string
 	}{
 		"no reference":           {banger.PullImage{Ref: "A B"}, banger.Invalid, "write it as in docker pull"},
-		"a name that is none":    {banger.PullImage{Ref: r.Host + "/app:1", Name: "A"}, banger.Invalid, "use lower-case"},
+		"an invalid name":        {banger.PullImage{Ref: r.Host + "/app:1", Name: "A"}, banger.Invalid, "use lower-case"},
 		"the bundle's name":      {banger.PullImage{Ref: r.Host + "/app:1", Name: "docker"}, banger.Conflict, "choose another name"},
 		"a name of another":      {banger.PullImage{Ref: r.Host + "/other/app:1"}, banger.Conflict, "banger image pull " + r.Host + "/other/app:1 NAME"},
 		"not there":              {banger.PullImage{Ref: r.Host + "/app:2"}, banger.NotFound, "check the name"},

@@ -168,7 +168,7 @@ func TestDamagedImages(t *testing.T) {
 		"a layer more": {change(ocitest.Saved(whole), func(f map[string]string) {
 			f["manifest.json"] = strings.Replace(f["manifest.json"], `"0-0/`, `"0-1/layer.tar","0-0/`, 1)
 		}), "its manifest has 3 layers, and its configuration 2"},
-		"digests that are none": {change(ocitest.Layout(whole), func(f map[string]string) {
+		"invalid digests": {change(ocitest.Layout(whole), func(f map[string]string) {
 			f["index.json"] = strings.ReplaceAll(f["index.json"], "sha256:", "sha256:../../")
 		}), "is not a digest"},
 		"an artifact":      {ocitest.Layout(artifact()), "it is not an image of a container"},

@@ -6,16 +6,13 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"banger"
-	"banger/internal/config"
-	"banger/internal/durable"
 	"banger/internal/guest"
 	"banger/internal/guest/wire"
 	"banger/internal/image"
-	"banger/internal/linux"
+	"banger/internal/lease"
 	"banger/internal/operation"
 	"banger/internal/vm"
 )
@@ -24,8 +21,8 @@ import (
 type machine struct {
 	banger.VM
 	vms   VMs
-	key   []byte // with which the daemon logs in
-	lease *lease // nil: somebody else ends the VM
+	key   []byte       // with which the daemon logs in
+	lease *lease.Lease // nil: somebody else ends the VM
 }
 
 // madeUp returns a name for a VM that is about an image or another VM.
@@ -47,10 +44,10 @@ func madeUp(verb, about string) string {
 func (b *Builder) startMachine(ctx context.Context, op *operation.Operation, spec banger.CreateVM, how vm.Helper) (_ *machine, err error) {
 	m := &machine{vms: b.VMs}
 	if spec.Lease == "" {
-		if m.lease, err = takeLease(b.Dirs); err != nil {
+		if m.lease, err = lease.Take(b.Dirs); err != nil {
 			return nil, err
 		}
-		spec.Lease = m.lease.name
+		spec.Lease = m.lease.Name
 	}
 	m.VM, err = b.VMs.CreateHelper(ctx, spec, how, func(s banger.Step) {
 		if s.Note != "" {
@@ -58,7 +55,7 @@ func (b *Builder) startMachine(ctx context.Context, op *operation.Operation, spe
 		}
 	})
 	if err != nil {
-		m.lease.drop()
+		m.lease.Drop()
 		return nil, err
 	}
 	if m.key, err = b.VMs.Key(string(m.ID)); err != nil {
@@ -84,7 +81,7 @@ func (b *Builder) running(vm banger.VM) (*machine, error) {
 func (m *machine) remove(ctx context.Context) error {
 	err := m.vms.DeleteVM(ctx, string(m.ID), banger.DeleteVM{Force: true}, nil)
 	if err == nil || banger.KindOf(err) == banger.NotFound {
-		m.lease.drop()
+		m.lease.Drop()
 		return nil
 	}
 	return err
@@ -117,36 +114,4 @@ func (m *machine) draft(ctx context.Context, images *image.Images, name, origin 
 	}
 	defer files.Close()
 	return images.Draft(ctx, name, origin, files)
-}
-
-// lease is a lock of the daemon's, which is free when the daemon has ended.
-type lease struct {
-	name string
-	file *os.File
-}
-
-func takeLease(dirs config.Dirs) (*lease, error) {
-	if err := durable.MkdirAll(dirs.Leases(), 0o700); err != nil {
-		return nil, err
-	}
-	name := make([]byte, 16)
-	rand.Read(name)
-	l := &lease{name: hex.EncodeToString(name)}
-	var err error
-	if l.file, err = os.OpenFile(dirs.Lease(l.name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-		return nil, err
-	}
-	if err := linux.TryLock(l.file); err != nil {
-		l.drop()
-		return nil, err
-	}
-	return l, nil
-}
-
-// drop ends a lease that no VM has any more. It may be called twice.
-func (l *lease) drop() {
-	if l != nil {
-		os.Remove(l.file.Name())
-		l.file.Close()
-	}
 }

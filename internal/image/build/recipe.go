@@ -42,7 +42,7 @@ func recipeOf(from banger.Image, spec banger.BuildImage) recipe {
 		Packages: spec.Packages, Docker: spec.Docker, Script: spec.Script != ""}
 }
 
-// readRecipe reads a recipe. What is none is an empty one.
+// readRecipe reads a recipe. It returns an empty one if the text is not a recipe.
 func readRecipe(text []byte) recipe {
 	var r recipe
 	if json.Unmarshal(text, &r) != nil {

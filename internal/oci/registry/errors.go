@@ -32,7 +32,7 @@ func (p *place) refused(resp *http.Response) error {
 }
 
 func (p *place) unauthorized(said string) error {
-	return &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("%s gives %s not to everyone, or does not have it: %s", p.host(), p.ref, said), Fix: "check the name, or docker login " + p.ref.Registry}
+	return &banger.Error{Kind: banger.NotFound, Why: fmt.Errorf("%s does not have %s, or does not let you read it: %s", p.host(), p.ref, said), Fix: "check the name, or docker login " + p.ref.Registry}
 }
 
 // message returns what an answer says, as one short line.

@@ -167,7 +167,7 @@ func TestInterruptedPulls(t *testing.T) {
 	}
 }
 
-// TestFaultsOfRegistries: what passes by is tried again; what does not is said.
+// TestFaultsOfRegistries: temporary faults are tried again, and the others reported.
 func TestFaultsOfRegistries(t *testing.T) {
 	isBlob := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/blobs/") }
 	big := "/v2/app/blobs/" + string(firstBlob())

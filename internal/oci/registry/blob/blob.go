@@ -196,7 +196,7 @@ func (p *Part) Write(data []byte) (int, error) {
 
 var errTooMuch = &banger.Error{Kind: banger.Invalid, Why: errors.New("the download is longer than it should be"), Fix: again}
 
-const again = "run the command again; if it fails again, the registry is damaged"
+const again = "run the command again; if it fails again, the registry's copy is damaged"
 
 // fill fetches until the blob is complete and what its digest says.
 func (p *Part) fill(ctx context.Context, d banger.Digest, fetch Fetch) error {
